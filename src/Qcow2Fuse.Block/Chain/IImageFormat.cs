@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Block;
+
+/// <summary>An image format: how to recognise it, what other files it names, and how to open it.</summary>
+public interface IImageFormat
+{
+    /// <summary>The name users type and backing-format fields hold: <c>qcow2</c>, <c>raw</c>.</summary>
+    string Name { get; }
+
+    /// <summary>Whether the first bytes of a file (512, fewer for a shorter file) are of this format.</summary>
+    bool Probe(ReadOnlySpan<byte> head);
+
+    /// <summary>
+    /// Reads the header of <paramref name="file"/> and says what else is needed to open it. Opens and writes nothing.
+    /// </summary>
+    /// <exception cref="BlockException">The header is invalid, or uses something not supported.</exception>
+    ImageReferences Inspect(BlockDevice file);
+
+    /// <summary>
+    /// Opens the image in <paramref name="file"/>. The device owns <paramref name="file"/> and the devices in
+    /// <paramref name="arguments"/> once this returns; on an exception they stay the caller's.
+    /// </summary>
+    BlockDevice Open(BlockDevice file, FormatOpenArguments arguments);
+}
+
+/// <summary>The files an image names, and what forbids writing to it.</summary>
+public sealed record ImageReferences
+{
+    /// <summary>The backing file's name as the image holds it, or null.</summary>
+    public string? BackingName { get; init; }
+
+    /// <summary>The backing file's format as the image holds it, or null where it names none.</summary>
+    public string? BackingFormat { get; init; }
+
+    /// <summary>Whether guest data lies in an external data file.</summary>
+    public bool NeedsDataFile { get; init; }
+
+    /// <summary>The data file's name as the image holds it, or null.</summary>
+    public string? DataFileName { get; init; }
+
+    /// <summary>
+    /// Why the image must not be opened for writing although it could be read (a sentence part after "FILE: "), or
+    /// null. Opening for writing is refused with it.
+    /// </summary>
+    public string? WriteRefusal { get; init; }
+
+    /// <summary>What to do about <see cref="WriteRefusal"/>, or null.</summary>
+    public string? WriteRefusalHint { get; init; }
+
+    /// <summary>
+    /// Why an image asked for read-write is mounted read-only instead, with a message (a feature whose writing is not
+    /// there yet), or null.
+    /// </summary>
+    public string? ReadOnlyReason { get; init; }
+}
+
+/// <summary>What the opener hands to <see cref="IImageFormat.Open"/>.</summary>
+public sealed record FormatOpenArguments
+{
+    /// <summary>Open for reading only: not a byte of any file changes.</summary>
+    public bool ReadOnly { get; init; }
+
+    /// <summary>The open backing device, or null for none.</summary>
+    public BlockDevice? Backing { get; init; }
+
+    /// <summary>The open external data file, or null for none.</summary>
+    public BlockDevice? DataFile { get; init; }
+
+    /// <summary>What discards do with the storage behind them.</summary>
+    public DiscardMode Discard { get; init; } = DiscardMode.Unmap;
+
+    /// <summary>Upper bound of the cache of L2 slices in bytes; 0 for the default.</summary>
+    public long L2CacheBytesMax { get; init; }
+
+    /// <summary>Upper bound of the cache of refcount blocks in bytes; 0 for the default.</summary>
+    public long RefcountCacheBytesMax { get; init; }
+}
+
+/// <summary>What becomes of the storage behind a discarded range.</summary>
+public enum DiscardMode
+{
+    /// <summary>It is given back to the host.</summary>
+    Unmap,
+
+    /// <summary>Nothing happens.</summary>
+    Ignore,
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Block;
+
+/// <summary>How the image file is cached by the host and when writes become durable; QEMU's meaning.</summary>
+public enum CacheMode
+{
+    /// <summary>Buffered file; writes are durable after a flush.</summary>
+    Writeback,
+
+    /// <summary>O_DIRECT file; writes are durable after a flush.</summary>
+    None,
+
+    /// <summary>Buffered file; every write is flushed before it returns.</summary>
+    Writethrough,
+
+    /// <summary>O_DIRECT file; every write is flushed before it returns.</summary>
+    DirectSync,
+}
+
+/// <summary>What a user asks for when an image is opened.</summary>
+public sealed record ImageOpenOptions
+{
+    /// <summary>The image file as the user named it.</summary>
+    public required string Path { get; init; }
+
+    /// <summary>The format's name; null to take the one format whose magic the file carries (never raw).</summary>
+    public string? Format { get; init; }
+
+    /// <summary>Open for reading only: not a byte of any file changes.</summary>
+    public bool ReadOnly { get; init; }
+
+    /// <summary>What discards do.</summary>
+    public DiscardMode Discard { get; init; } = DiscardMode.Unmap;
+
+    /// <summary>How the image file is cached.</summary>
+    public CacheMode Cache { get; init; } = CacheMode.Writeback;
+
+    /// <summary>Directories outside the image's own in which files named by the image may lie.</summary>
+    public IReadOnlyList<string> AllowPaths { get; init; } = [];
+
+    /// <summary>Use this file as backing file of the top image instead of the one it names; null to use that.</summary>
+    public string? BackingFile { get; init; }
+
+    /// <summary>Open the top image without its backing file: what it does not hold reads as zeroes.</summary>
+    public bool NoBacking { get; init; }
+
+    /// <summary>Format of a backing file for which the image names none; null refuses such an image.</summary>
+    public string? BackingFormat { get; init; }
+
+    /// <summary>The external data file, trusted because the user named it; null to use the image's own name.</summary>
+    public string? DataFile { get; init; }
+
+    /// <summary>Take no image lock (for file systems without OFD locks).</summary>
+    public bool NoLock { get; init; }
+
+    /// <summary>Read-only opens only: do not ask whether somebody else writes to the image.</summary>
+    public bool ForceShare { get; init; }
+
+    /// <summary>The deepest chain that is opened, the top image counted.</summary>
+    public int ChainDepthMax { get; init; } = 64;
+
+    /// <summary>Upper bound of the cache of L2 slices in bytes; 0 for the default.</summary>
+    public long L2CacheBytesMax { get; init; }
+
+    /// <summary>Upper bound of the cache of refcount blocks in bytes; 0 for the default.</summary>
+    public long RefcountCacheBytesMax { get; init; }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Block;
+
+/// <summary>Why a block operation failed, in the terms a caller can act on.</summary>
+public enum BlockErrorKind
+{
+    /// <summary>The storage failed (EIO).</summary>
+    Io,
+
+    /// <summary>No space is left (ENOSPC).</summary>
+    NoSpace,
+
+    /// <summary>The device cannot be written (EROFS).</summary>
+    ReadOnly,
+
+    /// <summary>The operation does not exist here (EOPNOTSUPP).</summary>
+    NotSupported,
+
+    /// <summary>Offset or length outside the device (EINVAL).</summary>
+    OutOfRange,
+
+    /// <summary>A limit of the format was reached (EFBIG).</summary>
+    TooLarge,
+
+    /// <summary>The metadata contradicts itself (EIO; refused when met at open).</summary>
+    Corrupt,
+
+    /// <summary>Not an image of this format, or a header field is invalid.</summary>
+    InvalidFormat,
+
+    /// <summary>A valid image that uses something not supported.</summary>
+    UnsupportedFeature,
+
+    /// <summary>A file does not exist (ENOENT).</summary>
+    NotFound,
+
+    /// <summary>The system refuses access (EACCES).</summary>
+    PermissionDenied,
+
+    /// <summary>Another process holds the image (EBUSY).</summary>
+    Locked,
+
+    /// <summary>The policy for files that an image names refuses this one (EACCES).</summary>
+    Policy,
+}
+
+/// <summary>A failed block operation.</summary>
+public sealed class BlockException : Exception
+{
+    /// <summary>Creates a failure with a one-line message and, where one helps, a hint what to do about it.</summary>
+    public BlockException(BlockErrorKind kind, string message, Exception? inner = null, string? hint = null)
+        : base(message, inner)
+    {
+        Kind = kind;
+        Hint = hint;
+    }
+
+    /// <summary>What went wrong.</summary>
+    public BlockErrorKind Kind { get; }
+
+    /// <summary>What the user can do about it, one line without "hint:"; or null.</summary>
+    public string? Hint { get; }
+
+    /// <summary>A request outside <paramref name="device"/>.</summary>
+    public static BlockException OutOfRange(BlockDevice device, long offset, long length) =>
+        new(BlockErrorKind.OutOfRange,
+            $"{device.Name}: range {offset}+{length} lies outside the device of {device.Length} bytes");
+}
