@@ -58,8 +58,10 @@ public static unsafe partial class LinuxFile
 
     /// <summary>
     /// Reads from <paramref name="offset"/> on until the span is full or the file ends: the bytes read, or −errno.
+    /// With O_DIRECT only the end of the file stops a read between two multiples of <paramref name="alignment"/>,
+    /// and a read that began there would be refused.
     /// </summary>
-    public static int Read(int fd, Span<byte> destination, long offset)
+    public static int Read(int fd, Span<byte> destination, long offset, int alignment = 1)
     {
         fixed (byte* start = destination)
         {
@@ -68,12 +70,12 @@ public static unsafe partial class LinuxFile
             {
                 nint result = PReadNative(fd, start + done, (nuint)(destination.Length - done), offset + done);
                 int errno = Marshal.GetLastPInvokeError();
-                if (result == 0)
-                    break;
                 if (result > 0)
                     done += (int)result;
-                else if (errno != Errno.EINTR)
+                else if (result < 0 && errno != Errno.EINTR)
                     return -errno;
+                if (result == 0 || (result > 0 && result % alignment != 0))
+                    break;
             }
 
             return done;
