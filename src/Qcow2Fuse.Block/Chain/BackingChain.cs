@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Block;
+
+/// <summary>Questions about a device together with everything below it.</summary>
+public static class BackingChain
+{
+    /// <summary>The device below <paramref name="device"/>, filters looked through; null at the bottom.</summary>
+    public static BlockDevice? Below(BlockDevice device)
+    {
+        while (device is FilterDevice filter)
+            device = filter.Child;
+        return (device as IOverlay)?.Backing;
+    }
+
+    /// <summary>
+    /// Like <see cref="BlockDevice.GetExtent"/>, but an unallocated run is looked up in the layers below, and
+    /// <see cref="Extent.Depth"/> counts the layers down to the one that answers. What no layer stores is
+    /// <see cref="ExtentKind.Unallocated"/> at the depth of the lowest layer that reaches so far; it reads as zeroes.
+    /// </summary>
+    public static Extent GetExtent(BlockDevice device, long offset, long length)
+    {
+        for (int depth = 0; ; depth++)
+        {
+            Extent extent = device.GetExtent(offset, length);
+            extent = extent with { Depth = extent.Depth + depth };
+            if (extent.Kind != ExtentKind.Unallocated || Below(device) is not { } below || offset >= below.Length)
+                return extent;
+
+            // A shorter answer is always allowed, and one that stops at the end of the layer below needs no joining.
+            length = Math.Min(extent.Length, below.Length - offset);
+            device = below;
+        }
+    }
+}

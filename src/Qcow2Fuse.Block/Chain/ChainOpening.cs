@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Block;
+
+/// <summary>One run of <see cref="ImageOpener.Open"/>: the options and what has been opened so far.</summary>
+internal sealed class ChainOpening(
+    IStorageOpener storage, IReadOnlyList<IImageFormat> formats, ImageOpenOptions options)
+{
+    private const int HeadSize = 512;
+    private const string RawName = "raw";
+
+    private readonly HashSet<StorageIdentity> _opened = [];
+    private readonly List<ImageLayer> _layers = [];
+    private readonly List<ImageMessage> _messages = [];
+    private readonly bool _direct = options.Cache is CacheMode.None or CacheMode.DirectSync;
+    private readonly bool _takesLocks = !options.NoLock && !options.ForceShare;
+
+    public OpenedImage Run()
+    {
+        Layer top = PrepareTop();
+        BlockDevice device = Complete(top, depth: 1);
+        if (!top.ReadOnly && options.Cache is CacheMode.Writethrough or CacheMode.DirectSync)
+            device = new WriteThroughFilter(device);
+        return new OpenedImage(device, _layers, _messages);
+    }
+
+    private Layer PrepareTop()
+    {
+        if (!options.ReadOnly && OpenWritable() is { } file)
+        {
+            Layer layer = Prepare(file, options.Format, ImageLockMode.Writer, readOnly: false);
+            if (layer.References.ReadOnlyReason is not { } reason)
+                return layer;
+
+            // Opened anew, so that neither the descriptor nor the locks claim what is not going to happen.
+            layer.File.Device.Dispose();
+            _opened.Remove(layer.File.Identity);
+            _messages.Add(new ImageMessage($"{layer.File.Device.Name}: is opened read-only: {reason}", null));
+        }
+
+        IStorageFile readable = storage.OpenNamed(options.Path, new StorageAccess(ReadOnly: true, _direct));
+        return Prepare(readable, options.Format, ImageLockMode.Reader, readOnly: true);
+    }
+
+    /// <summary>The image's file, or null with a message if it can only be read.</summary>
+    private IStorageFile? OpenWritable()
+    {
+        try
+        {
+            return storage.OpenNamed(options.Path, new StorageAccess(ReadOnly: false, _direct));
+        }
+        catch (BlockException e) when (e.Kind is BlockErrorKind.PermissionDenied or BlockErrorKind.ReadOnly)
+        {
+            _messages.Add(new ImageMessage($"{e.Message}; it is opened read-only", e.Hint));
+            return null;
+        }
+    }
+
+    /// <summary>Registers and locks an open file and reads its header. Closes it on failure.</summary>
+    private Layer Prepare(IStorageFile file, string? formatName, ImageLockMode lockMode, bool readOnly)
+    {
+        try
+        {
+            IImageFormat? named = formatName is null ? null : FindFormat(file, formatName);
+            Register(file);
+            if (_takesLocks)
+                file.Lock(lockMode);
+            IImageFormat format = named ?? Probe(file);
+            ImageReferences references = format.Inspect(file.Device);
+            if (!readOnly && references.WriteRefusal is { } refusal)
+            {
+                throw new BlockException(
+                    BlockErrorKind.ReadOnly,
+                    $"{file.Device.Name}: {refusal}",
+                    hint: references.WriteRefusalHint);
+            }
+
+            return new Layer(file, format, references, readOnly);
+        }
+        catch
+        {
+            file.Device.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Opens what the layer needs, then its device, which owns all of it. Closes all on failure.</summary>
+    private BlockDevice Complete(Layer layer, int depth)
+    {
+        BlockDevice? dataFile = null;
+        BlockDevice? backing = null;
+        try
+        {
+            IStorageFile? data = OpenDataFile(layer, isTop: depth == 1);
+            dataFile = data?.Device;
+            _layers.Add(new ImageLayer(layer.File.Path, layer.Format.Name, data?.Path));
+            backing = OpenBacking(layer, depth);
+            return layer.Format.Open(
+                layer.File.Device,
+                new FormatOpenArguments
+                {
+                    ReadOnly = layer.ReadOnly,
+                    Backing = backing,
+                    DataFile = dataFile,
+                    Discard = options.Discard,
+                    L2CacheBytesMax = options.L2CacheBytesMax,
+                    RefcountCacheBytesMax = options.RefcountCacheBytesMax,
+                });
+        }
+        catch
+        {
+            backing?.Dispose();
+            dataFile?.Dispose();
+            layer.File.Device.Dispose();
+            throw;
+        }
+    }
+
+    private IStorageFile? OpenDataFile(Layer layer, bool isTop)
+    {
+        string? chosen = isTop ? options.DataFile : null;
+        string image = layer.File.Device.Name;
+        if (!layer.References.NeedsDataFile)
+        {
+            if (chosen is null)
+                return null;
+            throw new BlockException(BlockErrorKind.NotSupported, $"{image}: has no external data file");
+        }
+
+        StorageAccess access = new(layer.ReadOnly, _direct);
+        IStorageFile file;
+        if (chosen is not null)
+        {
+            file = storage.OpenNamed(chosen, access);
+        }
+        else if (layer.References.DataFileName is { Length: > 0 } name)
+        {
+            file = storage.OpenReference(
+                new StorageReference(layer.File.Path, name, ReferenceKind.DataFile, []), access);
+        }
+        else
+        {
+            throw new BlockException(
+                BlockErrorKind.NotFound,
+                $"{image}: needs an external data file and names none",
+                hint: "say which with --data-file FILE");
+        }
+
+        try
+        {
+            Register(file);
+            if (_takesLocks)
+                file.Lock(layer.ReadOnly ? ImageLockMode.DataReader : ImageLockMode.DataWriter);
+            return file;
+        }
+        catch
+        {
+            file.Device.Dispose();
+            throw;
+        }
+    }
+
+    private BlockDevice? OpenBacking(Layer layer, int depth)
+    {
+        bool isTop = depth == 1;
+        string? chosen = isTop ? options.BackingFile : null;
+        string? name = layer.References.BackingName;
+        if ((isTop && options.NoBacking) || (chosen is null && string.IsNullOrEmpty(name)))
+            return null;
+
+        string image = layer.File.Device.Name;
+        if (depth >= options.ChainDepthMax)
+        {
+            throw new BlockException(
+                BlockErrorKind.TooLarge,
+                $"{image}: is layer {depth} of its chain and has a backing file; no deeper chain is opened");
+        }
+
+        string format = BackingFormat(layer, chosen)
+            ?? throw BackingErrors.FormatUnknown(layer.File.Path, chosen ?? name!);
+        StorageAccess access = new(ReadOnly: true, _direct);
+        IStorageFile file;
+        if (chosen is not null)
+        {
+            file = storage.OpenNamed(chosen, access);
+        }
+        else
+        {
+            try
+            {
+                file = storage.OpenReference(
+                    new StorageReference(layer.File.Path, name!, ReferenceKind.Backing, options.AllowPaths), access);
+            }
+            catch (BlockException e) when (e.Kind == BlockErrorKind.NotFound)
+            {
+                throw BackingErrors.Missing(_layers, name!, format, e);
+            }
+        }
+
+        bool isRaw = string.Equals(format, RawName, StringComparison.Ordinal);
+        Layer below = Prepare(
+            file, format, isRaw ? ImageLockMode.RawBacking : ImageLockMode.Reader, readOnly: true);
+        return Complete(below, depth + 1);
+    }
+
+    /// <summary>A file chosen by the user need not be of the format that the image states for its own choice.</summary>
+    private string? BackingFormat(Layer layer, string? chosen)
+    {
+        string? stated = layer.References.BackingFormat is { Length: > 0 } name ? name : null;
+        return chosen is null ? stated ?? options.BackingFormat : options.BackingFormat ?? stated;
+    }
+
+    /// <summary>
+    /// Refuses a file that the chain holds already. A backing loop would never end, and data written to the image
+    /// file would destroy its metadata.
+    /// </summary>
+    private void Register(IStorageFile file)
+    {
+        if (!_opened.Add(file.Identity))
+        {
+            throw new BlockException(
+                BlockErrorKind.Policy, $"{file.Device.Name}: occurs twice in the chain of this image");
+        }
+    }
+
+    private IImageFormat FindFormat(IStorageFile file, string name)
+    {
+        foreach (IImageFormat format in formats)
+        {
+            if (string.Equals(format.Name, name, StringComparison.Ordinal))
+                return format;
+        }
+
+        string known = string.Join(", ", formats.Select(static format => format.Name));
+        throw new BlockException(
+            BlockErrorKind.UnsupportedFeature,
+            $"{file.Device.Name}: the format '{Printable.Text(name)}' is not known, only {known}");
+    }
+
+    /// <summary>
+    /// The format whose magic the file carries. Raw has none and is never guessed: a guest could write the header of
+    /// another format to its disk, and files of the host would be read through the names in it.
+    /// </summary>
+    private IImageFormat Probe(IStorageFile file)
+    {
+        Span<byte> head = stackalloc byte[HeadSize];
+        head = head[..(int)Math.Min(HeadSize, file.Device.Length)];
+        file.Device.Read(0, head);
+        foreach (IImageFormat format in formats)
+        {
+            if (format.Probe(head))
+                return format;
+        }
+
+        throw new BlockException(
+            BlockErrorKind.InvalidFormat,
+            $"{file.Device.Name}: is not an image of a known format",
+            hint: "if it is a raw disk, say so with --format raw");
+    }
+
+    private sealed record Layer(
+        IStorageFile File, IImageFormat Format, ImageReferences References, bool ReadOnly);
+}

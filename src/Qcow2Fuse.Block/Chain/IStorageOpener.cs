@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Block;
+
+/// <summary>Opens the storage that images lie in, and keeps the policy for the files that images name.</summary>
+public interface IStorageOpener
+{
+    /// <summary>Opens a file the user named, which is trusted.</summary>
+    /// <exception cref="BlockException">It does not exist, is not readable (or writable), or is of a kind that cannot
+    /// hold an image.</exception>
+    IStorageFile OpenNamed(string path, StorageAccess access);
+
+    /// <summary>Opens a file an image named, which is not trusted.</summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.Policy"/> if the policy refuses the name, with a
+    /// hint how to allow it; otherwise as <see cref="OpenNamed"/>.</exception>
+    IStorageFile OpenReference(StorageReference reference, StorageAccess access);
+}
+
+/// <summary>An open file that can hold an image. Disposing its <see cref="Device"/> closes it.</summary>
+public interface IStorageFile
+{
+    /// <summary>The bytes of the file.</summary>
+    BlockDevice Device { get; }
+
+    /// <summary>Where it lies; names in the image are looked up from its directory. Not escaped.</summary>
+    string Path { get; }
+
+    /// <summary>What tells this file from all others.</summary>
+    StorageIdentity Identity { get; }
+
+    /// <summary>
+    /// Registers what the caller is going to do with the file, for as long as it is open, and refuses if another
+    /// process forbids it. At most once.
+    /// </summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.Locked"/>: another process holds it.
+    /// <see cref="BlockErrorKind.NotSupported"/>: the storage has no locks, and writing was wanted.</exception>
+    void Lock(ImageLockMode mode);
+}
+
+/// <summary>Two files are the same if and only if these are equal.</summary>
+/// <param name="Device">Number of the file system.</param>
+/// <param name="Inode">Number of the file within it.</param>
+public readonly record struct StorageIdentity(ulong Device, ulong Inode);
+
+/// <summary>How a file is opened.</summary>
+/// <param name="ReadOnly">For reading only.</param>
+/// <param name="Direct">Past the page cache of the host (O_DIRECT).</param>
+public readonly record struct StorageAccess(bool ReadOnly, bool Direct);
+
+/// <summary>What an image names another file for.</summary>
+public enum ReferenceKind
+{
+    /// <summary>Read where the image stores nothing.</summary>
+    Backing,
+
+    /// <summary>Holds the guest's data, and is written.</summary>
+    DataFile,
+}
+
+/// <summary>A file named by an image.</summary>
+/// <param name="ImagePath">The image that names it.</param>
+/// <param name="Name">The name as the image holds it.</param>
+/// <param name="Kind">What it is named for.</param>
+/// <param name="AllowPaths">Directories besides the image's own in which backing files may lie.</param>
+public readonly record struct StorageReference(
+    string ImagePath, string Name, ReferenceKind Kind, IReadOnlyList<string> AllowPaths);
+
+/// <summary>What somebody may do with an image file, as far as others have to know.</summary>
+[Flags]
+public enum ImagePermissions
+{
+    /// <summary>Nothing.</summary>
+    None = 0,
+
+    /// <summary>Read, relying on what is read to be what was written.</summary>
+    ConsistentRead = 1,
+
+    /// <summary>Write.</summary>
+    Write = 2,
+
+    /// <summary>Write the bytes that are there already.</summary>
+    WriteUnchanged = 4,
+
+    /// <summary>Change the size.</summary>
+    Resize = 8,
+}
+
+/// <summary>What the holder of a file does with it, and what it forbids everybody else.</summary>
+/// <param name="Held">What the holder does.</param>
+/// <param name="Unshared">What nobody else may do meanwhile.</param>
+public readonly record struct ImageLockMode(ImagePermissions Held, ImagePermissions Unshared)
+{
+    private const ImagePermissions Changes = ImagePermissions.Write | ImagePermissions.Resize;
+
+    /// <summary>An image that is read.</summary>
+    public static ImageLockMode Reader => new(ImagePermissions.ConsistentRead, Changes);
+
+    /// <summary>An image that is written.</summary>
+    public static ImageLockMode Writer => new(ImagePermissions.ConsistentRead | Changes, Changes);
+
+    /// <summary>A raw file below an image, whose growth or writing by others QEMU does not forbid.</summary>
+    public static ImageLockMode RawBacking => new(ImagePermissions.ConsistentRead, ImagePermissions.None);
+
+    /// <summary>A data file that is read.</summary>
+    public static ImageLockMode DataReader => new(ImagePermissions.ConsistentRead, ImagePermissions.Resize);
+
+    /// <summary>A data file that is written.</summary>
+    public static ImageLockMode DataWriter =>
+        new(ImagePermissions.ConsistentRead | Changes, ImagePermissions.Resize);
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Block;
+
+/// <summary>A device that stands in front of one child and forwards everything to it. It owns the child.</summary>
+public abstract class FilterDevice : BlockDevice
+{
+    /// <summary>Puts the filter in front of <paramref name="child"/>.</summary>
+    protected FilterDevice(BlockDevice child) => Child = child;
+
+    /// <summary>The device behind the filter.</summary>
+    public BlockDevice Child { get; }
+
+    /// <inheritdoc/>
+    public override string Name => Child.Name;
+
+    /// <inheritdoc/>
+    public override long Length => Child.Length;
+
+    /// <inheritdoc/>
+    public override bool IsReadOnly => Child.IsReadOnly;
+
+    /// <inheritdoc/>
+    public override BlockLimits Limits => Child.Limits;
+
+    /// <inheritdoc/>
+    public override long AllocatedBytes => Child.AllocatedBytes;
+
+    /// <inheritdoc/>
+    public override void Read(long offset, Span<byte> destination) => Child.Read(offset, destination);
+
+    /// <inheritdoc/>
+    public override void Write(long offset, ReadOnlySpan<byte> source) => Child.Write(offset, source);
+
+    /// <inheritdoc/>
+    public override void WriteParts(
+        long offset, ReadOnlySpan<byte> head, ReadOnlySpan<byte> body, ReadOnlySpan<byte> tail) =>
+        Child.WriteParts(offset, head, body, tail);
+
+    /// <inheritdoc/>
+    public override void WriteZeroes(long offset, long length, bool mayUnmap) =>
+        Child.WriteZeroes(offset, length, mayUnmap);
+
+    /// <inheritdoc/>
+    public override void Discard(long offset, long length) => Child.Discard(offset, length);
+
+    /// <inheritdoc/>
+    public override void Flush() => Child.Flush();
+
+    /// <inheritdoc/>
+    public override Extent GetExtent(long offset, long length) => Child.GetExtent(offset, length);
+
+    /// <inheritdoc/>
+    public override void Resize(long length) => Child.Resize(length);
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+            Child.Dispose();
+        base.Dispose(disposing);
+    }
+}

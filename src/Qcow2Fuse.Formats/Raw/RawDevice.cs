@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Formats;
+
+/// <summary>
+/// A disk that lies in its file byte for byte. Its length is that of the file when it was opened, to the byte; writes
+/// past it are refused even where the file could grow.
+/// </summary>
+public sealed class RawDevice : BlockDevice
+{
+    private readonly BlockDevice _file;
+    private readonly DiscardMode _discard;
+
+    /// <summary>Opens the disk in <paramref name="file"/>, which it owns from then on.</summary>
+    public RawDevice(BlockDevice file, bool readOnly = false, DiscardMode discard = DiscardMode.Unmap)
+    {
+        _file = file;
+        _discard = discard;
+        Length = file.Length;
+        IsReadOnly = readOnly || file.IsReadOnly;
+    }
+
+    /// <inheritdoc/>
+    public override string Name => _file.Name;
+
+    /// <inheritdoc/>
+    public override long Length { get; }
+
+    /// <inheritdoc/>
+    public override bool IsReadOnly { get; }
+
+    /// <inheritdoc/>
+    public override BlockLimits Limits => _file.Limits with { GrowsOnWrite = false };
+
+    /// <inheritdoc/>
+    public override long AllocatedBytes => _file.AllocatedBytes;
+
+    /// <inheritdoc/>
+    public override void Read(long offset, Span<byte> destination)
+    {
+        CheckRange(offset, destination.Length);
+        _file.Read(offset, destination);
+    }
+
+    /// <inheritdoc/>
+    public override void Write(long offset, ReadOnlySpan<byte> source)
+    {
+        CheckWritable();
+        CheckRange(offset, source.Length);
+        _file.Write(offset, source);
+    }
+
+    /// <inheritdoc/>
+    public override void WriteParts(
+        long offset, ReadOnlySpan<byte> head, ReadOnlySpan<byte> body, ReadOnlySpan<byte> tail)
+    {
+        CheckWritable();
+        CheckRange(offset, (long)head.Length + body.Length + tail.Length);
+        _file.WriteParts(offset, head, body, tail);
+    }
+
+    /// <inheritdoc/>
+    public override void WriteZeroes(long offset, long length, bool mayUnmap)
+    {
+        CheckWritable();
+        CheckRange(offset, length);
+        _file.WriteZeroes(offset, length, mayUnmap && _discard == DiscardMode.Unmap);
+    }
+
+    /// <inheritdoc/>
+    public override void Discard(long offset, long length)
+    {
+        CheckWritable();
+        CheckRange(offset, length);
+        if (_discard == DiscardMode.Unmap)
+            _file.Discard(offset, length);
+    }
+
+    /// <inheritdoc/>
+    public override void Flush() => _file.Flush();
+
+    /// <inheritdoc/>
+    public override Extent GetExtent(long offset, long length)
+    {
+        CheckRange(offset, length);
+        return _file.GetExtent(offset, length);
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+            _file.Dispose();
+        base.Dispose(disposing);
+    }
+}

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Formats;
+
+/// <summary>The format without a format: the file is the disk. It has no magic and must be asked for by name.</summary>
+public sealed class RawFormat : IImageFormat
+{
+    /// <inheritdoc/>
+    public string Name => "raw";
+
+    /// <inheritdoc/>
+    public bool Probe(ReadOnlySpan<byte> head) => false;
+
+    /// <inheritdoc/>
+    public ImageReferences Inspect(BlockDevice file) => new();
+
+    /// <inheritdoc/>
+    public BlockDevice Open(BlockDevice file, FormatOpenArguments arguments)
+    {
+        if (arguments.Backing is not null)
+            throw new BlockException(BlockErrorKind.NotSupported, $"{file.Name}: a raw image has no backing file");
+        return new RawDevice(file, arguments.ReadOnly, arguments.Discard);
+    }
+}

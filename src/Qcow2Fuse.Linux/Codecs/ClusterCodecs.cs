@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Linux;
+
+/// <summary>How compressed clusters of an image are compressed.</summary>
+public enum CompressionKind
+{
+    /// <summary>A raw deflate stream (RFC 1951) without header or checksum.</summary>
+    Deflate,
+
+    /// <summary>One or more Zstandard frames (RFC 8878).</summary>
+    Zstd,
+}
+
+/// <summary>
+/// Decompression of clusters with the system's zlib and libzstd. Safe for any number of threads; contexts are kept
+/// for reuse, so that a call allocates no managed memory once as many contexts exist as threads run.
+/// </summary>
+public static class ClusterCodecs
+{
+    private static readonly CodecPool<ZlibInflater> Inflaters = new(static () => new ZlibInflater());
+    private static readonly CodecPool<ZstdDecoder> ZstdDecoders = new(static () => new ZstdDecoder());
+
+    /// <summary>
+    /// Decompresses <paramref name="input"/> so that <paramref name="output"/> is filled exactly. Bytes that follow
+    /// the compressed data are ignored, since its size in an image is known to whole sectors only. False if the data
+    /// is damaged or yields less than <paramref name="output"/> takes; the content of <paramref name="output"/> is
+    /// then undefined.
+    /// </summary>
+    /// <exception cref="CodecUnavailableException">The library is not installed.</exception>
+    public static bool TryDecompress(CompressionKind kind, ReadOnlySpan<byte> input, Span<byte> output)
+    {
+        switch (kind)
+        {
+            case CompressionKind.Deflate:
+                ZlibInflater inflater = Inflaters.Rent();
+                bool inflated = inflater.TryDecode(input, output);
+                Inflaters.Return(inflater);
+                return inflated;
+            case CompressionKind.Zstd:
+                ZstdDecoder decoder = ZstdDecoders.Rent();
+                bool decoded = decoder.TryDecode(input, output);
+                ZstdDecoders.Return(decoder);
+                return decoded;
+            default:
+                throw new ArgumentOutOfRangeException(nameof(kind), kind, "no such compression");
+        }
+    }
+
+    /// <summary>
+    /// Loads the library for <paramref name="kind"/> now. A process that is going to lock itself in calls this before.
+    /// </summary>
+    /// <exception cref="CodecUnavailableException">The library is not installed.</exception>
+    public static void Preload(CompressionKind kind)
+    {
+        switch (kind)
+        {
+            case CompressionKind.Deflate:
+                Inflaters.Return(Inflaters.Rent());
+                break;
+            case CompressionKind.Zstd:
+                ZstdDecoders.Return(ZstdDecoders.Rent());
+                break;
+            default:
+                throw new ArgumentOutOfRangeException(nameof(kind), kind, "no such compression");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+using System.Runtime.InteropServices;
+
+namespace Qcow2Fuse.Linux;
+
+/// <summary>
+/// Decompresses raw deflate streams with zlib. One stream state, reset for every call; for one thread at a time.
+/// </summary>
+/// <remarks>
+/// The window is 32 KiB although writers of qcow2 use 4 KiB, because a decoder with the larger window takes both.
+/// </remarks>
+internal sealed unsafe class ZlibInflater : IDisposable
+{
+    private const int RawWindowBits = -15;
+    private const int Finish = 4;
+    private const int StreamEnd = 1;
+    private const int BufferError = -5;
+
+    private ZStream* _stream;
+
+    public ZlibInflater()
+    {
+        Functions functions = Functions.Instance;
+        ZStream* stream = (ZStream*)NativeMemory.AllocZeroed((nuint)sizeof(ZStream));
+        fixed (byte* version = "1.2.11\0"u8)
+        {
+            // Only the first digit of the version is compared; with a valid argument all else is lack of memory.
+            int result = functions.Init(stream, RawWindowBits, version, sizeof(ZStream));
+            if (result != 0)
+            {
+                NativeMemory.Free(stream);
+                throw new InsufficientMemoryException($"inflateInit2 of zlib failed with {result}");
+            }
+        }
+
+        _stream = stream;
+    }
+
+    ~ZlibInflater() => Free();
+
+    /// <summary>See <see cref="ClusterCodecs.TryDecompress"/>.</summary>
+    public bool TryDecode(ReadOnlySpan<byte> input, Span<byte> output)
+    {
+        ObjectDisposedException.ThrowIf(_stream == null, this);
+        Functions functions = Functions.Instance;
+        if (functions.Reset(_stream) != 0)
+            return false;
+        fixed (byte* source = input, destination = output)
+        {
+            _stream->NextIn = source;
+            _stream->AvailableIn = (uint)input.Length;
+            _stream->NextOut = destination;
+            _stream->AvailableOut = (uint)output.Length;
+            int result = functions.Inflate(_stream, Finish);
+
+            // A full output with input left over is a "buffer error" to zlib, and the usual case here.
+            return _stream->AvailableOut == 0 && result is StreamEnd or BufferError;
+        }
+    }
+
+    public void Dispose()
+    {
+        Free();
+        GC.SuppressFinalize(this);
+    }
+
+    private void Free()
+    {
+        if (_stream == null)
+            return;
+        _ = Functions.Instance.End(_stream);
+        NativeMemory.Free(_stream);
+        _stream = null;
+    }
+
+    /// <summary>struct z_stream_s of zlib.h on 64-bit Linux.</summary>
+    [StructLayout(LayoutKind.Explicit, Size = 112)]
+    private struct ZStream
+    {
+        [FieldOffset(0)]
+        public byte* NextIn;
+
+        [FieldOffset(8)]
+        public uint AvailableIn;
+
+        [FieldOffset(24)]
+        public byte* NextOut;
+
+        [FieldOffset(32)]
+        public uint AvailableOut;
+    }
+
+    private sealed class Functions
+    {
+        private static readonly Lazy<Functions> Loaded = new(static () => new Functions());
+
+        private Functions()
+        {
+            CodecLibrary library = CodecLibrary.Load("libz.so.1", "zlib1g");
+            Init = (delegate* unmanaged[Cdecl]<ZStream*, int, byte*, int, int>)library.Function("inflateInit2_");
+            Reset = (delegate* unmanaged[Cdecl]<ZStream*, int>)library.Function("inflateReset");
+            Inflate = (delegate* unmanaged[Cdecl]<ZStream*, int, int>)library.Function("inflate");
+            End = (delegate* unmanaged[Cdecl]<ZStream*, int>)library.Function("inflateEnd");
+        }
+
+        public static Functions Instance => Loaded.Value;
+
+        public delegate* unmanaged[Cdecl]<ZStream*, int, byte*, int, int> Init { get; }
+
+        public delegate* unmanaged[Cdecl]<ZStream*, int> Reset { get; }
+
+        public delegate* unmanaged[Cdecl]<ZStream*, int, int> Inflate { get; }
+
+        public delegate* unmanaged[Cdecl]<ZStream*, int> End { get; }
+    }
+}

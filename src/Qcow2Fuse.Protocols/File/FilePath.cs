@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Protocols;
+
+/// <summary>Arithmetic on file names that follows no links and looks at no files, but for the last method.</summary>
+internal static class FilePath
+{
+    public static bool IsAbsolute(string path) => path.StartsWith('/');
+
+    /// <summary>The directory part of a name, "." where there is none.</summary>
+    public static string DirectoryOf(string path)
+    {
+        int slash = path.LastIndexOf('/');
+        return slash switch
+        {
+            < 0 => ".",
+            0 => "/",
+            _ => path[..slash],
+        };
+    }
+
+    /// <summary><paramref name="name"/> as seen from <paramref name="directory"/>.</summary>
+    public static string Join(string directory, string name)
+    {
+        if (IsAbsolute(name) || string.Equals(directory, ".", StringComparison.Ordinal))
+            return name;
+        return directory.EndsWith('/') ? directory + name : $"{directory}/{name}";
+    }
+
+    /// <summary>
+    /// The rest of the absolute <paramref name="path"/> below the absolute <paramref name="directory"/>, compared by
+    /// components; null if it does not begin there. The rest may hold "..", which is the kernel's to judge.
+    /// </summary>
+    public static string? Beneath(string directory, string path)
+    {
+        string[] outer = Components(directory);
+        string[] inner = Components(path);
+        return inner.Length > outer.Length && inner.AsSpan(0, outer.Length).SequenceEqual(outer)
+            ? string.Join('/', inner[outer.Length..])
+            : null;
+    }
+
+    /// <summary>The name under which the system knows an open file, links resolved (readlink of /proc/self/fd).</summary>
+    public static string OfDescriptor(int fd) =>
+        new FileInfo($"/proc/self/fd/{fd}").LinkTarget
+        ?? throw new BlockException(BlockErrorKind.NotSupported, "/proc: is needed to resolve names, and not there");
+
+    private static string[] Components(string path) =>
+        [.. path.Split('/', StringSplitOptions.RemoveEmptyEntries).Where(static part => part is not ".")];
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Protocols;
+
+/// <summary>
+/// QEMU's image locks, so that QEMU and this program refuse each other as two QEMUs do: a read lock of the open file
+/// description on byte 100 + n for every permission held and on byte 200 + n for every one not shared, n being the
+/// bit number in <see cref="ImagePermissions"/>. docs/image-locks.md has the table.
+/// </summary>
+/// <remarks>The locks end with the descriptor; another process cannot take them away.</remarks>
+internal static class ImageLock
+{
+    private const int HeldBase = 100;
+    private const int UnsharedBase = 200;
+    private const int PermissionCount = 4;
+
+    private const string LookHint = "Read-only look: add -o ro,force_share";
+
+    /// <summary>
+    /// Takes the locks for <paramref name="mode"/>, then asks whether others forbid it; in this order, so that of two
+    /// that come at once at least one sees the other.
+    /// </summary>
+    public static void Acquire(int fd, string name, StorageIdentity identity, ImageLockMode mode, bool isReadOnly)
+    {
+        int errno = SetOwn(fd, mode);
+        if (errno is Errno.EAGAIN or Errno.EACCES)
+            throw InUse(name, identity, HeldBase);
+        if (errno != 0)
+        {
+            Release(fd);
+            if (isReadOnly)
+                return;
+            throw new BlockException(
+                BlockErrorKind.NotSupported,
+                $"{name}: cannot be locked ({Errno.Text(errno)}), so another program could write to it too",
+                hint: "if you know that none does: --no-lock");
+        }
+
+        int hit = FindConflict(fd, mode);
+        if (hit < 0)
+            return;
+        Release(fd);
+        throw InUse(name, identity, hit);
+    }
+
+    private static int SetOwn(int fd, ImageLockMode mode)
+    {
+        for (int n = 0; n < PermissionCount; n++)
+        {
+            int result = Has(mode.Held, n) ? LinuxFile.SetReadLock(fd, HeldBase + n, 1, locked: true) : 0;
+            if (result == 0 && Has(mode.Unshared, n))
+                result = LinuxFile.SetReadLock(fd, UnsharedBase + n, 1, locked: true);
+            if (result < 0)
+                return -result;
+        }
+
+        return 0;
+    }
+
+    /// <summary>The first byte locked by somebody who forbids what we do or does what we forbid, or −1.</summary>
+    private static int FindConflict(int fd, ImageLockMode mode)
+    {
+        for (int n = 0; n < PermissionCount; n++)
+        {
+            if (Has(mode.Held, n) && LinuxFile.TestWriteLock(fd, UnsharedBase + n, 1) != 0)
+                return UnsharedBase + n;
+            if (Has(mode.Unshared, n) && LinuxFile.TestWriteLock(fd, HeldBase + n, 1) != 0)
+                return HeldBase + n;
+        }
+
+        return -1;
+    }
+
+    private static void Release(int fd)
+    {
+        _ = LinuxFile.SetReadLock(fd, HeldBase, PermissionCount, locked: false);
+        _ = LinuxFile.SetReadLock(fd, UnsharedBase, PermissionCount, locked: false);
+    }
+
+    private static BlockException InUse(string name, StorageIdentity identity, int lockedByte)
+    {
+        string holder = LockHolder.Find(identity, lockedByte) ?? "another process";
+        return new BlockException(BlockErrorKind.Locked, $"{name}: is in use by {holder}", hint: LookHint);
+    }
+
+    private static bool Has(ImagePermissions set, int n) => ((int)set >> n & 1) != 0;
+}
