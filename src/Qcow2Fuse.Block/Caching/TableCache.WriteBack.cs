@@ -12,6 +12,9 @@ public sealed unsafe partial class TableCache
     private readonly long[] _frozenOffsets;
     private int _frozenCount;
 
+    /// <summary>Whether tables are frozen and not yet written.</summary>
+    public bool HasFrozen => _frozenCount > 0;
+
     /// <summary>
     /// Makes the present content of all dirty tables the set that <see cref="WriteFrozen"/> writes. The set must be
     /// empty: one writer at a time freezes, writes and thaws.

@@ -82,7 +82,7 @@ public sealed unsafe partial class TableCache : IDisposable
     /// <summary>Reads of tables from the device so far.</summary>
     public long Misses { get; private set; }
 
-    /// <summary>Whether any table is dirty.</summary>
+    /// <summary>Whether any table is dirty, not counting frozen content.</summary>
     public bool HasDirty { get; private set; }
 
     /// <summary>
@@ -123,18 +123,25 @@ public sealed unsafe partial class TableCache : IDisposable
     }
 
     /// <summary>
-    /// Forgets the table at <paramref name="offset"/>, whose cluster was freed. It must be neither dirty nor frozen
-    /// nor pinned: nothing may write to a freed table later.
+    /// Forgets the table at <paramref name="offset"/>, whose cluster is about to be freed. It must be neither dirty nor
+    /// frozen: nothing may write to a freed table later. Waits, releasing the gate, for callers that still read it.
     /// </summary>
     public void Drop(long offset)
     {
-        if (!_index.TryGetValue(offset, out int entry))
-            return;
-        ref Entry dropped = ref _entries[entry];
-        if (dropped.Dirty || dropped.Frozen || dropped.Pins > 0 || dropped.Loading)
-            throw new InvalidOperationException("A freed table is still in use.");
-        Remove(entry);
-        Recycle(entry);
+        while (_index.TryGetValue(offset, out int entry))
+        {
+            ref Entry dropped = ref _entries[entry];
+            if (dropped.Dirty || dropped.Frozen)
+                throw new InvalidOperationException("A freed table would still be written.");
+            if (dropped.Pins > 0 || dropped.Loading)
+            {
+                Monitor.Wait(_gate, millisecondsTimeout: 1);
+                continue;
+            }
+
+            Remove(entry);
+            Recycle(entry);
+        }
     }
 
     /// <inheritdoc/>

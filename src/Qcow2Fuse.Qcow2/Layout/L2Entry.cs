@@ -79,7 +79,8 @@ public readonly record struct L2Entry(ulong Descriptor, ulong Bitmap)
     {
         if (IsCompressed)
             return SubclusterType.Compressed;
-        bool hasHost = (Descriptor & OffsetMask) != 0;
+        // In an external data file offset 0 is guest cluster 0's own place; the copied flag says that it is there.
+        bool hasHost = (Descriptor & OffsetMask) != 0 || (geometry.DataIsExternal && IsCopied);
         if (!geometry.ExtendedL2)
         {
             if ((Descriptor & ZeroFlag) == 0)

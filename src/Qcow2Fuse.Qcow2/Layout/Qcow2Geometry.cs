@@ -20,6 +20,7 @@ public sealed class Qcow2Geometry
         ClusterBits = header.ClusterBits;
         RefcountOrder = header.RefcountOrder;
         ExtendedL2 = header.HasExtendedL2;
+        DataIsExternal = header.HasExternalData;
         int l2EntryBits = ExtendedL2 ? 4 : 3;
         L2EntryBytes = 1 << l2EntryBits;
         L2Bits = ClusterBits - l2EntryBits;
@@ -47,6 +48,9 @@ public sealed class Qcow2Geometry
 
     /// <summary>Whether L2 entries are 16 bytes with a subcluster bitmap.</summary>
     public bool ExtendedL2 { get; }
+
+    /// <summary>Whether guest data lies in an external data file, each cluster at its guest offset.</summary>
+    public bool DataIsExternal { get; }
 
     /// <summary>Bytes of an L2 entry, 8 or 16.</summary>
     public int L2EntryBytes { get; }
