@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Crash;
 using Qcow2Fuse.Testing.Faults;
 using Xunit;
@@ -47,5 +48,29 @@ public sealed class JudgeTests(ITestOutputHelper output)
         Assert.Contains(
             Enumerable.Range(1, 20),
             seed => CrashRun.Run(new NaiveSubject(), (ulong)seed, options).Failure is not null);
+    }
+
+    [SkippableFact]
+    public void QEMU_agrees_with_the_judge_about_a_state_in_a_hundred()
+    {
+        QemuTools.RequireTool("qemu-img");
+        CrashFleetResult result = CrashFleet.Random(
+            new NaiveSubject(), 1000, 40, new CrashRunOptions { States = 250 }, qemuEvery: 100);
+        output.WriteLine(result.ToString());
+        Assert.Empty(result.Failures);
+        Assert.Equal(100, result.AskedQemu);
+    }
+
+    [Fact]
+    public void All_short_sequences_are_tried_and_catch_a_wrong_order_too()
+    {
+        SeededRandom random = new(1);
+        ImageKind[] kinds = [ImageKind.Create(12, 3, extended: false, backing: 3, prefilledPercent: 50, random)];
+        CrashFleetResult right = CrashFleet.Exhaustive(new NaiveSubject(), kinds, statesPerRun: 40, qemuEvery: 0);
+        output.WriteLine(right.ToString());
+        Assert.Empty(right.Failures);
+        Assert.Equal(7 + (7 * 7) + (7 * 7 * 7), right.Runs);
+        foreach (NaiveFault fault in (NaiveFault[])[NaiveFault.LinkWithoutFlush, NaiveFault.ZeroBeforeWrite])
+            Assert.NotEmpty(CrashFleet.Exhaustive(new NaiveSubject(fault), kinds, 40, 0).Failures);
     }
 }
