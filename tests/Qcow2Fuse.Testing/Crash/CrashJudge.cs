@@ -17,6 +17,7 @@ public sealed class CrashJudge
     private readonly GuestHistory _history;
     private readonly ArrayImage? _backing;
     private readonly int[] _backingIds;
+    private readonly Dictionary<ulong, Unpacked> _unpacked = [];
 
     /// <summary>Prepares judging images with this history and backing file (null for none).</summary>
     public CrashJudge(SectorTable table, GuestHistory history, byte[]? backing)
@@ -72,6 +73,7 @@ public sealed class CrashJudge
             Place place = reader.Locate(guest);
             int first = (int)(guest / SectorSize);
             int count = (int)((place.Length + SectorSize - 1) / SectorSize);
+            int[] packed = place.Kind == PlaceKind.Compressed ? Unpack(reader, state, place, guest) : [];
             for (int i = 0; i < count; i++)
             {
                 int id = place.Kind switch
@@ -79,7 +81,7 @@ public sealed class CrashJudge
                     PlaceKind.Data => state.IdAt((place.HostOffset / SectorSize) + i),
                     PlaceKind.Zero => SectorTable.Zero,
                     PlaceKind.Unallocated => _backingIds[first + i],
-                    _ => ReadSector(reader, first + i),
+                    _ => packed[(first + i) % packed.Length],
                 };
                 if (!_history.IsLegal(first + i, id, time, durableBefore))
                     return Wrong(first + i, place, id, time);
@@ -96,10 +98,24 @@ public sealed class CrashJudge
         $"guest sector {sector} (0x{(long)sector * SectorSize:x}, {place.Kind} at 0x{place.HostOffset:x}) holds ")
         + _history.Describe(sector, id, time);
 
-    private int ReadSector(PlainReader reader, int sector)
+    /// <summary>The sectors of a compressed cluster; unpacked again only where its bytes have changed.</summary>
+    private int[] Unpack(PlainReader reader, SectorImage state, Place place, long guest)
     {
-        Span<byte> bytes = stackalloc byte[SectorSize];
-        reader.Read((long)sector * SectorSize, bytes);
-        return _table.Intern(bytes);
+        int first = (int)(place.HostOffset / SectorSize);
+        int count = (reader.CompressedLength(place.Entry) + SectorSize - 1) / SectorSize;
+        int[] host = new int[count];
+        for (int i = 0; i < count; i++)
+            host[i] = state.IdAt(first + i);
+        if (_unpacked.TryGetValue(place.Entry, out Unpacked? known) && known.Host.AsSpan().SequenceEqual(host))
+            return known.Ids;
+
+        int clusterSize = reader.Header.ClusterSize;
+        byte[] bytes = new byte[clusterSize];
+        reader.Read(guest / clusterSize * clusterSize, bytes);
+        int[] ids = SectorsOf(_table, bytes, clusterSize / SectorSize);
+        _unpacked[place.Entry] = new Unpacked(host, ids);
+        return ids;
     }
+
+    private sealed record Unpacked(int[] Host, int[] Ids);
 }

@@ -159,6 +159,15 @@ public sealed class CrashRun
         }
 
         _device.Dispose();
+        if (_kind.Compressed)
+        {
+            foreach ((long guest, byte[] bytes) in CompressedPrefill.Add(_disk, _random))
+            {
+                int[] sectors = CrashJudge.SectorsOf(_disk.Table, bytes, bytes.Length / SectorTable.SectorSize);
+                sectors.CopyTo(initial, guest / SectorTable.SectorSize);
+            }
+        }
+
         _disk.StartRecording();
         _history = new GuestHistory(_disk.Table, initial, Tag(0));
         _device = OpenDevice(_disk, _options.Filter);

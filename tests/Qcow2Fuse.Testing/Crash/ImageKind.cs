@@ -10,8 +10,10 @@ namespace Qcow2Fuse.Testing.Crash;
 /// <param name="Size">The guest's size in bytes, a multiple of 512.</param>
 /// <param name="BackingLength">Bytes of the backing file, −1 for none.</param>
 /// <param name="PrefilledPercent">How many of 100 clusters are written before recording starts.</param>
+/// <param name="Compressed">Whether some of the other clusters are compressed from the start.</param>
 public sealed record ImageKind(
-    int ClusterBits, int Version, bool ExtendedL2, long Size, long BackingLength, int PrefilledPercent)
+    int ClusterBits, int Version, bool ExtendedL2, long Size, long BackingLength, int PrefilledPercent,
+    bool Compressed = false)
 {
     /// <summary>Bytes in a cluster.</summary>
     public int ClusterSize => 1 << ClusterBits;
@@ -28,7 +30,9 @@ public sealed record ImageKind(
         int bits = random.Pick(9, 9, 12, 12, 14, 16, 16, 16, 21);
         bool extended = bits >= 14 && random.Chance(50);
         int version = extended || random.Chance(70) ? 3 : 2;
-        return Create(bits, version, extended, random.Below(4), random.Chance(50) ? random.Pick(30, 100) : 0, random);
+        int prefilled = random.Chance(50) ? random.Pick(30, 30, 100) : 0;
+        ImageKind kind = Create(bits, version, extended, random.Below(4), prefilled, random);
+        return kind with { Compressed = prefilled == 30 && random.Chance(60) };
     }
 
     /// <summary>A kind with the given main features; backing: 0 or 1 none, 2 shorter and 3 longer than the disk.</summary>
@@ -50,5 +54,6 @@ public sealed record ImageKind(
     public override string ToString() => string.Create(
         CultureInfo.InvariantCulture,
         $"v{Version} clusters 2^{ClusterBits}{(ExtendedL2 ? " extended" : string.Empty)} size {Size}")
-        + string.Create(CultureInfo.InvariantCulture, $" backing {BackingLength} prefilled {PrefilledPercent}%");
+        + string.Create(CultureInfo.InvariantCulture, $" backing {BackingLength} prefilled {PrefilledPercent}%")
+        + (Compressed ? " and compressed" : string.Empty);
 }

@@ -44,7 +44,7 @@ public sealed class NaiveSubject(NaiveFault fault = NaiveFault.None) : ICrashSub
     public bool LeaksNothing => true;
 
     /// <inheritdoc/>
-    public bool Supports(ImageKind kind) => !kind.ExtendedL2;
+    public bool Supports(ImageKind kind) => kind is { ExtendedL2: false, Compressed: false };
 
     /// <inheritdoc/>
     public void Create(BlockDevice file, ImageKind kind) => NaiveQcow2.Create(file, kind);
