@@ -73,6 +73,7 @@ public sealed class CrashRun
         _kind = kind;
         _backing = kind.HasBacking ? Stamp.Bytes(0, (int)kind.BackingLength, Tag(0)) : null;
         _disk = new CrashDevice(new CrashClock(), new SectorTable());
+        _disk.DiscardZeroes = _random.Chance(70);
         _workload = new CrashWorkload(kind, _random);
         subject.Create(_disk, kind);
         _history = new GuestHistory(_disk.Table, CrashJudge.SectorsOf(_disk.Table, _backing, Sectors), Tag(0));
@@ -351,9 +352,13 @@ public sealed class CrashRun
     {
         string hex = string.Create(CultureInfo.InvariantCulture, $"0x{_seed:x}");
         IEnumerable<GuestOp> shown = _ops.Take(begun).TakeLast(OpsShown);
+        string again = _options.Ops is null
+            ? $"QCOW2FUSE_CRASH_SEED={hex} QCOW2FUSE_CRASH_STATES={_options.States} "
+                + $"QCOW2FUSE_CRASH_WRITERS={_options.Writers} {_subject.Environment}".TrimEnd()
+                + " dotnet test tests/Qcow2Fuse.Qcow2.Tests --filter Crash_states_of_one_seed"
+            : "dotnet test tests/Qcow2Fuse.Qcow2.Tests --filter Crash_states_of_all_short_sequences";
         return $"{_subject.Name}, {_kind}, {_options.Writers} writer(s), seed {hex}: {wrong}\n"
             + $"  {when}\n  operations up to then ({begun} in all):\n    {string.Join("\n    ", shown)}\n"
-            + $"  again: QCOW2FUSE_CRASH_SEED={hex} QCOW2FUSE_CRASH_WRITERS={_options.Writers} "
-            + "dotnet test tests/Qcow2Fuse.Qcow2.Tests --filter Crash_states_of_one_seed";
+            + $"  again: {again}";
     }
 }

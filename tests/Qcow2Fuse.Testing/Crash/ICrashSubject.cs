@@ -9,6 +9,9 @@ public interface ICrashSubject
     /// <summary>What failures call it.</summary>
     string Name { get; }
 
+    /// <summary>Variables that make <c>Crash_states_of_one_seed</c> use this subject, <c>NAME=value ...</c>.</summary>
+    string Environment => string.Empty;
+
     /// <summary>Whether an image that was closed without a crash has no leaked clusters.</summary>
     bool LeaksNothing { get; }
 

@@ -34,7 +34,7 @@ public readonly record struct Place(PlaceKind Kind, long HostOffset, long Length
 public sealed class PlainReader
 {
     /// <summary>Bits 9 to 55 of L1 and L2 entries: a cluster's offset.</summary>
-    internal const ulong OffsetMask = 0x00FFFFFFFFFFFE00;
+    public const ulong OffsetMask = 0x00FFFFFFFFFFFE00;
 
     /// <summary>Bit 63: the refcount is exactly one.</summary>
     internal const ulong CopiedFlag = 1UL << 63;
@@ -207,7 +207,7 @@ public sealed class PlainReader
     internal long SnapshotTableEnd { get; private set; }
 
     /// <summary>Reads a big-endian number of 8 bytes.</summary>
-    internal ulong Read64(long offset)
+    public ulong Read64(long offset)
     {
         Span<byte> bytes = stackalloc byte[8];
         File.Read(offset, bytes);
