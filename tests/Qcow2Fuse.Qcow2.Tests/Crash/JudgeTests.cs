@@ -11,7 +11,7 @@ namespace Qcow2Fuse.Qcow2.Tests.Crash;
 public sealed class JudgeTests(ITestOutputHelper output)
 {
     public static TheoryData<NaiveFault> Faults =>
-        [.. Enum.GetValues<NaiveFault>().Where(fault => fault != NaiveFault.None)];
+        [.. Enum.GetValues<NaiveFault>().Where(fault => fault is not NaiveFault.None and < NaiveFault.ForgetsFailedFlush)];
 
     [Theory]
     [InlineData(1)]
@@ -72,5 +72,35 @@ public sealed class JudgeTests(ITestOutputHelper output)
         Assert.Equal(7 + (7 * 7) + (7 * 7 * 7), right.Runs);
         foreach (NaiveFault fault in (NaiveFault[])[NaiveFault.LinkWithoutFlush, NaiveFault.ZeroBeforeWrite])
             Assert.NotEmpty(CrashFleet.Exhaustive(new NaiveSubject(fault), kinds, 40, 0).Failures);
+    }
+
+    [Theory]
+    [InlineData(9)]
+    [InlineData(12)]
+    [InlineData(16)]
+    public void After_each_failed_request_the_right_engine_is_still_right(int clusterBits)
+    {
+        CrashFleetResult result = FailEach(NaiveFault.None, clusterBits);
+        output.WriteLine(result.ToString());
+        Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
+        Assert.True(result.Runs > 50);
+    }
+
+    [Theory]
+    [InlineData(NaiveFault.ForgetsFailedFlush)]
+    [InlineData(NaiveFault.SwallowsErrors)]
+    public void A_wrong_answer_to_a_failed_request_is_caught(NaiveFault fault)
+    {
+        CrashFleetResult result = FailEach(fault, 12);
+        Assert.NotEmpty(result.Failures);
+        output.WriteLine(result.Failures[0]);
+    }
+
+    private static CrashFleetResult FailEach(NaiveFault fault, int clusterBits)
+    {
+        ImageKind kind = ImageKind.Create(clusterBits, 3, extended: false, 2, 30, new SeededRandom(2));
+        CrashRunOptions options = new() { Kind = kind, Rounds = 25, States = 40, RecoverEvery = 13 };
+        return CrashFleet.FailEach(
+            new NaiveSubject(fault), 6, options, BlockOp.Read, BlockOp.Write, BlockOp.WriteZeroes, BlockOp.Flush);
     }
 }

@@ -2,6 +2,8 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Testing.Faults;
 
 namespace Qcow2Fuse.Testing.Crash;
 
@@ -42,6 +44,41 @@ public static class CrashFleet
     public static CrashFleetResult Exhaustive(
         ICrashSubject subject, IEnumerable<ImageKind> kinds, int statesPerRun, int qemuEvery = 1000) =>
         RunAll(subject, kinds.Where(subject.Supports).SelectMany(kind => Sequences(kind, statesPerRun)), qemuEvery);
+
+    /// <summary>
+    /// One workload again and again: the first request of a kind to the file fails, then the second, until there is
+    /// none left; for each of <paramref name="ops"/>.
+    /// </summary>
+    public static CrashFleetResult FailEach(
+        ICrashSubject subject, ulong seed, CrashRunOptions options, params IEnumerable<BlockOp> ops)
+    {
+        Stopwatch watch = Stopwatch.StartNew();
+        List<string> failures = [];
+        long runs = 0, states = 0;
+        foreach (BlockOp op in ops)
+        {
+            bool isThere = true;
+            for (int nth = 1; isThere && failures.Count < FailuresMax; nth++)
+            {
+                FaultRule rule = new()
+                {
+                    Op = op,
+                    Nth = nth,
+                    Error = nth % 2 == 0 ? BlockErrorKind.NoSpace : BlockErrorKind.Io,
+                    TornBytes = op == BlockOp.Write && nth % 3 == 0 ? 2 * SectorTable.SectorSize : 0,
+                    TornAlignment = SectorTable.SectorSize,
+                };
+                CrashRunResult result = CrashRun.Run(subject, seed, options with { Fault = rule });
+                runs++;
+                states += result.States;
+                isThere = result.FaultWasHit;
+                if (result.Failure is not null)
+                    failures.Add(result.Failure);
+            }
+        }
+
+        return new CrashFleetResult(runs, states, 0, watch.Elapsed, failures);
+    }
 
     private static IEnumerable<(ulong Seed, CrashRunOptions Options)> Sequences(ImageKind kind, int states)
     {

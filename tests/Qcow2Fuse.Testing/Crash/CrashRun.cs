@@ -27,6 +27,9 @@ public sealed record CrashRunOptions
     /// <summary>The operations, one a round; null for random ones.</summary>
     public IReadOnlyList<GuestOp>? Ops { get; init; }
 
+    /// <summary>A request of the engine to the file that fails, once the image is prefilled; null for none.</summary>
+    public FaultRule? Fault { get; init; }
+
     /// <summary>A device put between the engine and the recorded file, or null.</summary>
     public Func<BlockDevice, BlockDevice>? Filter { get; init; }
 
@@ -36,8 +39,9 @@ public sealed record CrashRunOptions
 
 /// <summary>What came of a crash run.</summary>
 /// <param name="States">States judged.</param>
+/// <param name="FaultWasHit">Whether the request that was to fail came.</param>
 /// <param name="Failure">What went wrong and how to see it again, or null.</param>
-public sealed record CrashRunResult(long States, string? Failure);
+public sealed record CrashRunResult(long States, bool FaultWasHit, string? Failure);
 
 /// <summary>
 /// One random workload on one image: everything the engine does to the file and everything the guest does to the disk
@@ -57,6 +61,7 @@ public sealed class CrashRun
     private readonly CrashWorkload _workload;
     private readonly List<GuestOp> _ops = [];
     private readonly byte[]? _backing;
+    private FaultyDevice? _faulty;
     private BlockDevice _device;
     private GuestHistory _history;
     private long _judged;
@@ -80,6 +85,8 @@ public sealed class CrashRun
         _device = OpenDevice(_disk, options.Filter);
     }
 
+    private bool FaultWasHit => _faulty?.FailureCount > 0;
+
     private int Sectors => (int)(_kind.Size / SectorTable.SectorSize);
 
     /// <summary>Runs the workload of a seed and judges its states.</summary>
@@ -96,7 +103,7 @@ public sealed class CrashRun
             failure = run.Report("while the guest worked", thrown.ToString(), run._ops.Count);
         }
 
-        return new CrashRunResult(run._judged, failure);
+        return new CrashRunResult(run._judged, run.FaultWasHit, failure);
     }
 
     private ulong Tag(int number) => (_seed << 16) + (ulong)number;
@@ -117,17 +124,19 @@ public sealed class CrashRun
             foreach (GuestOp op in ops)
                 op.Round = round;
             _ops.AddRange(ops);
-            if (ops.Length == 1)
+            if (_faulty is not null)
+                wrong = DoWithFaults(ops[0]);
+            else if (ops.Length == 1)
                 Do(ops[0]);
             else
                 DoTogether(ops);
-            wrong = _history.AddRound(ops, ReadSector);
+            wrong ??= _history.AddRound(ops, ReadSector);
             if (wrong is null && ops[0].Kind == GuestOpKind.Reopen)
                 wrong = CheckClosed();
         }
 
         wrong ??= CheckLive(_device, _history.Current);
-        _device.Dispose();
+        Close();
         wrong ??= CheckClosedFile();
         return wrong is null ? null : Report("while the guest worked", wrong, _ops.Count);
     }
@@ -171,7 +180,29 @@ public sealed class CrashRun
 
         _disk.StartRecording();
         _history = new GuestHistory(_disk.Table, initial, Tag(0));
-        _device = OpenDevice(_disk, _options.Filter);
+        _device = OpenDevice(WithFault(), _options.Filter);
+    }
+
+    private BlockDevice WithFault()
+    {
+        if (_options.Fault is null)
+            return _disk;
+        _faulty = new FaultyDevice(_disk) { Enabled = false };
+        _faulty.Fail(_options.Fault);
+        return _faulty;
+    }
+
+    /// <summary>Closes the image; an engine that met a failed request may say so once more.</summary>
+    private void Close()
+    {
+        try
+        {
+            _device.Dispose();
+        }
+        catch (BlockException) when (FaultWasHit)
+        {
+            // What the file holds then is judged like any other state.
+        }
     }
 
     private GuestOp[] MakeRound()
@@ -179,7 +210,7 @@ public sealed class CrashRun
         int count = _options.Writers < 2 ? 1 : 1 + _random.Below(_options.Writers);
         GuestOp[] ops = new GuestOp[count];
         for (int i = 0; i < count; i++)
-            ops[i] = _workload.Next(alone: count == 1);
+            ops[i] = _workload.Next(mayReopen: count == 1 && _options.Fault is null);
         return ops;
     }
 
@@ -213,6 +244,35 @@ public sealed class CrashRun
         op.End = _disk.Clock.Next();
     }
 
+    /// <summary>
+    /// An operation may fail only after the request that was to fail has come. After a failed flush no other may
+    /// succeed: nobody knows what became of what it was to make durable.
+    /// </summary>
+    private string? DoWithFaults(GuestOp op)
+    {
+        if (op.Kind == GuestOpKind.Reopen)
+            return "the workload closes the image while a request is to fail";
+        bool lostAFlush = FaultWasHit && _options.Fault!.Op == BlockOp.Flush;
+        try
+        {
+            _faulty!.Enabled = true;
+            Do(op);
+        }
+        catch (BlockException) when (FaultWasHit)
+        {
+            op.HasFailed = true;
+            op.End = _disk.Clock.Next();
+        }
+        finally
+        {
+            _faulty!.Enabled = false;
+        }
+
+        return lostAFlush && op is { Kind: GuestOpKind.Flush, HasFailed: false }
+            ? "a flush succeeded although an earlier one had failed"
+            : null;
+    }
+
     private void DoTogether(GuestOp[] ops)
     {
         using Barrier start = new(ops.Length);
@@ -234,6 +294,7 @@ public sealed class CrashRun
                     failures[mine] = failure;
                 }
             });
+            threads[i].IsBackground = true;
             threads[i].Start();
         }
 
@@ -279,7 +340,7 @@ public sealed class CrashRun
         PlainCheck check = reader.Check();
         if (check.Errors.Count > 0)
             return "closed image: " + string.Join("; ", check.Errors);
-        if (_subject.LeaksNothing && check.Leaks > 0)
+        if (_subject.LeaksNothing && check.Leaks > 0 && !FaultWasHit)
             return $"closed image: {check.Leaks} leaked clusters";
         return judge.Judge(_disk.Current, long.MaxValue) is { } wrong ? "closed image: " + wrong : null;
     }
@@ -323,7 +384,7 @@ public sealed class CrashRun
                     return "reopened after the crash, the engine reads other bytes than the plain reader";
                 for (int i = 0; i < 4; i++)
                 {
-                    GuestOp op = _workload.Next(alone: false);
+                    GuestOp op = _workload.Next(mayReopen: false);
                     if (op.Kind != GuestOpKind.Write)
                         continue;
                     byte[] bytes = _history.BytesOf(op);
@@ -352,13 +413,14 @@ public sealed class CrashRun
     {
         string hex = string.Create(CultureInfo.InvariantCulture, $"0x{_seed:x}");
         IEnumerable<GuestOp> shown = _ops.Take(begun).TakeLast(OpsShown);
-        string again = _options.Ops is null
+        string again = _options.Ops is null && _options.Fault is null
             ? $"QCOW2FUSE_CRASH_SEED={hex} QCOW2FUSE_CRASH_STATES={_options.States} "
                 + $"QCOW2FUSE_CRASH_WRITERS={_options.Writers} {_subject.Environment}".TrimEnd()
                 + " dotnet test tests/Qcow2Fuse.Qcow2.Tests --filter Crash_states_of_one_seed"
-            : "dotnet test tests/Qcow2Fuse.Qcow2.Tests --filter Crash_states_of_all_short_sequences";
+            : "dotnet test tests/Qcow2Fuse.Qcow2.Tests --filter "
+                + (_options.Fault is null ? "Crash_states_of_all_short_sequences" : "Crash_states_after_a_failed_request");
         return $"{_subject.Name}, {_kind}, {_options.Writers} writer(s), seed {hex}: {wrong}\n"
-            + $"  {when}\n  operations up to then ({begun} in all):\n    {string.Join("\n    ", shown)}\n"
+            + $"  {when}{(_options.Fault is null ? string.Empty : $"\n  with {_options.Fault}")}\n  operations up to then ({begun} in all):\n    {string.Join("\n    ", shown)}\n"
             + $"  again: {again}";
     }
 }

@@ -19,8 +19,8 @@ public sealed class CrashWorkload
             _hot[i] = random.Below(kind.Size >> kind.ClusterBits) << kind.ClusterBits;
     }
 
-    /// <summary>The next operation; <paramref name="alone"/> if none runs at the same time.</summary>
-    public GuestOp Next(bool alone)
+    /// <summary>The next operation; a reopen only where nothing runs at the same time.</summary>
+    public GuestOp Next(bool mayReopen)
     {
         int dice = _random.Below(100);
         GuestOpKind kind = dice switch
@@ -30,7 +30,7 @@ public sealed class CrashWorkload
             < 69 => GuestOpKind.ZeroUnmap,
             < 83 => GuestOpKind.Discard,
             < 97 => GuestOpKind.Flush,
-            _ => alone ? GuestOpKind.Reopen : GuestOpKind.Write,
+            _ => mayReopen ? GuestOpKind.Reopen : GuestOpKind.Write,
         };
         return Make(kind, kind is GuestOpKind.Discard ? 60 : 30);
     }

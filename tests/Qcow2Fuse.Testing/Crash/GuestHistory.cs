@@ -68,7 +68,7 @@ public sealed class GuestHistory
             }
         }
 
-        foreach (GuestOp flush in ops.Where(op => op.Kind == GuestOpKind.Flush))
+        foreach (GuestOp flush in ops.Where(op => op is { Kind: GuestOpKind.Flush, HasFailed: false }))
             _flushes.Add((flush.End, flush.Round));
         return wrong;
     }
@@ -105,13 +105,13 @@ public sealed class GuestHistory
             if (_entries[at].Id == id)
             {
                 return _entries[at].Begin <= time
-                    ? "what it held before a completed flush made something newer durable"
+                    ? "what it held before something newer took effect for good"
                     : "what it got after the crash";
             }
         }
 
         if (id == _initial[sector])
-            return "its first content, although a completed flush made something newer durable";
+            return "its first content, although something newer took effect for good";
         if (id == SectorTable.Zero)
             return "zeroes that nobody wrote there";
         for (int other = 0; other < _initial.Length; other++)
@@ -162,7 +162,7 @@ public sealed class GuestHistory
                 continue;
             long later = Math.Max(begin, here[i].Begin);
             Explore(sector, here, used | (1 << i), Apply(here[i], sector, id), later, round);
-            if (here[i].Kind == GuestOpKind.Discard)
+            if (here[i].Kind == GuestOpKind.Discard || here[i].HasFailed)
                 Explore(sector, here, used | (1 << i), id, later, round);
         }
     }

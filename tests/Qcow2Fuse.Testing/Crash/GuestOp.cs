@@ -41,11 +41,16 @@ public sealed record GuestOp(int Number, GuestOpKind Kind, long Offset, int Leng
     /// <summary>The moment it returned.</summary>
     public long End { get; set; } = long.MaxValue;
 
+    /// <summary>Whether it returned an error: each of its sectors may have changed or not.</summary>
+    public bool HasFailed { get; set; }
+
     /// <summary>Whether it changes bytes of the disk.</summary>
     public bool ChangesData => Kind is not (GuestOpKind.Flush or GuestOpKind.Reopen);
 
     /// <inheritdoc/>
-    public override string ToString() => ChangesData
-        ? string.Create(CultureInfo.InvariantCulture, $"{Number}:{Kind} 0x{Offset:x}+0x{Length:x} [{Begin}-{End}]")
-        : string.Create(CultureInfo.InvariantCulture, $"{Number}:{Kind} [{Begin}-{End}]");
+    public override string ToString() => string.Create(
+        CultureInfo.InvariantCulture,
+        $"{Number}:{Kind}{(ChangesData ? Range : string.Empty)} [{Begin}-{End}]{(HasFailed ? " failed" : string.Empty)}");
+
+    private string Range => string.Create(CultureInfo.InvariantCulture, $" 0x{Offset:x}+0x{Length:x}");
 }

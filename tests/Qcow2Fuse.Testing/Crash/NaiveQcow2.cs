@@ -23,6 +23,7 @@ public sealed class NaiveQcow2 : BlockDevice
     private readonly long _l1Offset;
     private readonly long _refcountTable;
     private readonly int _entries;
+    private bool _flushHasFailed;
 
     /// <summary>Opens the image, which <see cref="Create"/> made.</summary>
     public NaiveQcow2(BlockDevice file, BlockDevice? backing, NaiveFault fault)
@@ -164,8 +165,11 @@ public sealed class NaiveQcow2 : BlockDevice
     /// <inheritdoc/>
     public override void Flush()
     {
-        if (_fault != NaiveFault.FlushDoesNothing)
-            _file.Flush();
+        lock (_lock)
+        {
+            if (_fault != NaiveFault.FlushDoesNothing)
+                FlushFile();
+        }
     }
 
     /// <inheritdoc/>
@@ -176,12 +180,23 @@ public sealed class NaiveQcow2 : BlockDevice
     {
         if (disposing)
         {
-            _file.Flush();
+            if (!_flushHasFailed)
+                _file.Flush();
             _file.Dispose();
             _backing?.Dispose();
         }
 
         base.Dispose(disposing);
+    }
+
+    /// <summary>After a failed flush nothing is known to be durable, so none succeeds any more.</summary>
+    private void FlushFile()
+    {
+        if (_flushHasFailed && _fault != NaiveFault.ForgetsFailedFlush)
+            throw new BlockException(BlockErrorKind.Io, "naive: an earlier flush failed");
+        _flushHasFailed = true;
+        _file.Flush();
+        _flushHasFailed = false;
     }
 
     private void ReadPiece(ulong entry, long offset, Span<byte> piece)
@@ -220,9 +235,17 @@ public sealed class NaiveQcow2 : BlockDevice
             host = FindFree();
         if (isNew && _fault != NaiveFault.RefcountAfterLink)
             SetRefcount(host, 1);
-        _file.Write(host, cluster);
+        try
+        {
+            _file.Write(host, cluster);
+        }
+        catch (BlockException) when (_fault == NaiveFault.SwallowsErrors)
+        {
+            // The mistake itself.
+        }
+
         if (_fault != NaiveFault.LinkWithoutFlush)
-            _file.Flush();
+            FlushFile();
         Write64(entryOffset, (ulong)host | Copied);
         if (isNew && _fault == NaiveFault.RefcountAfterLink)
             SetRefcount(host, 1);
@@ -240,7 +263,7 @@ public sealed class NaiveQcow2 : BlockDevice
         if (host == 0 || host == (long)(newEntry & OffsetMask))
             return;
         if (_fault != NaiveFault.ReuseAtOnce)
-            _file.Flush();
+            FlushFile();
         SetRefcount(host, 0);
         if (_fault == NaiveFault.FreeTwice)
             SetRefcount(host + _clusterSize, 0);
@@ -261,7 +284,7 @@ public sealed class NaiveQcow2 : BlockDevice
         long table = FindFree();
         SetRefcount(table, 1);
         _file.Write(table, new byte[_clusterSize]);
-        _file.Flush();
+        FlushFile();
         Write64(_l1Offset + (cluster / _entries * 8), (ulong)table | Copied);
         return table + (cluster % _entries * 8);
     }
@@ -277,9 +300,9 @@ public sealed class NaiveQcow2 : BlockDevice
                 byte[] content = new byte[_clusterSize];
                 content[1] = 1;
                 _file.Write(cluster * _clusterSize, content);
-                _file.Flush();
+                FlushFile();
                 Write64(_refcountTable + (cluster / RefcountsPerBlock * 8), (ulong)(cluster * _clusterSize));
-                _file.Flush();
+                FlushFile();
             }
             else if (Refcount(block, cluster) == 0)
             {

@@ -32,6 +32,12 @@ public enum NaiveFault
 
     /// <summary>A discarded cluster's refcount is given back twice.</summary>
     FreeTwice,
+
+    /// <summary>A flush after one that failed may succeed. Only a failing disk shows it.</summary>
+    ForgetsFailedFlush,
+
+    /// <summary>An error of the disk on a data write is not passed on. Only a failing disk shows it.</summary>
+    SwallowsErrors,
 }
 
 /// <summary>The crash tests' own subject: a slow and simple engine, right or wrong in one chosen way.</summary>

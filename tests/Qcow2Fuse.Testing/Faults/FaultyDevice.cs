@@ -26,6 +26,9 @@ public sealed record FaultRule
 
     /// <summary>Bytes of a write that reach the device before it fails: a torn write. 0 for none.</summary>
     public int TornBytes { get; init; }
+
+    /// <summary>A torn write ends at a file offset that is a multiple of this: 512 where sectors do not tear.</summary>
+    public int TornAlignment { get; init; } = 1;
 }
 
 /// <summary>One request held in flight by <see cref="FaultyDevice.Hold"/>.</summary>
@@ -78,6 +81,9 @@ public sealed class FaultyDevice(BlockDevice child) : PassThroughDevice(child)
     private readonly List<(HeldRequest Held, int[] Seen)> _holds = [];
     private readonly long[] _counts = new long[Enum.GetValues<BlockOp>().Length];
     private readonly Lock _lock = new();
+
+    /// <summary>Whether rules apply and requests are counted; turned off while a test looks at the result.</summary>
+    public bool Enabled { get; set; } = true;
 
     /// <summary>How many requests failed on purpose.</summary>
     public int FailureCount { get; private set; }
@@ -139,8 +145,10 @@ public sealed class FaultyDevice(BlockDevice child) : PassThroughDevice(child)
         HeldRequest? held = Enter(BlockOp.Write, offset, source.Length, out FaultRule? fault);
         if (fault is not null)
         {
-            if (fault.TornBytes > 0)
-                Child.Write(offset, source[..Math.Min(fault.TornBytes, source.Length)]);
+            long end = offset + Math.Min(fault.TornBytes, source.Length);
+            end -= end % fault.TornAlignment;
+            if (end > offset)
+                Child.Write(offset, source[..(int)(end - offset)]);
             throw Failure(fault);
         }
 
@@ -199,6 +207,8 @@ public sealed class FaultyDevice(BlockDevice child) : PassThroughDevice(child)
         fault = null;
         lock (_lock)
         {
+            if (!Enabled)
+                return null;
             _counts[(int)op]++;
             foreach ((FaultRule rule, int[] seen) in _rules)
             {
