@@ -19,7 +19,9 @@ public static class QemuTools
     public static void RequireTool(string program) =>
         Require(ProcessRunner.Find(program) is not null, $"{program} is not installed");
 
-    /// <summary>Skips the calling test for <paramref name="reason"/> unless a condition holds; fails it in CI.</summary>
+    /// <summary>
+    /// Skips the calling test for <paramref name="reason"/> unless a condition holds; fails it in CI.
+    /// </summary>
     public static void Require(bool condition, string reason)
     {
         if (condition)

@@ -3,7 +3,9 @@ using System.Runtime.InteropServices;
 
 namespace Qcow2Fuse.Testing;
 
-/// <summary>Bytes that say who wrote them and where: a function of a tag and the position on the guest's disk.</summary>
+/// <summary>
+/// Bytes that say who wrote them and where: a function of a tag and the position on the guest's disk.
+/// </summary>
 public static class Stamp
 {
     /// <summary>Fills <paramref name="target"/> with what <paramref name="tag"/> writes at an offset.</summary>

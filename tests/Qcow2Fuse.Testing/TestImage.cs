@@ -138,7 +138,9 @@ public sealed partial class TestImage : IDisposable
         return this;
     }
 
-    /// <summary>Writes the image file, and its backing file beside it, into a directory; returns the image's path.</summary>
+    /// <summary>
+    /// Writes the image file, and its backing file beside it, into a directory; returns the image's path.
+    /// </summary>
     public string Export(TempDirectory directory)
     {
         string path = directory.File("image.qcow2");
@@ -171,7 +173,9 @@ public sealed partial class TestImage : IDisposable
         return BinaryPrimitives.ReadUInt64BigEndian(number);
     }
 
-    /// <summary>Overwrites a big-endian number of 1, 2, 4 or 8 bytes in the image file, behind the engine's back.</summary>
+    /// <summary>
+    /// Overwrites a big-endian number of 1, 2, 4 or 8 bytes in the image file, behind the engine's back.
+    /// </summary>
     public TestImage Poke(long offset, ulong value, int bytes = 8)
     {
         Span<byte> number = stackalloc byte[8];

@@ -11,7 +11,10 @@ namespace Qcow2Fuse.Qcow2.Tests.Crash;
 public sealed class JudgeTests(ITestOutputHelper output)
 {
     public static TheoryData<NaiveFault> Faults =>
-        [.. Enum.GetValues<NaiveFault>().Where(fault => fault is not NaiveFault.None and < NaiveFault.ForgetsFailedFlush)];
+    [
+        .. Enum.GetValues<NaiveFault>()
+            .Where(fault => fault is not NaiveFault.None and < NaiveFault.ForgetsFailedFlush),
+    ];
 
     [Theory]
     [InlineData(1)]

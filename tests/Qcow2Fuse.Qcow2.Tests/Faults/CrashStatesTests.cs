@@ -171,7 +171,8 @@ public sealed class CrashStatesTests
     private static string Text(SectorImage state)
     {
         byte[] bytes = state.ToArray();
-        return string.Concat(Enumerable.Range(0, bytes.Length / Sector).Select(sector => (char)('0' + bytes[sector * Sector])));
+        IEnumerable<int> sectors = Enumerable.Range(0, bytes.Length / Sector);
+        return string.Concat(sectors.Select(sector => (char)('0' + bytes[sector * Sector])));
     }
 
     private HashSet<string> States(int count) => States(count, [.. _disk.Log]);

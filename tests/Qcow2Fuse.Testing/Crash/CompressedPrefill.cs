@@ -92,7 +92,8 @@ public static class CompressedPrefill
         foreach (long offset in at)
         {
             reader.File.Read(offset, refcount);
-            BinaryPrimitives.WriteUInt16BigEndian(refcount, (ushort)(BinaryPrimitives.ReadUInt16BigEndian(refcount) + 1));
+            ushort more = (ushort)(BinaryPrimitives.ReadUInt16BigEndian(refcount) + 1);
+            BinaryPrimitives.WriteUInt16BigEndian(refcount, more);
             disk.Write(offset, refcount);
         }
 

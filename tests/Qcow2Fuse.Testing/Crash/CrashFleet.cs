@@ -19,7 +19,8 @@ public sealed record CrashFleetResult(
     /// <inheritdoc/>
     public override string ToString() => string.Create(
         CultureInfo.InvariantCulture,
-        $"{Runs} runs, {States} states, {AskedQemu} by qemu-img, {Elapsed.TotalSeconds:f1} s, {Failures.Count} failures");
+        $"{Runs} runs, {States} states, {AskedQemu} by qemu-img, {Elapsed.TotalSeconds:f1} s, ")
+        + string.Create(CultureInfo.InvariantCulture, $"{Failures.Count} failures");
 }
 
 /// <summary>Many crash runs on all processors, and every short sequence of operations.</summary>

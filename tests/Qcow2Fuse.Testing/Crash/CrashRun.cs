@@ -64,6 +64,7 @@ public sealed class CrashRun
     private FaultyDevice? _faulty;
     private BlockDevice _device;
     private GuestHistory _history;
+    private string _closeFailure = string.Empty;
     private long _judged;
 
     private CrashRun(ICrashSubject subject, ulong seed, CrashRunOptions options)
@@ -192,16 +193,19 @@ public sealed class CrashRun
         return _faulty;
     }
 
-    /// <summary>Closes the image; an engine that met a failed request may say so once more.</summary>
+    /// <summary>
+    /// Closes the image; an engine that met a failed request may say so once more. What the file holds then is judged
+    /// like any other state.
+    /// </summary>
     private void Close()
     {
         try
         {
             _device.Dispose();
         }
-        catch (BlockException) when (FaultWasHit)
+        catch (BlockException failure) when (FaultWasHit)
         {
-            // What the file holds then is judged like any other state.
+            _closeFailure = failure.Message;
         }
     }
 
@@ -348,6 +352,7 @@ public sealed class CrashRun
     private string? JudgeStates()
     {
         CrashJudge judge = new(_disk.Table, _history, _backing);
+        CrashRecovery recovery = new(_disk, disk => OpenDevice(disk, null), _workload, _history);
         CrashOp[] log = [.. _disk.Log];
         IEnumerable<long> flushes = _ops.Where(op => op.Kind == GuestOpKind.Flush).Select(op => op.End);
         CrashStates states = new(_disk.Initial, log, _seed ^ 0xC4A5, _options.States, flushes);
@@ -357,7 +362,7 @@ public sealed class CrashRun
             string? wrong = judge.Judge(states.State, states.Time)
                 ?? _options.SecondJudge?.Invoke(states.State, _backing, judge.Open(states.State));
             if (wrong is null && _options.RecoverEvery > 0 && _judged % _options.RecoverEvery == 0)
-                wrong = Recover(judge, states.State);
+                wrong = recovery.Try(states.State, judge);
             if (wrong is not null)
             {
                 int begun = _ops.Count(op => op.Begin <= states.Time);
@@ -366,47 +371,6 @@ public sealed class CrashRun
         }
 
         return null;
-    }
-
-    /// <summary>The engine opens what the crash left, sees what the judge sees, works on it and breaks nothing.</summary>
-    private string? Recover(CrashJudge judge, SectorImage state)
-    {
-        try
-        {
-            CrashDevice copy = new(_disk.Clock, _disk.Table);
-            copy.Load(state);
-            PlainReader reader = judge.Open(state);
-            byte[] expected = reader.ReadAll(), seen = new byte[expected.Length];
-            using (BlockDevice device = OpenDevice(copy, null))
-            {
-                device.Read(0, seen);
-                if (!seen.AsSpan().SequenceEqual(expected))
-                    return "reopened after the crash, the engine reads other bytes than the plain reader";
-                for (int i = 0; i < 4; i++)
-                {
-                    GuestOp op = _workload.Next(mayReopen: false);
-                    if (op.Kind != GuestOpKind.Write)
-                        continue;
-                    byte[] bytes = _history.BytesOf(op);
-                    device.Write(op.Offset, bytes);
-                    bytes.CopyTo(expected.AsSpan((int)op.Offset));
-                }
-
-                device.Flush();
-            }
-
-            PlainReader after = judge.Open(copy.Current);
-            PlainCheck check = after.Check();
-            if (check.Errors.Count > 0)
-                return "after working on the crashed image: " + string.Join("; ", check.Errors);
-            return after.ReadAll().AsSpan().SequenceEqual(expected)
-                ? null
-                : "after working on the crashed image it holds wrong bytes";
-        }
-        catch (BlockException failure)
-        {
-            return "the engine cannot work on what the crash left: " + failure.Message;
-        }
     }
 
     private string Report(string when, string wrong, int begun)
@@ -418,9 +382,10 @@ public sealed class CrashRun
                 + $"QCOW2FUSE_CRASH_WRITERS={_options.Writers} {_subject.Environment}".TrimEnd()
                 + " dotnet test tests/Qcow2Fuse.Qcow2.Tests --filter Crash_states_of_one_seed"
             : "dotnet test tests/Qcow2Fuse.Qcow2.Tests --filter "
-                + (_options.Fault is null ? "Crash_states_of_all_short_sequences" : "Crash_states_after_a_failed_request");
+                + (_options.Fault is null ? "Crash_states_of_all_short" : "Crash_states_after_a_failed_request");
+        string with = _options.Fault is null ? string.Empty : $"\n  with {_options.Fault} {_closeFailure}";
         return $"{_subject.Name}, {_kind}, {_options.Writers} writer(s), seed {hex}: {wrong}\n"
-            + $"  {when}{(_options.Fault is null ? string.Empty : $"\n  with {_options.Fault}")}\n  operations up to then ({begun} in all):\n    {string.Join("\n    ", shown)}\n"
+            + $"  {when}{with}\n  operations up to then ({begun} in all):\n    {string.Join("\n    ", shown)}\n"
             + $"  again: {again}";
     }
 }

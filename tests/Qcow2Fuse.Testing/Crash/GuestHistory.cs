@@ -10,7 +10,8 @@ namespace Qcow2Fuse.Testing.Crash;
 /// <remarks>
 /// Operations come in rounds. Those of one round ran at the same time, so a sector that several of them touch may
 /// have become the result of any of them in any order; after the round it is read, and that is its content from then
-/// on. Contents are numbers of a <see cref="SectorTable"/>; an operation on part of a sector makes a content of its own.
+/// on. Contents are numbers of a <see cref="SectorTable"/>; an operation on part of a sector makes a content of its
+/// own.
 /// </remarks>
 public sealed class GuestHistory
 {

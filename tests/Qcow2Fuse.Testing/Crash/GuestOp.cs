@@ -50,7 +50,9 @@ public sealed record GuestOp(int Number, GuestOpKind Kind, long Offset, int Leng
     /// <inheritdoc/>
     public override string ToString() => string.Create(
         CultureInfo.InvariantCulture,
-        $"{Number}:{Kind}{(ChangesData ? Range : string.Empty)} [{Begin}-{End}]{(HasFailed ? " failed" : string.Empty)}");
+        $"{Number}:{Kind}{Range} [{Begin}-{End}]{(HasFailed ? " failed" : string.Empty)}");
 
-    private string Range => string.Create(CultureInfo.InvariantCulture, $" 0x{Offset:x}+0x{Length:x}");
+    private string Range => ChangesData
+        ? string.Create(CultureInfo.InvariantCulture, $" 0x{Offset:x}+0x{Length:x}")
+        : string.Empty;
 }

@@ -35,7 +35,9 @@ public sealed record ImageKind(
         return kind with { Compressed = prefilled == 30 && random.Chance(60) };
     }
 
-    /// <summary>A kind with the given main features; backing: 0 or 1 none, 2 shorter and 3 longer than the disk.</summary>
+    /// <summary>
+    /// A kind with the given main features; backing: 0 or 1 none, 2 shorter and 3 longer than the disk.
+    /// </summary>
     public static ImageKind Create(
         int bits, int version, bool extended, int backing, int prefilledPercent, SeededRandom random)
     {

@@ -24,6 +24,7 @@ public sealed class NaiveQcow2 : BlockDevice
     private readonly long _refcountTable;
     private readonly int _entries;
     private bool _flushHasFailed;
+    private int _errorsSwallowed;
 
     /// <summary>Opens the image, which <see cref="Create"/> made.</summary>
     public NaiveQcow2(BlockDevice file, BlockDevice? backing, NaiveFault fault)
@@ -226,7 +227,11 @@ public sealed class NaiveQcow2 : BlockDevice
 
         byte[] cluster = new byte[_clusterSize];
         if (_fault != NaiveFault.NoCopyOnWrite)
-            ReadPiece(entry, offset - within, cluster.AsSpan(0, (int)Math.Min(_clusterSize, Length - (offset - within))));
+        {
+            long start = offset - within;
+            ReadPiece(entry, start, cluster.AsSpan(0, (int)Math.Min(_clusterSize, Length - start)));
+        }
+
         source.CopyTo(cluster.AsSpan(within));
         if (entryOffset == 0)
             entryOffset = AddL2Table(offset);
@@ -241,7 +246,7 @@ public sealed class NaiveQcow2 : BlockDevice
         }
         catch (BlockException) when (_fault == NaiveFault.SwallowsErrors)
         {
-            // The mistake itself.
+            Interlocked.Increment(ref _errorsSwallowed);
         }
 
         if (_fault != NaiveFault.LinkWithoutFlush)

@@ -17,7 +17,9 @@ public sealed class CrashDevice : BlockDevice
     private readonly SectorImage _current;
     private SectorImage _initial;
 
-    /// <summary>Creates an empty file; <paramref name="clock"/> is shared with whoever records what the guest did.</summary>
+    /// <summary>
+    /// Creates an empty file; <paramref name="clock"/> is shared with whoever records what the guest did.
+    /// </summary>
     public CrashDevice(CrashClock? clock = null, SectorTable? table = null)
     {
         _clock = clock ?? new CrashClock();
@@ -74,7 +76,9 @@ public sealed class CrashDevice : BlockDevice
         }
     }
 
-    /// <summary>Makes the file equal to <paramref name="image"/>, which uses the same table, and starts recording.</summary>
+    /// <summary>
+    /// Makes the file equal to <paramref name="image"/>, which uses the same table, and starts recording.
+    /// </summary>
     public void Load(SectorImage image)
     {
         lock (_lock)
@@ -213,7 +217,9 @@ public sealed class CrashDevice : BlockDevice
         return op;
     }
 
-    /// <summary>Stores <paramref name="source"/>, or zeroes where it is empty, and returns the sectors after it.</summary>
+    /// <summary>
+    /// Stores <paramref name="source"/>, or zeroes where it is empty, and returns the sectors after it.
+    /// </summary>
     private int[] Store(long offset, ReadOnlySpan<byte> source, long length)
     {
         int first = (int)(offset / SectorSize);

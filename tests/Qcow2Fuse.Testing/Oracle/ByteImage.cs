@@ -7,7 +7,9 @@ public abstract class ByteImage
     /// <summary>The size of the file in bytes.</summary>
     public abstract long Length { get; }
 
-    /// <summary>Fills <paramref name="destination"/> from <paramref name="offset"/> on, with zeroes past the end.</summary>
+    /// <summary>
+    /// Fills <paramref name="destination"/> from <paramref name="offset"/> on, with zeroes past the end.
+    /// </summary>
     public abstract void Read(long offset, Span<byte> destination);
 
     /// <summary>

@@ -16,7 +16,9 @@ public sealed class PlainReaderException(string message) : Exception(message);
 /// <param name="DiskSize">The size of the disk when it was taken, −1 where the table does not say.</param>
 public sealed record PlainSnapshot(string Id, string Name, long L1Offset, int L1Entries, long DiskSize);
 
-/// <summary>The header of a qcow2 image (qcow2 specification, "Header" and "Header extensions"), parsed and checked.</summary>
+/// <summary>
+/// The header of a qcow2 image (qcow2 specification, "Header" and "Header extensions"), parsed and checked.
+/// </summary>
 public sealed class PlainHeader
 {
     private const uint BackingFormatMagic = 0xE2792ACA;

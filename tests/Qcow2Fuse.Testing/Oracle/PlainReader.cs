@@ -22,7 +22,7 @@ public enum PlaceKind
 
 /// <summary>The place of a piece of the guest's disk that does not cross a subcluster.</summary>
 /// <param name="Kind">What it is.</param>
-/// <param name="HostOffset">Where its first byte lies; for a compressed cluster where the cluster's data begins.</param>
+/// <param name="HostOffset">Where its first byte lies; for a compressed cluster where its data begins.</param>
 /// <param name="Length">Bytes up to the end of the subcluster or of the disk.</param>
 /// <param name="Entry">The L2 entry, its first 8 bytes.</param>
 public readonly record struct Place(PlaceKind Kind, long HostOffset, long Length, ulong Entry);
