@@ -120,20 +120,28 @@ public sealed class FuseMount : IDisposable
     }
 
     /// <summary>
-    /// Lets go of what was not handed out. The mount stays where it is served; without a server it is unmounted.
+    /// Unmounts if that has not happened yet, so that no mount without a server stays behind. To be called after
+    /// the server was disposed.
     /// </summary>
     public void Dispose()
     {
-        int device = Interlocked.Exchange(ref _device, -1);
-        if (device >= 0)
+        if (_disposed)
+            return;
+        _disposed = true;
+        try
         {
             Unmount(lazy: true);
-            FuseDevice.Close(device);
+        }
+        catch (FuseMountException)
+        {
+            // What remains is a dead mount, which the next Mount at this place takes away.
         }
 
-        if (_keepAlive >= 0 && !_disposed)
+        int device = Interlocked.Exchange(ref _device, -1);
+        if (device >= 0)
+            FuseDevice.Close(device);
+        if (_keepAlive >= 0)
             FuseDevice.Close(_keepAlive);
-        _disposed = true;
     }
 
     /// <summary>Clears dead mounts away and checks that the place can be mounted on.</summary>
