@@ -12,6 +12,12 @@ internal sealed class CowWriter
     /// <summary>Zero edges from this size on are zeroed by the host instead of being written.</summary>
     private const int ZeroEdgeBytesMin = 64 * 1024;
 
+    /// <summary>
+    /// The bytes of an edge that share a block with the request are always written with it: a sector of the disk
+    /// must never hold a mixture of an edge and of what was there before.
+    /// </summary>
+    private const int BlockBytes = 4096;
+
     private readonly BlockDevice _data;
     private readonly Qcow2Device _guest;
 
@@ -26,16 +32,35 @@ internal sealed class CowWriter
     {
         int headLength = (int)(allocation.RequestStart - allocation.CowStart);
         int tailLength = (int)(allocation.CowEnd - allocation.RequestEnd);
-        using PooledBuffer headBuffer = RentEdge(allocation, allocation.CowStart, headLength, out ReadOnlySpan<byte> head);
-        using PooledBuffer tailBuffer =
-            RentEdge(allocation, allocation.RequestEnd, tailLength, out ReadOnlySpan<byte> tail);
+        int zeroed = ZeroByHost(allocation, allocation.CowStart, headLength, isHead: true);
+        using PooledBuffer headBuffer = RentEdge(
+            allocation, allocation.CowStart + zeroed, headLength - zeroed, out ReadOnlySpan<byte> head);
+        zeroed = ZeroByHost(allocation, allocation.RequestEnd, tailLength, isHead: false);
+        using PooledBuffer tailBuffer = RentEdge(
+            allocation, allocation.RequestEnd, tailLength - zeroed, out ReadOnlySpan<byte> tail);
         HostOffset start = allocation.HostOf(allocation.RequestStart);
         _data.WriteParts(start.Value - head.Length, head, request, tail);
     }
 
     /// <summary>
-    /// The content of a head or tail that has to be written; empty where the place already reads as zeroes or was
-    /// zeroed here.
+    /// Zeroes the part of a large zero edge that is away from the request; returns how many bytes that are.
+    /// </summary>
+    private int ZeroByHost(ClusterAllocation allocation, GuestOffset start, int length, bool isHead)
+    {
+        if (length < ZeroEdgeBytesMin || allocation.IsVirgin || !_guest.ReadsAsZero(start, length))
+            return 0;
+        long from = start.Value;
+        long to = from + length;
+        if (isHead)
+            to &= -BlockBytes;
+        else
+            from = (from + BlockBytes - 1) & -BlockBytes;
+        _data.WriteZeroes(allocation.HostOf(new GuestOffset(from)).Value, to - from, mayUnmap: false);
+        return (int)(to - from);
+    }
+
+    /// <summary>
+    /// The content of a head or tail that has to be written; empty where the place already reads as zeroes.
     /// </summary>
     private PooledBuffer RentEdge(
         ClusterAllocation allocation, GuestOffset start, int length, out ReadOnlySpan<byte> content)
@@ -46,12 +71,6 @@ internal sealed class CowWriter
         bool zero = _guest.ReadsAsZero(start, length);
         if (zero && allocation.IsVirgin)
             return default;
-        if (zero && length >= ZeroEdgeBytesMin)
-        {
-            _data.WriteZeroes(allocation.HostOf(start).Value, length, mayUnmap: false);
-            return default;
-        }
-
         PooledBuffer edge = BufferPool.Shared.Rent(length);
         try
         {
