@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+# make run    build, and show a small image at work        make test   build, and run every test
+# make build  out/qcow2fuse, one file without dependencies  make help   the rest
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+CONFIGURATION ?= Release
+PREFIX ?= /usr/local
+DESTDIR ?=
+RID := $(if $(filter aarch64,$(shell uname -m)),linux-arm64,linux-x64)
+DOTNET ?= dotnet
+PROGRAM := out/qcow2fuse
+
+export DOTNET_CLI_TELEMETRY_OPTOUT := 1
+export DOTNET_NOLOGO := 1
+export DOTNET_SKIP_FIRST_TIME_EXPERIENCE := 1
+export DOTNET_CLI_UI_LANGUAGE := en
+# dotnet refuses to work without a home directory, and service managers have none.
+export DOTNET_CLI_HOME ?= $(if $(HOME),$(HOME),$(CURDIR)/out/home)
+
+SOURCES := $(shell find src -name obj -prune -o -name bin -prune -o \( -name '*.cs' -o -name '*.csproj' -o -name '*.props' \) -print) \
+	Directory.Build.props Directory.Packages.props global.json
+
+.PHONY: build run test check bench crash install uninstall clean deps test-deps help
+
+build: $(PROGRAM)
+
+$(PROGRAM): $(SOURCES)
+	packaging/scripts/need-sdk
+	$(DOTNET) publish src/Qcow2Fuse/Qcow2Fuse.csproj -c $(CONFIGURATION) -r $(RID) -o out/publish -v q --nologo
+	install -m 0755 out/publish/qcow2fuse $@
+	touch $@
+
+# What the program needs beside itself. Nothing is asked of apt when all of it is there.
+deps:
+	packaging/scripts/install-deps run
+
+test-deps:
+	packaging/scripts/install-deps test
+
+run: build deps
+	packaging/scripts/demo $(PROGRAM) "$(IMAGE)" "$(DIR)"
+
+test: build test-deps
+	packaging/scripts/run-tests
+
+check:
+	packaging/scripts/need-sdk
+	$(DOTNET) format Qcow2Fuse.sln --verify-no-changes --severity warn
+	$(DOTNET) test tests/Qcow2Fuse.EndToEnd.Tests --filter 'FullyQualifiedName~.Tidy.' -v q --nologo
+
+bench: build test-deps
+	packaging/scripts/bench $(PROGRAM)
+
+# The random crash-state runs of the engine, longer than in make test: RUNS=N of them.
+crash: build test-deps
+	QCOW2FUSE_CRASH_RUNS=$(or $(RUNS),20000) $(DOTNET) test tests/Qcow2Fuse.Qcow2.Tests \
+		--filter 'FullyQualifiedName~Crash' --logger 'console;verbosity=normal' --nologo
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)/etc/qcow2fuse
+	install -m 0755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/qcow2fuse
+	ln -sf ../bin/qcow2fuse $(DESTDIR)$(PREFIX)/sbin/mount.qcow2fuse
+	install -m 0644 packaging/man/qcow2fuse.1 $(DESTDIR)$(PREFIX)/share/man/man1/qcow2fuse.1
+	sed 's,/usr/bin/qcow2fuse,$(PREFIX)/bin/qcow2fuse,' qcow2fuse.service \
+		> $(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse.service
+	@# mount(8) looks for its helpers in /sbin only.
+	if [ -z '$(DESTDIR)' ] && [ '$(PREFIX)' != /usr ]; then ln -sf $(PREFIX)/bin/qcow2fuse /sbin/mount.qcow2fuse; fi
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/qcow2fuse $(DESTDIR)$(PREFIX)/sbin/mount.qcow2fuse
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/qcow2fuse.1 $(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse.service
+	if [ -z '$(DESTDIR)' ] && [ "$$(readlink /sbin/mount.qcow2fuse)" = '$(PREFIX)/bin/qcow2fuse' ]; then \
+		rm -f /sbin/mount.qcow2fuse; fi
+	rmdir --ignore-fail-on-non-empty $(DESTDIR)/etc/qcow2fuse
+
+clean:
+	rm -rf out TestResults
+	find src tests -type d \( -name bin -o -name obj -o -name TestResults \) -prune -exec rm -rf {} +
+
+help:
+	@echo 'build      out/qcow2fuse'
+	@echo 'run        demonstration; IMAGE=file DIR=directory mounts your own image instead'
+	@echo 'test       all tests, with a summary in the last line'
+	@echo 'check      formatting and the rules of the source tree'
+	@echo 'bench      the mount against a plain file'
+	@echo 'crash      more crash states: RUNS=20000'
+	@echo 'install    to PREFIX=/usr/local, below DESTDIR; uninstall takes it away'
+	@echo 'deps       install what the program needs; test-deps: what the tests need'
+	@echo 'clean      remove everything that was built'

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using Qcow2Fuse.Output;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary>The verbs, and how a command line becomes a call of one of them.</summary>
+internal static class CommandLine
+{
+    /// <summary>Runs a command line that <see cref="Personality"/> has put into the form with a verb.</summary>
+    /// <returns>The exit code.</returns>
+    /// <exception cref="CommandException">It cannot be understood, or the command failed.</exception>
+    public static int Run(IReadOnlyList<string> arguments, bool isFake)
+    {
+        RootCommand root = new("Mounts a qcow2 image as a flat raw file, read and write.\n\n"
+            + "qcow2fuse SRC DIR [-o OPTIONS] is short for qcow2fuse mount SRC DIR [-o OPTIONS].")
+        {
+            MountCommand.Create(arguments, isFake),
+            UmountCommand.Create(),
+            CreateCommand.Create(),
+            InfoCommand.Create(),
+        };
+        root.Directives.Clear();
+        foreach (Option option in root.Options.Where(static option => option.Name is "--version"))
+            option.Aliases.Add("-V");
+        if (arguments is ["-V" or "--version", ..])
+        {
+            Console.Out.WriteLine($"{Report.ProgramName} {Version}");
+            return ExitCode.Success;
+        }
+
+        foreach (Argument argument in root.Subcommands.SelectMany(static command => command.Arguments))
+            argument.Validators.Add(RefuseDash);
+
+        // "@file" stands for a file called so, not for a file with more arguments.
+        ParserConfiguration configuration = new() { ResponseFileTokenReplacer = null };
+        ParseResult result = root.Parse(arguments, configuration);
+        if (result.Errors.Count > 0)
+        {
+            throw CommandException.Usage(
+                result.Errors[0].Message.TrimEnd('.'),
+                $"{Report.ProgramName} {NameOf(result)}--help explains the usage");
+        }
+
+        return result.Invoke(new InvocationConfiguration
+        {
+            EnableDefaultExceptionHandler = false,
+            ProcessTerminationTimeout = null,
+        });
+    }
+
+    private static string Version => typeof(CommandLine).Assembly.GetName().Version!.ToString(fieldCount: 3);
+
+    /// <summary>The parser takes an option it does not know for an argument; nobody means that.</summary>
+    private static void RefuseDash(ArgumentResult result)
+    {
+        string? option = result.Tokens.Select(static token => token.Value)
+            .FirstOrDefault(static value => value.Length > 1 && value[0] == '-');
+        if (option is not null)
+            result.AddError($"unknown option {option} (a file of that name is written ./{option})");
+    }
+
+    private static string NameOf(ParseResult result)
+    {
+        Command command = result.CommandResult.Command;
+        return command is RootCommand ? "" : command.Name + " ";
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+using System.CommandLine;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Qcow2;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary><c>qcow2fuse create</c>: makes an image with the syntax and the output of <c>qemu-img create</c>.</summary>
+internal static class CreateCommand
+{
+    private const int SectorSize = 512;
+
+    /// <summary>The verb with its options.</summary>
+    public static Command Create()
+    {
+        Option<string> format = new("-f", "--format")
+        {
+            Description = "Format of the new image: qcow2 or raw",
+            HelpName = "FORMAT",
+            DefaultValueFactory = static _ => "qcow2",
+        };
+        Option<string[]> words = new("-o", "--options")
+        {
+            Description = "cluster_size=SIZE, compat=0.10|1.1, compression_type=zlib|zstd, extended_l2=on|off,"
+                + " refcount_bits=N, backing_file=FILE, backing_fmt=FORMAT",
+            HelpName = "NAME=VALUE,...",
+        };
+        Option<string> backing = new("-b", "--backing")
+            { Description = "Backing file, as seen from the directory of FILE", HelpName = "FILE" };
+        Option<string> backingFormat = new("-F", "--backing-format")
+            { Description = "Format of the backing file", HelpName = "FORMAT" };
+        Option<bool> quiet = new("-q", "--quiet") { Description = "Print nothing" };
+        Option<bool> isUnchecked = new("-u") { Description = "Do not look at the backing file" };
+        Argument<string> file = new("FILE") { Description = "The image to make; an existing file is replaced" };
+        Argument<string?> size = new("SIZE")
+        {
+            Description = "Size of the disk in bytes, or with a suffix k M G T P E; default: the backing file's",
+            Arity = ArgumentArity.ZeroOrOne,
+        };
+        Command command = new("create", "Make an image")
+            { format, words, backing, backingFormat, quiet, isUnchecked, file, size };
+        command.SetAction(parsed => Run(
+            CreateRequest.From(
+                parsed.GetRequiredValue(file),
+                parsed.GetValue(size),
+                parsed.GetRequiredValue(format),
+                parsed.GetValue(words) ?? [],
+                parsed.GetValue(backing),
+                parsed.GetValue(backingFormat)),
+            parsed.GetValue(isUnchecked),
+            parsed.GetValue(quiet)));
+        return command;
+    }
+
+    private static int Run(CreateRequest request, bool isUnchecked, bool quiet)
+    {
+        long? backingSize = request.BackingFile is null || (isUnchecked && request.Size is not null)
+            ? null
+            : SizeOfBacking(request);
+        long size = request.Size ?? backingSize
+            ?? throw CommandException.Usage($"{request.File}: the size of the image is missing");
+        if (size > long.MaxValue - SectorSize)
+            throw CommandException.Usage($"{request.File}: the size is too large");
+        if (!quiet)
+            Console.Out.WriteLine(request.Describe(size));
+
+        // Sizes in whole sectors are what every reader of qcow2 can represent.
+        long rounded = (size + SectorSize - 1) / SectorSize * SectorSize;
+        bool existed = File.Exists(request.File);
+        FileDevice file = FileDevice.Create(request.File, replace: true);
+        try
+        {
+            if (request.IsRaw)
+                file.Resize(rounded);
+            else
+                Qcow2Creator.Create(file, request.ToOptions(rounded));
+            file.Flush();
+        }
+        catch (BlockException) when (!existed)
+        {
+            // Half an image would only be in the way of the next attempt.
+            File.Delete(request.File);
+            throw;
+        }
+        finally
+        {
+            file.Dispose();
+        }
+
+        return ExitCode.Success;
+    }
+
+    private static long SizeOfBacking(CreateRequest request)
+    {
+        string name = request.BackingFile!;
+        string directory = Path.GetDirectoryName(request.File) ?? "/";
+        string path = Path.Combine(directory, name);
+        using FileDevice file = FileDevice.Open(path, readOnly: true);
+        return request.BackingFormat is "raw" ? file.Length : Qcow2ImageInfo.Read(file).VirtualSize;
+    }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+using System.CommandLine;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Qcow2;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary>
+/// <c>qcow2fuse info</c>: what the header of an image says, in the forms of <c>qemu-img info</c>. Reads the image
+/// file and no other, whatever names it holds.
+/// </summary>
+internal static class InfoCommand
+{
+    private const int ProbeLength = 512;
+
+    /// <summary>The verb with its options.</summary>
+    public static Command Create()
+    {
+        Option<string> output = new("--output")
+        {
+            Description = "human or json",
+            HelpName = "FORM",
+            DefaultValueFactory = static _ => "human",
+        };
+        output.AcceptOnlyFromAmong("human", "json");
+        Option<bool> forceShare = new("-U", "--force-share")
+            { Description = "Look although another process may be writing to the image" };
+        Option<string?> format = new("-f", "--format")
+            { Description = "Format of the image: qcow2 or raw (default: recognised)", HelpName = "FORMAT" };
+        Argument<string> file = new("FILE") { Description = "The image" };
+        Command command = new("info", "Show what an image is") { output, forceShare, format, file };
+        command.SetAction(parsed => Run(
+            parsed.GetRequiredValue(file),
+            parsed.GetValue(format),
+            parsed.GetValue(forceShare),
+            parsed.GetValue(output) is "json"));
+        return command;
+    }
+
+    private static int Run(string path, string? format, bool forceShare, bool asJson)
+    {
+        using FileDevice file = FileDevice.Open(path, readOnly: true);
+        if (!forceShare)
+            Lock(file);
+        ImageReport report = Read(file, path, format);
+        if (asJson)
+            Console.Out.WriteLine(ImageReportJson.Format(report));
+        else
+            ImageReportText.Write(report, Console.Out);
+        return ExitCode.Success;
+    }
+
+    private static void Lock(FileDevice file)
+    {
+        try
+        {
+            file.Lock(ImageLockMode.Reader);
+        }
+        catch (BlockException exception) when (exception.Kind == BlockErrorKind.Locked)
+        {
+            throw new CommandException(
+                ExitCode.Failure, exception.Message, "-U looks at it all the same", exception);
+        }
+    }
+
+    private static ImageReport Read(FileDevice file, string path, string? format)
+    {
+        bool isQcow2 = format switch
+        {
+            "qcow2" => true,
+            "raw" => false,
+            null => HasMagic(file),
+            _ => throw CommandException.Usage($"unknown format {format}", "the formats are qcow2 and raw"),
+        };
+        if (!isQcow2)
+            return new ImageReport(path, "raw", file.Length, file.AllocatedBytes, Qcow2: null);
+        Qcow2ImageInfo image = Qcow2ImageInfo.Read(file);
+        return new ImageReport(path, "qcow2", image.VirtualSize, file.AllocatedBytes, image);
+    }
+
+    private static bool HasMagic(FileDevice file)
+    {
+        byte[] head = new byte[(int)Math.Min(file.Length, ProbeLength)];
+        file.Read(0, head);
+        return new Qcow2Format().Probe(head);
+    }
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+using System.CommandLine;
+using Microsoft.Extensions.Logging;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Output;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary><c>qcow2fuse mount</c>: shows an image as a raw file in a directory.</summary>
+internal static class MountCommand
+{
+    /// <summary>The verb with its options.</summary>
+    /// <param name="arguments">The command line, for the process behind the mount.</param>
+    /// <param name="isFake">Check everything, but do not mount.</param>
+    public static Command Create(IReadOnlyList<string> arguments, bool isFake)
+    {
+        Option<bool> foreground = new("-f", "--foreground")
+            { Description = "Stay in the foreground; Ctrl-C unmounts" };
+        Option<bool> readOnly = new("-r", "--read-only") { Description = "The same as -o ro" };
+        Option<bool> debug = new("-d", "--debug") { Description = "Log more, and stay in the foreground" };
+        Option<string[]> words = new("-o")
+        {
+            Description = "Mount options, separated by commas; each long option below without its dashes is one",
+            HelpName = "NAME[=VALUE],...",
+        };
+        Argument<string?> source = new("SRC")
+            { Description = "The image", Arity = ArgumentArity.ZeroOrOne };
+        Argument<string?> directory = new("DIR")
+            { Description = "The mount point, a directory", Arity = ArgumentArity.ZeroOrOne };
+        Command command = new("mount", "Mount an image as a flat raw file")
+            { foreground, readOnly, debug, words, source, directory };
+        List<Func<ParseResult, IEnumerable<(MountOption, string)>>> listed = [];
+        foreach (MountOption option in MountOptions.All.Where(static option => option.IsListed))
+            listed.Add(AddLongForm(command, option));
+
+        command.SetAction(parsed =>
+        {
+            OptionList options = new();
+            foreach (string argument in parsed.GetValue(words) ?? [])
+                options.AddWords(argument);
+            if (parsed.GetValue(readOnly))
+                options.AddWords("ro");
+            foreach ((MountOption option, string value) in listed.SelectMany(values => values(parsed)))
+                options.Add(option, value);
+            MountSettings settings = SettingsLoader.Load(
+                SettingsLoader.Files, options, parsed.GetValue(source), parsed.GetValue(directory));
+            return Run(arguments, settings, parsed.GetValue(foreground), parsed.GetValue(debug), isFake);
+        });
+        return command;
+    }
+
+    /// <summary>Adds <c>--name</c> to the command; the result tells what a command line gave for it.</summary>
+    private static Func<ParseResult, IEnumerable<(MountOption, string)>> AddLongForm(
+        Command command, MountOption option)
+    {
+        if (option.IsFlag)
+        {
+            Option<bool> flag = new(option.LongName) { Description = option.Summary };
+            command.Options.Add(flag);
+            return parsed => parsed.GetValue(flag) ? [(option, option.Implied)] : [];
+        }
+
+        Option<string[]> valued = new(option.LongName) { Description = option.Summary, HelpName = option.ValueName };
+        command.Options.Add(valued);
+        return parsed => (parsed.GetValue(valued) ?? []).Select(value => (option, value));
+    }
+
+    private static int Run(
+        IReadOnlyList<string> arguments, MountSettings settings, bool foreground, bool debug, bool isFake)
+    {
+        if (settings.Source is null)
+            throw CommandException.Usage("the image is missing", "qcow2fuse mount SRC DIR");
+        if (settings.Directory is null)
+            throw CommandException.Usage("the mount point is missing", "qcow2fuse mount SRC DIR");
+        if (isFake)
+            return ExitCode.Success;
+        try
+        {
+            bool stays = foreground || debug;
+            return stays || BackgroundStart.IsChild
+                ? Serve(settings, debug)
+                : BackgroundStart.Run(arguments, (status, id) => Confirm(settings, status, id));
+        }
+        catch (BlockException exception)
+        {
+            throw new CommandException(ExitCode.MountFailed, exception.Message, exception.Hint, exception);
+        }
+        catch (FuseMountException exception)
+        {
+            throw new CommandException(ExitCode.MountFailed, exception.Message, exception.Hint, exception);
+        }
+    }
+
+    private static int Serve(MountSettings settings, bool debug)
+    {
+        LogLevel least = debug ? LogLevel.Debug : LogLevel.Information;
+        bool isChild = BackgroundStart.IsChild;
+        if (isChild)
+        {
+            BackgroundStart.Detach();
+
+            // Until it is ready, the new process speaks on the user's terminal, where only warnings are wanted.
+            least = LogLevel.Warning;
+        }
+
+        using ILoggerFactory logging = LoggerFactory.Create(builder =>
+        {
+            builder.SetMinimumLevel(least);
+            builder.AddProvider(new StderrLogger(least));
+        });
+        ILogger logger = logging.CreateLogger(Report.ProgramName);
+        return MountHost.Run(settings, logger, status =>
+        {
+            if (isChild)
+                BackgroundStart.ReportReady(status);
+        });
+    }
+
+    /// <summary>
+    /// In the process that the user started: looks at the file, which the daemon must not do to its own mount, and
+    /// tells a user at a terminal.
+    /// </summary>
+    private static void Confirm(MountSettings settings, string status, int processId)
+    {
+        string directory = settings.Directory!;
+        string file = File.Exists(directory)
+            ? directory
+            : Path.Combine(directory, RawFileName.For(Path.GetFullPath(settings.Source!)));
+        if (!File.Exists(file))
+            throw new CommandException(ExitCode.MountFailed, $"{file}: does not answer");
+        if (!Console.IsOutputRedirected)
+            Console.Out.WriteLine($"mounted {status} on {directory}  [pid {processId}]");
+    }
+}

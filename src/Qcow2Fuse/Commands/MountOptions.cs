@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary>All options of a mount. Command line, <c>-o</c>, settings files, environment and help come from here.</summary>
+internal static class MountOptions
+{
+    private const long CacheBytesMax = 1L << 40;
+    private const int ThreadsMax = 256;
+    private const int ReadBytesMin = 4096;
+    private const int ReadBytesMax = 1 << 20;
+
+    /// <summary>Every option this program acts on.</summary>
+    public static IReadOnlyList<MountOption> All { get; } =
+    [
+        MountOption.Flag("ro", "Mount read-only; not a byte of any file changes", (s, on) => s.ReadOnly = on),
+        MountOption.Flag("rw", "Mount read-write (the default)", (s, on) => s.ReadOnly = on)
+            with { Key = "ro", Implied = "false" },
+        MountOption.Text("format", "FORMAT", "Format of the image: qcow2 (recognised) or raw", (s, v) => s.Format = v),
+        .. FileOptions,
+        .. CacheOptions,
+        .. AccessOptions,
+        .. KernelFlags,
+    ];
+
+    /// <summary>
+    /// Words that mount(8), systemd and fstab(5) leave in the list and that mean nothing here. They are accepted and
+    /// have no effect.
+    /// </summary>
+    public static bool IsIgnored(string name) =>
+        Ignored.Contains(name) || name.StartsWith("x-", StringComparison.Ordinal)
+        || name.StartsWith("X-", StringComparison.Ordinal);
+
+    /// <summary>The option called <paramref name="name"/>, also with dashes for underscores; or null.</summary>
+    public static MountOption? Find(string name)
+    {
+        string plain = name.Replace('-', '_');
+        return All.FirstOrDefault(option => string.Equals(option.Name, plain, StringComparison.Ordinal));
+    }
+
+    private static IEnumerable<MountOption> FileOptions =>
+    [
+        MountOption.Text(
+            "allow_path", "DIR", "Directory outside the image's own in which its backing files may lie (repeatable)",
+            (s, v) => s.AllowPaths = [.. s.AllowPaths, v]) with { Repeatable = true },
+        MountOption.Text(
+            "backing_file", "FILE", "Use FILE as backing file instead of the one the image names",
+            (s, v) => s.BackingFile = v),
+        MountOption.Text(
+            "backing_format", "FORMAT", "Format of a backing file for which the image names none",
+            (s, v) => s.BackingFormat = v),
+        MountOption.Flag(
+            "no_backing", "Open without the backing file: what the image does not hold reads as zeroes",
+            (s, on) => s.NoBacking = on),
+        MountOption.Text(
+            "data_file", "FILE", "Use FILE as external data file instead of the one the image names",
+            (s, v) => s.DataFile = v),
+        MountOption.Flag(
+            "force_share", "With ro: look although another process may be writing to the image",
+            (s, on) => s.ForceShare = on),
+        MountOption.Flag(
+            "no_lock", "Take no lock on the image, for file systems without locks", (s, on) => s.NoLock = on),
+    ];
+
+    private static IEnumerable<MountOption> CacheOptions =>
+    [
+        MountOption.Choice(
+            "cache", "Caching of the image file, as QEMU means it; none and directsync use O_DIRECT",
+            [
+                ("writeback", CacheMode.Writeback),
+                ("none", CacheMode.None),
+                ("writethrough", CacheMode.Writethrough),
+                ("directsync", CacheMode.DirectSync),
+            ],
+            (s, v) => s.Cache = v),
+        MountOption.Choice(
+            "discard", "What punching a hole does: give the space back, or keep it",
+            [("unmap", DiscardMode.Unmap), ("ignore", DiscardMode.Ignore)],
+            (s, v) => s.Discard = v),
+        MountOption.Size(
+            "l2_cache_size", "Upper bound of the cache of L2 tables", CacheBytesMax, (s, v) => s.L2CacheBytesMax = v),
+        MountOption.Size(
+            "refcount_cache_size", "Upper bound of the cache of refcount blocks", CacheBytesMax,
+            (s, v) => s.RefcountCacheBytesMax = v),
+        MountOption.Flag(
+            "writeback", "Let the kernel collect writes in memory: faster, but they vanish if the daemon dies",
+            (s, on) => s.Writeback = on),
+        MountOption.Number(
+            "threads", "N", "Threads that serve requests (default 16)", 1, ThreadsMax, (s, v) => s.Threads = (int)v),
+        MountOption.Number(
+            "max_read", "BYTES", "Largest read request", ReadBytesMin, ReadBytesMax,
+            (s, v) => s.ReadBytesMax = (int)v),
+    ];
+
+    private static IEnumerable<MountOption> AccessOptions =>
+    [
+        MountOption.Flag(
+            "allow_other", "Let other users enter the mount; modes are checked", (s, on) => s.AllowOther = on),
+        MountOption.Flag("allow_root", "Let root enter the mount of a user", (s, on) => s.AllowRoot = on),
+        MountOption.Flag(
+            "default_permissions", "Let the kernel check modes and owners", (s, on) => s.DefaultPermissions = on),
+        MountOption.Number(
+            "uid", "ID", "Owner of the files (default: the caller)", 0, uint.MaxValue - 1,
+            (s, v) => s.UserId = (uint)v),
+        MountOption.Number(
+            "gid", "ID", "Group of the files (default: the caller's)", 0, uint.MaxValue - 1,
+            (s, v) => s.GroupId = (uint)v),
+        MountOption.Text(
+            "umask", "OCTAL", "Mode bits to take away; default: all but the owner's",
+            (s, v) => s.Umask = ParseOctal(v)),
+        MountOption.Text(
+            "fsname", "NAME", "Source shown by findmnt and df (default: the image's path)",
+            (s, v) => s.SourceName = v),
+    ];
+
+    /// <summary>Flags for the kernel, in pairs of off and on where there are two words.</summary>
+    private static IEnumerable<MountOption> KernelFlags =>
+        from name in (string[])
+        [
+            "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime",
+            "dev", "nodev", "suid", "nosuid", "exec", "noexec", "sync", "async", "dirsync",
+        ]
+        select new MountOption(name, ValueName: null, "As in mount(8)", (s, _) => s.KernelFlags.Add(name))
+            { IsListed = false };
+
+    private static HashSet<string> Ignored { get; } = new(StringComparer.Ordinal)
+    {
+        "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "noowner", "group",
+        "nogroup", "comment", "nonempty", "kernel_cache", "auto_cache", "direct_io", "subtype", "silent", "loud",
+        "mand", "nomand", "lazytime", "nolazytime", "iversion", "noiversion", "loop",
+    };
+
+    private static uint ParseOctal(string text)
+    {
+        bool valid = text.Length is > 0 and <= 4 && text.All(static digit => digit is >= '0' and <= '7');
+        return valid
+            ? text.Aggregate(0u, static (value, digit) => (value * 8) + (uint)(digit - '0'))
+            : throw new FormatException("must be an octal number of 0 to 7777, such as 022");
+    }
+}

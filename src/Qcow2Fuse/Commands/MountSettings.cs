@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary>What a mount is asked to do: the sum of settings files, environment and command line.</summary>
+internal sealed class MountSettings
+{
+    /// <summary>The image, as typed; null where nothing names one.</summary>
+    public string? Source { get; set; }
+
+    /// <summary>The mount point, as typed; null where nothing names one.</summary>
+    public string? Directory { get; set; }
+
+    /// <summary>Format of the image; null to take the one whose magic it carries.</summary>
+    public string? Format { get; set; }
+
+    /// <summary>Nothing is written.</summary>
+    public bool ReadOnly { get; set; }
+
+    /// <summary>Directories besides the image's own in which backing files may lie.</summary>
+    public IReadOnlyList<string> AllowPaths { get; set; } = [];
+
+    /// <summary>External data file to use; null for the one the image names.</summary>
+    public string? DataFile { get; set; }
+
+    /// <summary>Backing file to use; null for the one the image names.</summary>
+    public string? BackingFile { get; set; }
+
+    /// <summary>Format of a backing file for which the image names none.</summary>
+    public string? BackingFormat { get; set; }
+
+    /// <summary>Open without the backing file.</summary>
+    public bool NoBacking { get; set; }
+
+    /// <summary>Caching of the image file.</summary>
+    public CacheMode Cache { get; set; } = CacheMode.Writeback;
+
+    /// <summary>What punched holes do to the image.</summary>
+    public DiscardMode Discard { get; set; } = DiscardMode.Unmap;
+
+    /// <summary>Take no image lock.</summary>
+    public bool NoLock { get; set; }
+
+    /// <summary>Read although somebody else may write.</summary>
+    public bool ForceShare { get; set; }
+
+    /// <summary>Upper bound of the L2 cache in bytes; 0 for the default.</summary>
+    public long L2CacheBytesMax { get; set; }
+
+    /// <summary>Upper bound of the refcount cache in bytes; 0 for the default.</summary>
+    public long RefcountCacheBytesMax { get; set; }
+
+    /// <summary>Other users may enter the mount.</summary>
+    public bool AllowOther { get; set; }
+
+    /// <summary>The owner and root may enter the mount.</summary>
+    public bool AllowRoot { get; set; }
+
+    /// <summary>The kernel checks modes and owners.</summary>
+    public bool DefaultPermissions { get; set; }
+
+    /// <summary>Owner of the files; null for the caller.</summary>
+    public uint? UserId { get; set; }
+
+    /// <summary>Group of the files; null for the caller's.</summary>
+    public uint? GroupId { get; set; }
+
+    /// <summary>Mode bits to take away from 0777 and 0666; null for owner only.</summary>
+    public uint? Umask { get; set; }
+
+    /// <summary>Name shown as the source of the mount; null for the image's absolute path.</summary>
+    public string? SourceName { get; set; }
+
+    /// <summary>Largest read request in bytes; 0 for the default.</summary>
+    public int ReadBytesMax { get; set; }
+
+    /// <summary>Threads that serve requests; 0 for the default.</summary>
+    public int Threads { get; set; }
+
+    /// <summary>The kernel collects writes in its page cache (FUSE_WRITEBACK_CACHE).</summary>
+    public bool Writeback { get; set; }
+
+    /// <summary>Flags of mount(8) that the kernel takes as they are: <c>noatime</c>, <c>sync</c> and such.</summary>
+    public List<string> KernelFlags { get; } = [];
+
+    /// <summary>What the opener needs of it.</summary>
+    public ImageOpenOptions ToOpenOptions(string path) => new()
+    {
+        Path = path,
+        Format = Format,
+        ReadOnly = ReadOnly,
+        Discard = Discard,
+        Cache = Cache,
+        AllowPaths = AllowPaths,
+        BackingFile = BackingFile,
+        NoBacking = NoBacking,
+        BackingFormat = BackingFormat,
+        DataFile = DataFile,
+        NoLock = NoLock,
+        ForceShare = ForceShare,
+        L2CacheBytesMax = L2CacheBytesMax,
+        RefcountCacheBytesMax = RefcountCacheBytesMax,
+    };
+}

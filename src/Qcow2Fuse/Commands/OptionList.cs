@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+using System.Text;
+using Qcow2Fuse.Output;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary>Mount options in the order of the command line, checked against <see cref="MountOptions"/>.</summary>
+internal sealed class OptionList
+{
+    private readonly List<(MountOption Option, string Value)> _entries = [];
+
+    /// <summary>The options and their values, in order.</summary>
+    public IReadOnlyList<(MountOption Option, string Value)> Entries => _entries;
+
+    /// <summary>Adds an option that was found by its long name.</summary>
+    public void Add(MountOption option, string value) => _entries.Add((option, value));
+
+    /// <summary>
+    /// Adds the words of one <c>-o</c> argument: <c>name[=value]</c>, separated by commas; a backslash takes the
+    /// meaning from a comma or a backslash after it, as in libfuse.
+    /// </summary>
+    /// <exception cref="CommandException">An unknown option, a missing value, or one that is not wanted.</exception>
+    public void AddWords(string argument)
+    {
+        foreach (string word in Split(argument))
+        {
+            int equals = word.IndexOf('=', StringComparison.Ordinal);
+            string name = equals < 0 ? word : word[..equals];
+            AddWord(name, equals < 0 ? null : word[(equals + 1)..]);
+        }
+    }
+
+    private void AddWord(string name, string? value)
+    {
+        if (MountOptions.IsIgnored(name))
+            return;
+        if (name is "secret")
+            throw CommandException.Usage("option secret: encrypted images are not supported yet");
+        MountOption option = MountOptions.Find(name)
+            ?? throw CommandException.Usage($"unknown option {name}", "qcow2fuse mount --help lists the options");
+        if (value is null && !option.IsFlag)
+            throw CommandException.Usage($"option {option.Name} needs a value: {option.Name}={option.ValueName}");
+        if (value is not null && option.IsFlag && !string.Equals(option.Key, option.Name, StringComparison.Ordinal))
+            throw CommandException.Usage($"option {option.Name} takes no value");
+        Add(option, value ?? option.Implied);
+    }
+
+    private static List<string> Split(string argument)
+    {
+        List<string> words = [];
+        StringBuilder word = new();
+        for (int i = 0; i < argument.Length; i++)
+        {
+            char c = argument[i];
+            if (c == '\\' && i + 1 < argument.Length && (argument[i + 1] is ',' or '\\'))
+                word.Append(argument[++i]);
+            else if (c == ',')
+                Finish();
+            else
+                word.Append(c);
+        }
+
+        Finish();
+        return words;
+
+        void Finish()
+        {
+            if (word.Length > 0)
+                words.Add(word.ToString());
+            word.Clear();
+        }
+    }
+}

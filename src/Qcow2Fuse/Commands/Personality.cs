@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Output;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary>
+/// Turns the ways other programs call this one into the form <c>qcow2fuse VERB ...</c>: the mount helper of mount(8),
+/// and the bare form <c>qcow2fuse SRC DIR -o ...</c> that mount.fuse3(8) uses.
+/// </summary>
+internal static class Personality
+{
+    private const string MountVerb = "mount";
+
+    private static readonly string[] FirstWords =
+        [MountVerb, "umount", "unmount", "create", "info", "-h", "--help", "-?", "-V", "--version"];
+
+    /// <summary>The arguments with a verb in front.</summary>
+    /// <param name="calledAs">argv[0].</param>
+    /// <param name="arguments">The rest of argv.</param>
+    /// <param name="isFake">Whether mount(8) asks to do everything but the mount (<c>-f</c> of a helper).</param>
+    /// <exception cref="CommandException">A flag no mount helper has.</exception>
+    public static IReadOnlyList<string> Normalise(string calledAs, IReadOnlyList<string> arguments, out bool isFake)
+    {
+        isFake = false;
+        if (Path.GetFileName(calledAs) is "mount.qcow2fuse" or "mount.fuse.qcow2fuse")
+            return FromHelper(arguments, out isFake);
+        if (arguments.Count == 0)
+            return ["--help"];
+        return FirstWords.Contains(arguments[0], StringComparer.Ordinal) ? arguments : [MountVerb, .. arguments];
+    }
+
+    /// <summary>
+    /// <c>mount.qcow2fuse SRC DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]</c>, in any order; see
+    /// EXTERNAL HELPERS in mount(8). There <c>-f</c> means fake, <c>-s</c> to tolerate unknown options, and <c>-n</c>
+    /// not to write a table that no longer exists.
+    /// </summary>
+    private static List<string> FromHelper(IReadOnlyList<string> arguments, out bool isFake)
+    {
+        isFake = false;
+        List<string> names = [];
+        List<string> options = [];
+        for (int i = 0; i < arguments.Count; i++)
+        {
+            string argument = arguments[i];
+            if (argument is "-h" or "--help" or "-V" or "--version")
+                return [argument];
+            if (argument is "-o" or "-N" or "-t")
+            {
+                if (++i == arguments.Count)
+                    throw CommandException.Usage($"{argument} needs a value");
+                if (argument is "-o")
+                    options.AddRange(["-o", arguments[i]]);
+                continue;
+            }
+
+            if (argument is "--ro" or "-r")
+                options.AddRange(["-o", "ro"]);
+            else if (argument is "-w" or "--rw")
+                options.AddRange(["-o", "rw"]);
+            else if (argument.Length > 1 && argument[0] == '-')
+                isFake |= IsFakeFlag(argument);
+            else
+                names.Add(argument);
+        }
+
+        return [MountVerb, .. options, "--", .. names];
+    }
+
+    private static bool IsFakeFlag(string argument)
+    {
+        foreach (char flag in argument.AsSpan(1))
+        {
+            if (flag is not ('s' or 'f' or 'n' or 'v'))
+                throw CommandException.Usage($"unknown flag {argument} for a mount helper");
+        }
+
+        return argument.Contains('f', StringComparison.Ordinal);
+    }
+}

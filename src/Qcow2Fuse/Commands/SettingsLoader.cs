@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT
+using System.Text.Json;
+using Microsoft.Extensions.Configuration;
+using Qcow2Fuse.Output;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary>
+/// Collects the settings of a mount. Later sources win: <c>/etc/qcow2fuse/qcow2fuse.json</c>, the user's
+/// <c>~/.config/qcow2fuse/qcow2fuse.json</c>, the environment (<c>QCOW2FUSE_NAME</c>), the command line.
+/// </summary>
+internal static class SettingsLoader
+{
+    private const string EnvironmentPrefix = "QCOW2FUSE_";
+    private const string SourceKey = "source";
+    private const string DirectoryKey = "directory";
+
+    /// <summary>The settings files that are looked for, the weakest first. A missing HOME means no file of the user.
+    /// </summary>
+    public static IReadOnlyList<string> Files
+    {
+        get
+        {
+            List<string> files = ["/etc/qcow2fuse/qcow2fuse.json"];
+            string? home = Environment.GetEnvironmentVariable("HOME");
+            string? configuration = Environment.GetEnvironmentVariable("XDG_CONFIG_HOME");
+            if (string.IsNullOrEmpty(configuration) && !string.IsNullOrEmpty(home))
+                configuration = Path.Combine(home, ".config");
+            if (!string.IsNullOrEmpty(configuration))
+                files.Add(Path.Combine(configuration, "qcow2fuse/qcow2fuse.json"));
+            return files;
+        }
+    }
+
+    /// <summary>Reads all sources.</summary>
+    /// <param name="files">Settings files, the weakest first; those that do not exist are skipped.</param>
+    /// <param name="options">The options of the command line.</param>
+    /// <param name="source">The image named there, or null.</param>
+    /// <param name="directory">The mount point named there, or null.</param>
+    /// <exception cref="CommandException">A file that cannot be read or parsed, or a value that makes no sense.
+    /// </exception>
+    public static MountSettings Load(
+        IEnumerable<string> files, OptionList options, string? source, string? directory)
+    {
+        ConfigurationBuilder builder = new();
+        foreach (string file in files.Where(File.Exists))
+            builder.AddConfiguration(ReadFile(file));
+        builder.AddEnvironmentVariables(EnvironmentPrefix);
+        builder.AddInMemoryCollection(Pairs(options, source, directory));
+        IConfigurationRoot configuration = builder.Build();
+
+        MountSettings settings = new()
+        {
+            Source = NullIfEmpty(configuration[SourceKey]),
+            Directory = NullIfEmpty(configuration[DirectoryKey]),
+        };
+        foreach (MountOption option in MountOptions.All)
+        {
+            // "rw" is a word for the command line; in the sources it is "ro" with another value.
+            if (!string.Equals(option.Key, option.Name, StringComparison.Ordinal))
+                continue;
+            foreach (string value in Values(configuration, option))
+                Apply(option, value, settings);
+        }
+
+        return settings;
+    }
+
+    private static void Apply(MountOption option, string value, MountSettings settings)
+    {
+        try
+        {
+            option.Apply(settings, value);
+        }
+        catch (FormatException exception)
+        {
+            throw CommandException.Usage($"option {option.Name}={value}: {exception.Message}", inner: exception);
+        }
+    }
+
+    /// <summary>
+    /// The values of an option. A list comes whole from the strongest source that has one: the configuration system
+    /// would mix the lists of two sources by position.
+    /// </summary>
+    private static IEnumerable<string> Values(IConfigurationRoot configuration, MountOption option)
+    {
+        if (!option.Repeatable)
+            return NullIfEmpty(configuration[option.Name]) is { } value ? [value] : [];
+        foreach (IConfigurationProvider provider in configuration.Providers.Reverse())
+        {
+            IConfigurationRoot alone = new ConfigurationRoot([provider]);
+            if (NullIfEmpty(alone[option.Name]) is { } single)
+                return [single];
+            string[] values = [.. alone.GetSection(option.Name).GetChildren().Select(static c => c.Value ?? "")];
+            if (values.Length > 0)
+                return values;
+        }
+
+        return [];
+    }
+
+    private static IEnumerable<KeyValuePair<string, string?>> Pairs(
+        OptionList options, string? source, string? directory)
+    {
+        Dictionary<string, string?> pairs = new(StringComparer.OrdinalIgnoreCase);
+        int position = 0;
+        foreach ((MountOption option, string value) in options.Entries)
+            pairs[option.Repeatable ? $"{option.Key}:{position++}" : option.Key] = value;
+        if (source is not null)
+            pairs[SourceKey] = source;
+        if (directory is not null)
+            pairs[DirectoryKey] = directory;
+        return pairs;
+    }
+
+    private static IConfigurationRoot ReadFile(string path)
+    {
+        try
+        {
+            using FileStream stream = File.OpenRead(path);
+            IConfigurationRoot file = new ConfigurationBuilder().AddJsonStream(stream).Build();
+            foreach (IConfigurationSection entry in file.GetChildren())
+            {
+                if (!IsKnown(entry.Key))
+                    throw CommandException.Usage($"{path}: unknown setting {entry.Key}");
+            }
+
+            return file;
+        }
+        catch (FormatException exception)
+        {
+            string where = (exception.InnerException as JsonException)?.LineNumber is { } line
+                ? $"line {line + 1}: "
+                : "";
+            throw CommandException.Usage(
+                $"{path}: {where}not a settings file: {Reason(exception)}",
+                "it holds one JSON object, such as { \"cache\": \"none\" }",
+                exception);
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            throw CommandException.Usage($"{path}: cannot be read: {exception.Message}", inner: exception);
+        }
+    }
+
+    /// <summary>The parser's sentence without the position it adds, which the message has already.</summary>
+    private static string Reason(FormatException exception)
+    {
+        string text = exception.InnerException?.Message ?? exception.Message;
+        int position = text.IndexOf(" LineNumber:", StringComparison.Ordinal);
+        return (position < 0 ? text : text[..position]).TrimEnd('.');
+    }
+
+    private static bool IsKnown(string key) =>
+        string.Equals(key, SourceKey, StringComparison.OrdinalIgnoreCase)
+        || string.Equals(key, DirectoryKey, StringComparison.OrdinalIgnoreCase)
+        || MountOptions.All.Any(option => string.Equals(key, option.Key, StringComparison.OrdinalIgnoreCase));
+
+    private static string? NullIfEmpty(string? text) => string.IsNullOrEmpty(text) ? null : text;
+}

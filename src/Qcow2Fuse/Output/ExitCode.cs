@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Output;
+
+/// <summary>Exit codes; those of <c>mount</c> are the bits of mount(8).</summary>
+internal static class ExitCode
+{
+    /// <summary>Done.</summary>
+    public const int Success = 0;
+
+    /// <summary>Any failure of a command other than mount.</summary>
+    public const int Failure = 1;
+
+    /// <summary>mount: wrong usage, or not permitted.</summary>
+    public const int Usage = 1;
+
+    /// <summary>mount: the system refused something (memory, processes), or the last flush failed.</summary>
+    public const int System = 2;
+
+    /// <summary>A fault of the program itself.</summary>
+    public const int Internal = 4;
+
+    /// <summary>mount: interrupted by the user before it was ready.</summary>
+    public const int Interrupted = 8;
+
+    /// <summary>mount: the mount failed.</summary>
+    public const int MountFailed = 32;
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using Qcow2Fuse.Qcow2;
+
+namespace Qcow2Fuse.Output;
+
+/// <summary>
+/// An <see cref="ImageReport"/> as <c>qemu-img info --output=json</c> prints it for programs: the keys and types of
+/// ImageInfo in QEMU's QMP reference.
+/// </summary>
+internal static class ImageReportJson
+{
+    private static readonly JsonWriterOptions Options = new()
+    {
+        Indented = true,
+        IndentSize = 4,
+        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
+    };
+
+    /// <summary>The report as text, without a newline at its end.</summary>
+    public static string Format(ImageReport report)
+    {
+        using MemoryStream stream = new();
+        using (Utf8JsonWriter json = new(stream, Options))
+            Write(report, json);
+        return System.Text.Encoding.UTF8.GetString(stream.ToArray());
+    }
+
+    private static void Write(ImageReport report, Utf8JsonWriter json)
+    {
+        json.WriteStartObject();
+        if (report.Qcow2 is { } image)
+            WriteHeader(report, image, json);
+        json.WriteNumber("virtual-size", report.VirtualSize);
+        json.WriteString("filename", report.FileName);
+        json.WriteString("format", report.Format);
+        json.WriteNumber("actual-size", report.ActualSize);
+        json.WriteBoolean("dirty-flag", report.Qcow2?.Dirty ?? false);
+        json.WriteEndObject();
+    }
+
+    private static void WriteHeader(ImageReport report, Qcow2ImageInfo image, Utf8JsonWriter json)
+    {
+        if (image.Snapshots.Count > 0)
+            WriteSnapshots(image.Snapshots, json);
+        json.WriteNumber("cluster-size", image.ClusterSize);
+        if (image.EncryptionMethod != 0)
+            json.WriteBoolean("encrypted", true);
+        if (image.BackingFile is not null)
+        {
+            json.WriteString("backing-filename", image.BackingFile);
+            json.WriteString("full-backing-filename", report.FullBackingFile);
+            if (image.BackingFormat is not null)
+                json.WriteString("backing-filename-format", image.BackingFormat);
+        }
+
+        json.WriteStartObject("format-specific");
+        json.WriteString("type", "qcow2");
+        json.WriteStartObject("data");
+        json.WriteString("compat", ImageReport.CompatOf(image));
+        json.WriteString("compression-type", ImageReport.CompressionOf(image));
+        if (image.Version >= 3)
+            json.WriteBoolean("lazy-refcounts", image.LazyRefcounts);
+        json.WriteNumber("refcount-bits", image.RefcountBits);
+        if (image.DataFile is not null)
+        {
+            json.WriteString("data-file", image.DataFile);
+            json.WriteBoolean("data-file-raw", image.DataFileRaw);
+        }
+
+        if (image.Version >= 3)
+        {
+            json.WriteBoolean("corrupt", image.Corrupt);
+            json.WriteBoolean("extended-l2", image.ExtendedL2);
+        }
+
+        json.WriteEndObject();
+        json.WriteEndObject();
+    }
+
+    private static void WriteSnapshots(IReadOnlyList<SnapshotInfo> snapshots, Utf8JsonWriter json)
+    {
+        json.WriteStartArray("snapshots");
+        foreach (SnapshotInfo snapshot in snapshots)
+        {
+            json.WriteStartObject();
+            json.WriteString("id", snapshot.Id);
+            json.WriteString("name", snapshot.Name);
+            json.WriteNumber("vm-state-size", snapshot.VmStateSize);
+            json.WriteNumber("date-sec", snapshot.DateSeconds);
+            json.WriteNumber("date-nsec", snapshot.DateNanoseconds);
+            json.WriteNumber("vm-clock-sec", ImageReport.ClockSeconds(snapshot));
+            json.WriteNumber("vm-clock-nsec", ImageReport.ClockNanoseconds(snapshot));
+            json.WriteEndObject();
+        }
+
+        json.WriteEndArray();
+    }
+}

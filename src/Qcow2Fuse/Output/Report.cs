@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Output;
+
+/// <summary>
+/// What the user reads on standard error: <c>qcow2fuse: FILE: reason</c>, and a <c>hint:</c> line where one helps.
+/// Each message is one line; characters that could move the cursor are escaped.
+/// </summary>
+internal static class Report
+{
+    /// <summary>The name in front of every message.</summary>
+    public const string ProgramName = "qcow2fuse";
+
+    /// <summary>Prints a failure.</summary>
+    public static void Error(string message, string? hint = null) => Write("", message, hint);
+
+    /// <summary>Prints what the user should know although the command goes on.</summary>
+    public static void Warning(string message, string? hint = null) => Write("warning: ", message, hint);
+
+    private static void Write(string kind, string message, string? hint)
+    {
+        Console.Error.WriteLine($"{ProgramName}: {kind}{OneLine(message)}");
+        if (hint is not null)
+            Console.Error.WriteLine($"hint: {OneLine(hint)}");
+    }
+
+    // Names inside are escaped already by those who know them; escaping again changes nothing in plain text.
+    private static string OneLine(string text) => Printable.Text(text);
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Commands;
+using Qcow2Fuse.Output;
+
+namespace Qcow2Fuse;
+
+/// <summary>The program <c>qcow2fuse</c>.</summary>
+internal static class Program
+{
+    private static int Main(string[] arguments)
+    {
+        bool debug = arguments.Contains("-d", StringComparer.Ordinal);
+        try
+        {
+            IReadOnlyList<string> normal = Personality.Normalise(CalledAs(), arguments, out bool isFake);
+            return CommandLine.Run(normal, isFake);
+        }
+        catch (CommandException exception)
+        {
+            Report.Error(exception.Message + TypeOf(exception.InnerException, debug), exception.Hint);
+            return exception.ExitCode;
+        }
+        catch (BlockException exception)
+        {
+            Report.Error(exception.Message + TypeOf(exception, debug), exception.Hint);
+            return ExitCode.Failure;
+        }
+        catch (Exception exception)
+        {
+            Report.Error($"internal error: {exception.Message}{TypeOf(exception, debug)}");
+            return ExitCode.Internal;
+        }
+    }
+
+    private static string TypeOf(Exception? exception, bool debug) =>
+        debug && exception is not null ? $" [{exception.GetType()}]" : "";
+
+    /// <summary>argv[0] as the caller wrote it; the runtime would resolve the link that names the personality.</summary>
+    private static string CalledAs()
+    {
+        try
+        {
+            string all = File.ReadAllText("/proc/self/cmdline");
+            int end = all.IndexOf('\0', StringComparison.Ordinal);
+            return end < 0 ? all : all[..end];
+        }
+        catch (IOException)
+        {
+            // Without /proc the personality cannot be told; the plain one needs no name.
+            return Report.ProgramName;
+        }
+    }
+}
