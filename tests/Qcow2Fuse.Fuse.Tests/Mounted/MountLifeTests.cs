@@ -120,7 +120,8 @@ public sealed class MountLifeTests : IDisposable
         using HostProcess host = HostProcess.Start(directory.MountPoint, "file");
         Assert.Equal(HostProcess.Size, new FileInfo(directory.MountPoint).Length);
         Shell.Output("printf hello | dd of=\"$1\" bs=1 seek=5000 conv=notrunc status=none", directory.MountPoint);
-        Assert.Equal("hello", Shell.Output("tail -c +5001 \"$1\" | head -c 5", directory.MountPoint));
+        Assert.Equal("hello", Shell.Output(
+            "dd if=\"$1\" bs=1 skip=5000 count=5 status=none", directory.MountPoint));
         host.Signal("TERM");
         Assert.Equal(0, host.WaitForExit());
         Assert.Equal(0, new FileInfo(directory.MountPoint).Length);
@@ -137,6 +138,36 @@ public sealed class MountLifeTests : IDisposable
         Assert.Contains("allow_other", options, StringComparison.Ordinal);
         Assert.Contains("default_permissions", options, StringComparison.Ordinal);
         Assert.Equal("67108864", Shell.Output("cat \"$1\" | wc -c", host.FilePath));
+    }
+
+    [SkippableFact]
+    public void AutoUnmountFollowsTheDeathOfTheServer()
+    {
+        HostProcess.Require();
+        using HostProcess host = HostProcess.Start(_directory.MountPoint, "auto_unmount");
+        Assert.True(File.Exists(host.FilePath));
+        host.Signal("KILL");
+        Assert.True(SpinWait.SpinUntil(() => !_directory.IsMounted, Quick));
+    }
+
+    [SkippableFact]
+    public void BusyMountIsNotUnmounted()
+    {
+        HostProcess.Require();
+        using HostProcess host = HostProcess.Start(_directory.MountPoint);
+        string link = _directory.Beside("link");
+        Directory.CreateSymbolicLink(link, _directory.MountPoint);
+        using (new FileStream(host.FilePath, FileMode.Open, FileAccess.Read))
+        {
+            FuseMountException failure = Assert.Throws<FuseMountException>(
+                () => FuseMount.Unmount(link, lazy: false));
+            Assert.Equal(FuseMountError.Busy, failure.Error);
+        }
+
+        FuseMount.Unmount(link, lazy: false);
+        Assert.Equal(0, host.WaitForExit());
+        FuseMountException again = Assert.Throws<FuseMountException>(() => FuseMount.Unmount(link, lazy: false));
+        Assert.Equal(FuseMountError.NotMounted, again.Error);
     }
 
     [SkippableFact]
