@@ -56,27 +56,24 @@ public sealed class FuseMount : IDisposable
     }
 
     /// <summary>
-    /// Unmounts what is mounted at a path. <paramref name="lazy"/> takes it out of the tree at once; it then ends
-    /// with its last user.
+    /// Unmounts what is mounted at a path, whoever serves it. <paramref name="lazy"/> takes it out of the tree at
+    /// once; it then ends with its last user.
     /// </summary>
     /// <exception cref="FuseMountException">
-    /// <see cref="FuseMountError.Busy"/> where somebody uses it, or another reason.
+    /// <see cref="FuseMountError.Busy"/> where somebody uses it, <see cref="FuseMountError.NotMounted"/>, or another
+    /// reason.
     /// </exception>
     public static void Unmount(string path, bool lazy)
     {
-        if (!MayMount())
-        {
-            Fusermount.Unmount(path, lazy);
-            return;
-        }
+        string real = Fuse.MountPoint.Resolve(path);
+        if (MountTable.FindAt(real) is null)
+            throw new FuseMountException(FuseMountError.NotMounted, $"{path}: not mounted");
 
-        int result = MountCalls.Unmount(path, lazy);
-        if (result == -FuseErrno.EPERM && Fusermount.Find() is not null)
-            Fusermount.Unmount(path, lazy);
+        int result = MayMount() ? MountCalls.Unmount(real, lazy) : -FuseErrno.EPERM;
+        if (result == -FuseErrno.EPERM)
+            Fusermount.Unmount(real, lazy);
         else if (result == -FuseErrno.EBUSY)
             throw FuseMountErrors.Busy(path);
-        else if (result == -FuseErrno.EINVAL)
-            throw new FuseMountException(FuseMountError.System, $"{path}: not mounted");
         else if (result < 0)
             throw new FuseMountException(FuseMountError.System, $"{path}: umount: {FuseMountErrors.Text(-result)}");
     }

@@ -31,6 +31,9 @@ public enum FuseMountError
     /// <summary>The user may not mount.</summary>
     NotPermitted,
 
+    /// <summary>Nothing is mounted where something was to be unmounted.</summary>
+    NotMounted,
+
     /// <summary>Somebody uses the mount, so that it cannot be ended.</summary>
     Busy,
 }

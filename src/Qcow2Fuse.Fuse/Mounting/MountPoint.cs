@@ -70,6 +70,21 @@ public sealed record MountPoint(MountPointState State, string Path, uint Mode, i
         }
     }
 
+    /// <summary>
+    /// A path as the list of mounts has it: absolute, and without symbolic links where it exists. Asks nothing of a
+    /// file system mounted there.
+    /// </summary>
+    internal static string Resolve(string path)
+    {
+        string full = System.IO.Path.GetFullPath(path);
+        int fd = MountCalls.OpenPath(full);
+        if (fd < 0)
+            return full;
+        string real = DescriptorPath(fd) ?? full;
+        FuseDevice.Close(fd);
+        return real;
+    }
+
     /// <summary>The path of an open descriptor, as the kernel spells it.</summary>
     internal static string? DescriptorPath(int fd) => new FileInfo(DescriptorLink(fd)).LinkTarget;
 

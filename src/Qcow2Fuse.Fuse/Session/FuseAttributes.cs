@@ -77,6 +77,12 @@ public readonly record struct FuseAttributeChange
     /// <summary>New size in bytes.</summary>
     public long? Size { get; init; }
 
+    /// <summary>
+    /// Whether the new size, 0, may be an open with O_TRUNC, which the kernel sends in this way with the writeback
+    /// cache only. truncate(2) looks the same then; ftruncate(2) does not.
+    /// </summary>
+    public bool MayBeOpenTruncation { get; init; }
+
     /// <summary>New permissions; the bits of <see cref="FuseAttributes.KindMask"/> are to be ignored.</summary>
     public uint? Mode { get; init; }
 

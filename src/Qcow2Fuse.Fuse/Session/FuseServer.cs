@@ -17,12 +17,13 @@ public sealed class FuseServer : IDisposable
 
     private readonly IFuseTransport _transport;
     private readonly FuseServerOptions _options;
-    private readonly FuseSlot[] _slots;
+    private readonly List<FuseSlot> _slots = [];
     private readonly ManualResetEventSlim _initialised = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
     private int _announced;
     private int _running;
+    private int _flushers;
     private bool _started;
     private bool _disposed;
     private volatile bool _stopping;
@@ -35,11 +36,19 @@ public sealed class FuseServer : IDisposable
         _transport = transport;
         _options = options;
         Session = new FuseSession(fileSystem, options);
-        _slots = new FuseSlot[options.Workers];
     }
 
     /// <summary>What was negotiated with the kernel.</summary>
     public FuseSession Session { get; }
+
+    /// <summary>Whether this process's memory is locked; see <see cref="FuseServerOptions.LockMemory"/>.</summary>
+    public bool IsMemoryLocked { get; private set; }
+
+    /// <summary>
+    /// Workers that the kernel finds memory for without waiting for the file system they serve (PR_SET_IO_FLUSHER);
+    /// none without CAP_SYS_RESOURCE. Settled once <see cref="WaitForInit"/> has returned, but for a few.
+    /// </summary>
+    public int IOFlushers => Volatile.Read(ref _flushers);
 
     /// <summary>Completes when all workers have ended.</summary>
     public Task Ended => _ended.Task;
@@ -50,22 +59,22 @@ public sealed class FuseServer : IDisposable
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (_started)
             throw new InvalidOperationException("the server has been started before");
-        _started = true;
         if (_options.LockMemory)
-            ServingThread.TryLockMemory();
-        for (int i = 0; i < _slots.Length; i++)
-            _slots[i] = _transport.CreateSlot(Session.PayloadCapacity);
+            IsMemoryLocked = ServingThread.TryLockMemory() == 0;
+        for (int i = 0; i < _options.Workers; i++)
+            _slots.Add(_transport.CreateSlot(Session.PayloadCapacity));
 
-        _running = _slots.Length;
-        for (int i = 0; i < _slots.Length; i++)
+        // This method counts as a worker while it starts the others.
+        _started = true;
+        _running = 1;
+        try
         {
-            FuseSlot slot = _slots[i];
-            Thread thread = new(() => Work(slot), WorkerStackSize)
-            {
-                IsBackground = true,
-                Name = "fuse",
-            };
-            thread.Start();
+            foreach (FuseSlot slot in _slots)
+                StartWorker(slot);
+        }
+        finally
+        {
+            CountDown();
         }
     }
 
@@ -105,20 +114,36 @@ public sealed class FuseServer : IDisposable
             return;
         Stop();
         _disposed = true;
-        foreach (FuseSlot? slot in _slots)
-        {
-            if (slot is not null)
-                _transport.ReleaseSlot(slot);
-        }
+        foreach (FuseSlot slot in _slots)
+            _transport.ReleaseSlot(slot);
 
         _transport.Dispose();
         _initialised.Dispose();
     }
 
+    private void StartWorker(FuseSlot slot)
+    {
+        Thread thread = new(() => Work(slot), WorkerStackSize)
+        {
+            IsBackground = true,
+            Name = "fuse",
+        };
+        Interlocked.Increment(ref _running);
+        try
+        {
+            thread.Start();
+        }
+        catch
+        {
+            CountDown();
+            throw;
+        }
+    }
+
     private void Work(FuseSlot slot)
     {
-        // Needs a capability that many do not have; without it serving works as well while memory is plenty.
-        ServingThread.TrySetIOFlusher();
+        if (ServingThread.TrySetIOFlusher() == 0)
+            Interlocked.Increment(ref _flushers);
         slot.ThreadId = ServingThread.CurrentId();
         try
         {
@@ -127,12 +152,16 @@ public sealed class FuseServer : IDisposable
         finally
         {
             slot.ThreadId = 0;
-            if (Interlocked.Decrement(ref _running) == 0)
-            {
-                _initialised.Set();
-                _ended.SetResult();
-            }
+            CountDown();
         }
+    }
+
+    private void CountDown()
+    {
+        if (Interlocked.Decrement(ref _running) != 0)
+            return;
+        _initialised.Set();
+        _ended.SetResult();
     }
 
     private void Serve(FuseSlot slot)

@@ -48,6 +48,9 @@ public sealed unsafe partial class FuseSession
         {
             Handle = valid.HasFlag(FuseSetAttrValid.Handle) ? arguments->Handle : null,
             Size = valid.HasFlag(FuseSetAttrValid.Size) ? (long)arguments->Size : null,
+            MayBeOpenTruncation = Features.HasFlag(FuseInitFlags.WritebackCache)
+                && valid.HasFlag(FuseSetAttrValid.Size) && arguments->Size == 0
+                && !valid.HasFlag(FuseSetAttrValid.Handle),
             Mode = valid.HasFlag(FuseSetAttrValid.Mode) ? arguments->Mode : null,
             Uid = valid.HasFlag(FuseSetAttrValid.Uid) ? arguments->Uid : null,
             Gid = valid.HasFlag(FuseSetAttrValid.Gid) ? arguments->Gid : null,

@@ -83,7 +83,8 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     public int SetAttributes(ulong node, in FuseAttributeChange change, out FuseAttributes attributes)
     {
         int result = GetAttributes(node, out attributes);
-        if (result == 0 && change.Size is { } size && size != attributes.Size)
+        bool resizes = change.Size is { } size && size != attributes.Size && !change.MayBeOpenTruncation;
+        if (result == 0 && resizes)
             return -FuseErrno.EPERM;
         if (change.Modified is { } modified)
             _modified = modified;

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+using System.Runtime.InteropServices;
+using Qcow2Fuse.Testing.Fuse;
+using Xunit;
+
+namespace Qcow2Fuse.Fuse.Tests;
+
+/// <summary>The data path allocates no managed memory.</summary>
+public sealed unsafe class AllocationTests
+{
+    private const int Requests = 100_000;
+    private const int Bound = 4096;
+
+    [Fact]
+    public void ReadsWritesAndSyncsAllocateNothing()
+    {
+        using MemoryFileSystem files = new(1 << 20);
+        FuseSession session = new(files, new FuseServerOptions());
+        using FuseSlot slot = new(session.PayloadCapacity, descriptor: 0);
+        FuseInitIn init = SessionFixture.InitRequest();
+        int length = Build(slot, FuseOpcode.Init, init, payload: 0);
+        Assert.True(session.Dispatch(slot, length) > FuseAbi.OutHeaderSize);
+
+        // The first rounds compile.
+        Run(session, slot, 5_000);
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        Run(session, slot, Requests);
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, Bound);
+    }
+
+    private static void Run(FuseSession session, FuseSlot slot, int rounds)
+    {
+        for (int i = 0; i < rounds; i++)
+        {
+            ulong offset = (ulong)(i % 200) * 4096;
+            int length = Build(slot, FuseOpcode.Write, new FuseWriteIn { Offset = offset, Size = 4096 }, 4096);
+            CheckReply(session.Dispatch(slot, length), slot, sizeof(FuseWriteOut));
+            length = Build(slot, FuseOpcode.Read, new FuseReadIn { Offset = offset, Size = 4096 }, 0);
+            CheckReply(session.Dispatch(slot, length), slot, 4096);
+            length = Build(slot, FuseOpcode.Fsync, default(FuseFsyncIn), 0);
+            CheckReply(session.Dispatch(slot, length), slot, 0);
+        }
+    }
+
+    private static int Build<T>(FuseSlot slot, FuseOpcode opcode, in T arguments, int payload)
+        where T : unmanaged
+    {
+        int length = FuseAbi.InHeaderSize + sizeof(T) + payload;
+        *(FuseInHeader*)slot.Request = new FuseInHeader
+        {
+            Length = (uint)length,
+            Opcode = opcode,
+            Unique = 2,
+            Node = SessionFixture.File,
+        };
+        MemoryMarshal.Write(new Span<byte>(slot.Request + FuseAbi.InHeaderSize, sizeof(T)), in arguments);
+        return length;
+    }
+
+    private static void CheckReply(int length, FuseSlot slot, int payload)
+    {
+        if (length != FuseAbi.OutHeaderSize + payload || ((FuseOutHeader*)slot.Reply)->Error != 0)
+            Assert.Fail($"reply of {length} bytes, error {((FuseOutHeader*)slot.Reply)->Error}");
+    }
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT
+using System.Diagnostics;
+using System.Globalization;
+using Xunit;
+
+namespace Qcow2Fuse.Fuse.Tests.Mounted;
+
+/// <summary>How mounts begin and end.</summary>
+public sealed class MountLifeTests : IDisposable
+{
+    private static readonly TimeSpan Quick = TimeSpan.FromSeconds(5);
+
+    private readonly MountDirectory _directory = new();
+
+    public void Dispose() => _directory.Dispose();
+
+    [SkippableFact]
+    public void SignalEndsIt()
+    {
+        HostProcess.Require();
+        using HostProcess host = HostProcess.Start(_directory.MountPoint);
+        Stopwatch watch = Stopwatch.StartNew();
+        host.Signal("TERM");
+        Assert.Equal(0, host.WaitForExit());
+        Assert.InRange(watch.Elapsed, TimeSpan.Zero, Quick);
+        Assert.False(_directory.IsMounted);
+    }
+
+    [SkippableTheory]
+    [InlineData("umount \"$1\"")]
+    [InlineData("umount -l \"$1\"")]
+    [InlineData("umount -f \"$1\"")]
+    [InlineData("fusermount3 -u \"$1\"")]
+    public void UnmountEndsIt(string command)
+    {
+        HostProcess.Require();
+        using HostProcess host = HostProcess.Start(_directory.MountPoint);
+        Stopwatch watch = Stopwatch.StartNew();
+        Shell.Output(command, host.MountPoint);
+        Assert.Equal(0, host.WaitForExit());
+        Assert.InRange(watch.Elapsed, TimeSpan.Zero, Quick);
+    }
+
+    [SkippableFact]
+    public void OpenFilesAreServedAfterALazyUnmount()
+    {
+        HostProcess.Require();
+        using HostProcess host = HostProcess.Start(_directory.MountPoint);
+        using (FileStream file = new(host.FilePath, FileMode.Open, FileAccess.ReadWrite))
+        {
+            Shell.Output("umount -l \"$1\"", host.MountPoint);
+            file.Position = 1 << 20;
+            file.Write("still here"u8);
+            file.Flush(flushToDisk: true);
+        }
+
+        Assert.Equal(0, host.WaitForExit());
+    }
+
+    [SkippableFact]
+    public void IdleWorkersDoNotSpin()
+    {
+        HostProcess.Require();
+        using HostProcess host = HostProcess.Start(_directory.MountPoint);
+        File.ReadAllBytes(host.FilePath);
+        TimeSpan before = ProcessorTime(host.Id);
+        Thread.Sleep(1000);
+        Assert.InRange(ProcessorTime(host.Id) - before, TimeSpan.Zero, TimeSpan.FromMilliseconds(200));
+    }
+
+    [SkippableFact]
+    public void StopEndsWorkersThatWaitForTheKernel()
+    {
+        HostProcess.Require();
+        using HostProcess host = HostProcess.Start(_directory.MountPoint, "stop");
+        Stopwatch watch = Stopwatch.StartNew();
+        host.Signal("TERM");
+        Assert.Equal(0, host.WaitForExit());
+        Assert.InRange(watch.Elapsed, TimeSpan.Zero, Quick);
+        Assert.False(_directory.IsMounted);
+    }
+
+    [SkippableFact]
+    public void StaleMountIsTakenOver()
+    {
+        HostProcess.Require();
+        HostProcess dead = HostProcess.Start(_directory.MountPoint);
+        dead.Signal("KILL");
+        dead.WaitForExit();
+        Assert.True(_directory.IsMounted);
+        Assert.Equal(
+            MountPointState.Stale, MountPoint.Inspect(_directory.MountPoint, "qcow2fuse").State);
+
+        using HostProcess host = HostProcess.Start(_directory.MountPoint);
+        Assert.Equal(HostProcess.Size, new FileInfo(host.FilePath).Length);
+        Assert.Single(MountTable.Read(), entry => entry.MountPoint == _directory.MountPoint);
+        host.Signal("TERM");
+        Assert.Equal(0, host.WaitForExit());
+        dead.Dispose();
+    }
+
+    [SkippableFact]
+    public void LivingMountIsNotTakenOver()
+    {
+        HostProcess.Require();
+        using HostProcess host = HostProcess.Start(_directory.MountPoint);
+        (int exitCode, string errors) = Shell.Run(
+            "\"$1\" \"$2\" 4096", HostProcess.Program, _directory.MountPoint);
+        Assert.Equal(32, exitCode);
+        Assert.Contains("AlreadyMounted", errors, StringComparison.Ordinal);
+        Assert.Contains("memory, file is mounted here already", errors, StringComparison.Ordinal);
+        Assert.True(File.Exists(host.FilePath));
+    }
+
+    [SkippableFact]
+    public void AFileIsMountedOnAFile()
+    {
+        HostProcess.Require();
+        using MountDirectory directory = new(file: true);
+        using HostProcess host = HostProcess.Start(directory.MountPoint, "file");
+        Assert.Equal(HostProcess.Size, new FileInfo(directory.MountPoint).Length);
+        Shell.Output("printf hello | dd of=\"$1\" bs=1 seek=5000 conv=notrunc status=none", directory.MountPoint);
+        Assert.Equal("hello", Shell.Output(
+            "dd if=\"$1\" bs=1 skip=5000 count=5 status=none", directory.MountPoint));
+        host.Signal("TERM");
+        Assert.Equal(0, host.WaitForExit());
+        Assert.Equal(0, new FileInfo(directory.MountPoint).Length);
+    }
+
+    [SkippableFact]
+    public void ReadOnlyMountRefusesWrites()
+    {
+        HostProcess.Require();
+        using HostProcess host = HostProcess.Start(_directory.MountPoint, "ro,noatime,allow_other,max_read=65536");
+        Assert.Contains("Read-only file system", Shell.Run("echo x > \"$1\"", host.FilePath).Output, StringComparison.Ordinal);
+        string options = Shell.Output("findmnt -n -o OPTIONS \"$1\"", host.MountPoint);
+        Assert.Contains("ro,nosuid,nodev,noatime", options, StringComparison.Ordinal);
+        Assert.Contains("allow_other", options, StringComparison.Ordinal);
+        Assert.Contains("default_permissions", options, StringComparison.Ordinal);
+        Assert.Equal("67108864", Shell.Output("cat \"$1\" | wc -c", host.FilePath));
+    }
+
+    [SkippableFact]
+    public void AutoUnmountFollowsTheDeathOfTheServer()
+    {
+        HostProcess.Require();
+        using HostProcess host = HostProcess.Start(_directory.MountPoint, "auto_unmount");
+        Assert.True(File.Exists(host.FilePath));
+        host.Signal("KILL");
+        Assert.True(SpinWait.SpinUntil(() => !_directory.IsMounted, Quick));
+    }
+
+    [SkippableFact]
+    public void BusyMountIsNotUnmounted()
+    {
+        HostProcess.Require();
+        using HostProcess host = HostProcess.Start(_directory.MountPoint);
+        string link = _directory.Beside("link");
+        Directory.CreateSymbolicLink(link, _directory.MountPoint);
+        using (new FileStream(host.FilePath, FileMode.Open, FileAccess.Read))
+        {
+            FuseMountException failure = Assert.Throws<FuseMountException>(
+                () => FuseMount.Unmount(link, lazy: false));
+            Assert.Equal(FuseMountError.Busy, failure.Error);
+        }
+
+        FuseMount.Unmount(link, lazy: false);
+        Assert.Equal(0, host.WaitForExit());
+        FuseMountException again = Assert.Throws<FuseMountException>(() => FuseMount.Unmount(link, lazy: false));
+        Assert.Equal(FuseMountError.NotMounted, again.Error);
+    }
+
+    [SkippableFact]
+    public void ReadAheadIsRaised()
+    {
+        HostProcess.Require();
+        using HostProcess host = HostProcess.Start(_directory.MountPoint);
+        string path = $"/sys/class/bdi/{MountTable.FindAt(_directory.MountPoint)!.Device}/read_ahead_kb";
+        Skip.IfNot(File.Exists(path), $"{path} does not exist");
+        Assert.True(SpinWait.SpinUntil(() => File.ReadAllText(path) == "2048\n", Quick));
+    }
+
+    private static TimeSpan ProcessorTime(int process)
+    {
+        // /proc/PID/stat: the fields behind the name in parentheses; utime and stime are the 12th and 13th of them.
+        string stat = File.ReadAllText(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}/stat"));
+        string[] fields = stat[(stat.LastIndexOf(')') + 2)..].Split(' ');
+        long ticks = long.Parse(fields[11], CultureInfo.InvariantCulture)
+            + long.Parse(fields[12], CultureInfo.InvariantCulture);
+        return TimeSpan.FromMilliseconds(ticks * 10);
+    }
+}
