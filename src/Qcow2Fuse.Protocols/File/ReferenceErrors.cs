@@ -61,5 +61,5 @@ internal static class ReferenceErrors
 
     private static string NameItYourself(StorageReference reference) => reference.Kind == ReferenceKind.DataFile
         ? "if you trust the image: --data-file FILE"
-        : "name the file yourself: --backing FILE";
+        : "name the file yourself: --backing-file FILE";
 }
