@@ -2,11 +2,13 @@
 namespace Qcow2Fuse.Block.Tests;
 
 /// <summary>A directory for the files of one test, removed with them.</summary>
-internal sealed class ScratchDirectory : IDisposable
+/// <param name="below">Where it is made; the directory for temporary files if null.</param>
+internal sealed class ScratchDirectory(string? below = null) : IDisposable
 {
     private int _files;
 
-    public string Path { get; } = Directory.CreateTempSubdirectory("qcow2fuse-block-").FullName;
+    public string Path { get; } = Directory.CreateDirectory(System.IO.Path.Combine(
+        below ?? System.IO.Path.GetTempPath(), "qcow2fuse-block-" + System.IO.Path.GetRandomFileName())).FullName;
 
     /// <summary>The path of a name in the directory.</summary>
     public string At(string name) => System.IO.Path.Combine(Path, name);

@@ -4,7 +4,7 @@ namespace Qcow2Fuse.Block;
 /// <summary>What is said when a backing file cannot be opened, with the command that repairs the chain.</summary>
 internal static class BackingErrors
 {
-    /// <summary>The backing file <paramref name="name"/> of the last of <paramref name="layers"/> is not there.</summary>
+    /// <summary>The last of <paramref name="layers"/> has a backing file that is not there.</summary>
     public static BlockException Missing(
         IReadOnlyList<ImageLayer> layers, string name, string format, BlockException cause)
     {
@@ -32,7 +32,8 @@ internal static class BackingErrors
     private static string Word(string text)
     {
         string shown = Printable.Text(text);
-        bool plain = shown.Length > 0 && shown.All(static c => char.IsAsciiLetterOrDigit(c) || "/._-+=:@%,".Contains(c));
+        bool plain = shown.Length > 0
+            && shown.All(static c => char.IsAsciiLetterOrDigit(c) || "/._-+=:@%,".Contains(c));
         return plain ? shown : $"'{shown.Replace("'", "'\\''", StringComparison.Ordinal)}'";
     }
 

@@ -21,6 +21,7 @@ public sealed class FileDevice : BlockDevice, IStorageFile
     private readonly SharedFlush _flush;
     private long _length;
     private volatile bool _mayBePadded;
+    private bool _isClosed;
     private bool _cannotPunch;
     private bool _cannotZero;
 
@@ -29,7 +30,7 @@ public sealed class FileDevice : BlockDevice, IStorageFile
         _fd = fd;
         _isBlockDevice = status.Type == FileType.BlockDevice;
         _direct = direct;
-        _flush = new SharedFlush(fd);
+        _flush = new SharedFlush(() => LinuxFile.DataSync(fd));
         _length = length;
         Path = path;
         Name = Printable.Text(path);
@@ -233,7 +234,8 @@ public sealed class FileDevice : BlockDevice, IStorageFile
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
-        if (disposing)
+        // Closing twice would close whatever has got the same number since.
+        if (disposing && !Interlocked.Exchange(ref _isClosed, true))
         {
             if (_mayBePadded)
                 CutPadding();

@@ -41,7 +41,7 @@ internal static class FilePath
             : null;
     }
 
-    /// <summary>The name under which the system knows an open file, links resolved (readlink of /proc/self/fd).</summary>
+    /// <summary>The name under which the system knows an open file, links resolved.</summary>
     public static string OfDescriptor(int fd) =>
         new FileInfo($"/proc/self/fd/{fd}").LinkTarget
         ?? throw new BlockException(BlockErrorKind.NotSupported, "/proc: is needed to resolve names, and not there");

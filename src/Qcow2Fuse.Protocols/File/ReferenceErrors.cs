@@ -32,10 +32,10 @@ internal static class ReferenceErrors
         string hint = looksInside
             ? "if you trust the image: --allow-path DIR, where DIR is the directory the link leads to"
             : $"if you trust the image: --allow-path {Printable.Text(FilePath.DirectoryOf(full))}";
-        return Refused(
-            reference,
-            looksInside ? "leads out of the image's directory by a symbolic link" : "lies outside the image's directory",
-            hint);
+        string reason = looksInside
+            ? "leads out of the image's directory by a symbolic link"
+            : "lies outside the image's directory";
+        return Refused(reference, reason, hint);
     }
 
     /// <summary>A symbolic link stands where none may be, or links go round in a circle.</summary>
@@ -61,5 +61,5 @@ internal static class ReferenceErrors
 
     private static string NameItYourself(StorageReference reference) => reference.Kind == ReferenceKind.DataFile
         ? "if you trust the image: --data-file FILE"
-        : "name the file yourself: --backing FILE";
+        : "name the file yourself: --backing-file FILE";
 }

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
-
 namespace Qcow2Fuse.Protocols;
 
 /// <summary>
-/// fdatasync(2) of one descriptor for many threads. One call serves all who asked before it began, and after one has
+/// fdatasync(2) of one file for many threads. One call serves all who asked before it began, and after one has
 /// failed all later ones fail: the kernel reports lost pages to one caller only and then forgets them, so that a
 /// second try would succeed without the data being on the disk.
 /// </summary>
-internal sealed class SharedFlush(int fd)
+/// <param name="sync">Flushes: 0, or −errno. Must not throw.</param>
+internal sealed class SharedFlush(Func<int> sync)
 {
     private readonly object _lock = new();
     private long _started;
@@ -41,7 +40,7 @@ internal sealed class SharedFlush(int fd)
     {
         _started++;
         Monitor.Exit(_lock);
-        int result = LinuxFile.DataSync(fd);
+        int result = sync();
         Monitor.Enter(_lock);
         _finished++;
         if (result < 0 && _failure == 0)

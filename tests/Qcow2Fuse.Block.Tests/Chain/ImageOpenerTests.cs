@@ -204,6 +204,31 @@ public sealed class ImageOpenerTests : IDisposable
             [new ImageMessage($"{path}: is opened read-only: its refcounts are 8 bits wide", null)], image.Messages);
     }
 
+    [Theory]
+    [InlineData(BlockErrorKind.PermissionDenied)]
+    [InlineData(BlockErrorKind.ReadOnly)]
+    public void A_file_that_cannot_be_written_is_opened_read_only_with_a_message(BlockErrorKind kind)
+    {
+        string path = Make("a.test");
+        ImageOpener opener = new(new UnwritableStorage(kind), [new TestFormat()]);
+        using (OpenedImage image = opener.Open(new ImageOpenOptions { Path = path }))
+        {
+            Assert.True(image.ReadOnly);
+            Assert.Equal([new ImageMessage($"{path}: no writing; it is opened read-only", null)], image.Messages);
+        }
+
+        using (OpenedImage image = opener.Open(new ImageOpenOptions { Path = path, ReadOnly = true }))
+            Assert.Empty(image.Messages);
+    }
+
+    [Fact]
+    public void Other_failures_to_open_for_writing_are_failures()
+    {
+        string path = Make("a.test");
+        ImageOpener opener = new(new UnwritableStorage(BlockErrorKind.Io), [new TestFormat()]);
+        ShouldFail(BlockErrorKind.Io, () => opener.Open(new ImageOpenOptions { Path = path }));
+    }
+
     [Fact]
     public void With_write_through_every_write_is_flushed()
     {
@@ -257,6 +282,18 @@ public sealed class ImageOpenerTests : IDisposable
     }
 
     private void NothingShouldBeOpen() => Assert.Equal(_openAtStart, OpenInScratch());
+
+    private sealed class UnwritableStorage(BlockErrorKind kind) : IStorageOpener
+    {
+        private readonly FileStorage _files = new();
+
+        public IStorageFile OpenNamed(string path, StorageAccess access) => access.ReadOnly
+            ? _files.OpenNamed(path, access)
+            : throw new BlockException(kind, $"{path}: no writing");
+
+        public IStorageFile OpenReference(StorageReference reference, StorageAccess access) =>
+            _files.OpenReference(reference, access);
+    }
 
     /// <summary>How many descriptors of this process lead into the scratch directory.</summary>
     private int OpenInScratch() => new DirectoryInfo("/proc/self/fd").EnumerateFiles()

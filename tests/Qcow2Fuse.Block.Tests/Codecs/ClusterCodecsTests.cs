@@ -108,7 +108,7 @@ public sealed class ClusterCodecsTests
         {
             byte[] output = new byte[ClusterSize];
             long before = 0;
-            for (int i = 0; i < 300; i++)
+            for (int i = 0; i < 2100; i++)
             {
                 if (i == 100)
                     before = GC.GetAllocatedBytesForCurrentThread();
@@ -120,7 +120,7 @@ public sealed class ClusterCodecsTests
             return GC.GetAllocatedBytesForCurrentThread() - before;
         }))];
         foreach (Task<long> task in tasks)
-            Assert.InRange(task.Result, 0, 1000);
+            Assert.InRange(task.Result, 0, 40_000); // 20 bytes a call: less than any object takes
     }
 
     private static byte[] Text(int length) =>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Diagnostics;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Testing;
 using Xunit;
@@ -6,9 +7,9 @@ using static Qcow2Fuse.Testing.DeviceAssert;
 
 namespace Qcow2Fuse.Block.Tests;
 
-public abstract class FileDeviceContract(bool direct) : DurableDeviceContract, IDisposable
+public abstract class FileDeviceContract(bool direct, string? directory = null) : DurableDeviceContract, IDisposable
 {
-    private readonly ScratchDirectory _scratch = new();
+    private readonly ScratchDirectory _scratch = new(directory);
 
     internal ScratchDirectory Scratch => _scratch;
 
@@ -121,7 +122,7 @@ public sealed class BufferedFileDeviceTests() : FileDeviceContract(direct: false
     }
 
     [Fact]
-    public void A_full_disk_is_no_space()
+    public void A_write_past_what_the_file_system_can_hold_is_too_large()
     {
         using FileDevice device = FileDevice.Open(Scratch.NewFile(0));
         ShouldFail(BlockErrorKind.TooLarge, () => device.Write(long.MaxValue - 8192, new byte[4096]));
@@ -139,6 +140,39 @@ public sealed class BufferedFileDeviceTests() : FileDeviceContract(direct: false
         Assert.Equal(3, new FileInfo(path).Length);
         using (FileDevice device = FileDevice.Create(path, replace: true))
             Assert.Equal(0, device.Length);
+    }
+}
+
+/// <summary>tmpfs knows no FALLOC_FL_ZERO_RANGE, so that zeroes have to be written there.</summary>
+public sealed class TmpfsFileDeviceTests() : FileDeviceContract(direct: false, directory: "/dev/shm")
+{
+    [SkippableFact]
+    public void A_full_file_system_is_no_space()
+    {
+        Skip.IfNot(Environment.IsPrivilegedProcess, "mounting needs root");
+        string mount = Scratch.At("small");
+        Directory.CreateDirectory(mount);
+        Skip.If(Run("mount", "-t", "tmpfs", "-o", "size=64k", "none", mount) != 0, "tmpfs cannot be mounted here");
+        try
+        {
+            using FileDevice device = FileDevice.Create(Path.Combine(mount, "file"));
+            device.Write(0, DeviceModel.Pattern(32768, seed: 1));
+            ShouldFail(BlockErrorKind.NoSpace, () => device.Write(32768, new byte[65536]));
+            ShouldFail(BlockErrorKind.NoSpace, () => device.WriteZeroes(32768, 65536, mayUnmap: false));
+            Assert.Equal(DeviceModel.Pattern(32768, seed: 1), ReadAll(device)[..32768]);
+        }
+        finally
+        {
+            Assert.Equal(0, Run("umount", mount));
+        }
+    }
+
+    private static int Run(string program, params string[] arguments)
+    {
+        ProcessStartInfo start = new(program, arguments) { RedirectStandardError = true };
+        using Process process = Process.Start(start)!;
+        process.WaitForExit();
+        return process.ExitCode;
     }
 }
 

@@ -172,19 +172,21 @@ public sealed class StoragePolicyTests : IDisposable
     [Fact]
     public void Directories_and_FIFOs_are_refused_and_do_not_hang()
     {
-        Stopwatch time = Stopwatch.StartNew();
         using (Process make = Process.Start("mkfifo", [_scratch.At("images/fifo")]))
             make.WaitForExit();
-        foreach (ReferenceKind kind in Enum.GetValues<ReferenceKind>())
+        Task opening = Task.Run(() =>
         {
-            ShouldFail(BlockErrorKind.InvalidFormat, () => Open("fifo", kind));
-            ShouldFail(BlockErrorKind.InvalidFormat, () => Open("sub", kind));
-        }
+            foreach (ReferenceKind kind in Enum.GetValues<ReferenceKind>())
+            {
+                ShouldFail(BlockErrorKind.InvalidFormat, () => Open("fifo", kind));
+                ShouldFail(BlockErrorKind.InvalidFormat, () => Open("sub", kind));
+            }
 
-        BlockException failure =
-            ShouldFail(BlockErrorKind.InvalidFormat, () => FileDevice.Open(_scratch.At("images/fifo")));
-        Assert.EndsWith(": is a FIFO", failure.Message, StringComparison.Ordinal);
-        Assert.True(time.Elapsed < TimeSpan.FromSeconds(5), "it waited for the other end");
+            BlockException failure =
+                ShouldFail(BlockErrorKind.InvalidFormat, () => FileDevice.Open(_scratch.At("images/fifo")));
+            Assert.EndsWith(": is a FIFO", failure.Message, StringComparison.Ordinal);
+        });
+        Assert.True(opening.Wait(TimeSpan.FromSeconds(10)), "it waits for the other end");
     }
 
     [Fact]
