@@ -7,7 +7,7 @@ public static class BackingChain
     /// <summary>The device below <paramref name="device"/>, filters looked through; null at the bottom.</summary>
     public static BlockDevice? Below(BlockDevice device)
     {
-        while (device is FilterDevice filter)
+        while (device is not IOverlay && device is FilterDevice filter)
             device = filter.Child;
         return (device as IOverlay)?.Backing;
     }

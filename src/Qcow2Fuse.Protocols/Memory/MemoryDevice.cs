@@ -194,10 +194,11 @@ public sealed class MemoryDevice : BlockDevice
             // Cheaper to look at what there is than at every place where something could be.
             foreach (long index in _chunks.Keys)
             {
-                long from = Math.Max(offset, index << ChunkShift);
-                long to = Math.Min(offset + length, (index << ChunkShift) + ChunkSize);
-                if (from < to)
-                    ClearInChunkLocked(from, (int)(to - from), drop);
+                long start = index << ChunkShift;
+                long from = Math.Max(offset, start);
+                long step = Math.Min(offset + length - start, ChunkSize) - (from - start);
+                if (step > 0)
+                    ClearInChunkLocked(from, (int)step, drop);
             }
 
             return;

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MIT
+using System.Numerics;
+using System.Text;
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>
+/// Writes new, empty images: header, refcount table, L1 table, and the refcount blocks that count these.
+/// </summary>
+/// <remarks>
+/// The refcount table is made large enough for the disk when it is full, as long as the limit of 8 MiB allows.
+/// The header is written last, over durable tables: a file that has one is a whole image.
+/// </remarks>
+public static class Qcow2Creator
+{
+    private const long RefcountTableBytesMax = 8L << 20;
+    private const long L1BytesMax = 32L << 20;
+    private const int BackingNameBytesMax = 1023;
+
+    /// <summary>Writes an image into <paramref name="file"/>, which is empty and grows on write.</summary>
+    /// <exception cref="BlockException">An option is invalid, or writing failed.</exception>
+    public static void Create(BlockDevice file, Qcow2CreateOptions options)
+    {
+        Check(file, options);
+        Qcow2Header header = Plan(file, options);
+        var geometry = new Qcow2Geometry(header);
+        long l1Clusters = geometry.RoundUpToCluster(header.L1Size * 8L) >> geometry.ClusterBits;
+        long fixedClusters = 1 + header.RefcountTableClusters + l1Clusters;
+
+        // The blocks count themselves, so their number is found by trying.
+        long blocks = 1;
+        while (blocks << geometry.RefcountBlockBits < fixedClusters + blocks)
+            blocks++;
+        long tableStart = header.RefcountTableOffset;
+        long l1Start = tableStart + ((long)header.RefcountTableClusters << geometry.ClusterBits);
+        long blocksStart = l1Start + (l1Clusters << geometry.ClusterBits);
+        header = header with { L1Offset = header.L1Size == 0 ? 0 : l1Start };
+
+        long tablesBytes = blocksStart + (blocks << geometry.ClusterBits) - tableStart;
+        file.WriteZeroes(tableStart, tablesBytes, mayUnmap: false);
+        WriteRefcounts(file, geometry, tableStart, blocksStart, (int)blocks, fixedClusters + blocks);
+        file.Flush();
+        file.Write(0, Encode(header, geometry));
+        file.Flush();
+    }
+
+    private static void Check(BlockDevice file, Qcow2CreateOptions options)
+    {
+        if (options.Version is not (2 or 3))
+            throw Invalid(file, $"version {options.Version} is neither 2 nor 3");
+        if (!BitOperations.IsPow2(options.ClusterSize) || options.ClusterSize is < 512 or > 2 << 20)
+            throw Invalid(file, $"cluster size {options.ClusterSize} is not a power of two from 512 to 2097152");
+        if (!BitOperations.IsPow2(options.RefcountBits) || options.RefcountBits is < 1 or > 64)
+            throw Invalid(file, $"refcount width {options.RefcountBits} is not a power of two from 1 to 64");
+        if (options.Version == 2 && options.RefcountBits != 16)
+            throw Invalid(file, "version 2 has refcounts of 16 bits only");
+        if (options.Version == 2 && (options.ExtendedL2 || options.Compression != CompressionType.Deflate))
+            throw Invalid(file, "extended L2 entries and zstd need version 3");
+        if (options.ExtendedL2 && options.ClusterSize < 16384)
+            throw Invalid(file, "extended L2 entries need clusters of at least 16384 bytes");
+        if (options.Size < 0 || options.Size > long.MaxValue - 511)
+            throw Invalid(file, $"invalid size {options.Size}");
+    }
+
+    private static Qcow2Header Plan(BlockDevice file, Qcow2CreateOptions options)
+    {
+        ulong incompatible = (options.ExtendedL2 ? FeatureBits.ExtendedL2 : 0)
+            | (options.Compression != CompressionType.Deflate ? FeatureBits.CompressionType : 0);
+        var header = new Qcow2Header
+        {
+            Version = options.Version,
+            ClusterBits = BitOperations.Log2((uint)options.ClusterSize),
+            Size = (options.Size + 511) & ~511L,
+            EncryptionMethod = 0,
+            L1Size = 0,
+            L1Offset = 0,
+            RefcountTableOffset = options.ClusterSize,
+            RefcountTableClusters = 1,
+            SnapshotCount = 0,
+            SnapshotsOffset = 0,
+            Incompatible = incompatible,
+            Compatible = 0,
+            Autoclear = 0,
+            RefcountOrder = BitOperations.Log2((uint)options.RefcountBits),
+            Compression = options.Compression,
+            BackingFile = options.BackingFile,
+            BackingFormat = options.BackingFormat,
+        };
+        var geometry = new Qcow2Geometry(header);
+        long l1Entries = geometry.L1EntriesFor(header.Size);
+        if (l1Entries > L1BytesMax / 8)
+            throw new BlockException(BlockErrorKind.TooLarge,
+                $"{file.Name}: {options.Size} bytes are too many for clusters of {options.ClusterSize} bytes");
+        return header with
+        {
+            L1Size = (int)l1Entries,
+            RefcountTableClusters = RefcountTableClusters(geometry, header.Size, l1Entries),
+        };
+    }
+
+    /// <summary>Clusters of a refcount table for the disk when it is full, with a little to spare.</summary>
+    private static int RefcountTableClusters(Qcow2Geometry geometry, long size, long l1Entries)
+    {
+        long data = geometry.RoundUpToCluster(Math.Min(size, long.MaxValue - geometry.ClusterSize)) >> geometry.ClusterBits;
+        long tables = l1Entries + (geometry.RoundUpToCluster(l1Entries * 8) >> geometry.ClusterBits);
+        long counted = data + tables + 16;
+        long blocks = (counted >> geometry.RefcountBlockBits) + 1;
+        blocks += (blocks >> geometry.RefcountBlockBits) + (blocks >> 8) + 2;
+        long clusters = geometry.RoundUpToCluster(blocks * 8) >> geometry.ClusterBits;
+        return (int)Math.Min(clusters, RefcountTableBytesMax >> geometry.ClusterBits);
+    }
+
+    private static void WriteRefcounts(
+        BlockDevice file, Qcow2Geometry geometry, long tableStart, long blocksStart, int blocks, long used)
+    {
+        var table = new byte[blocks * 8];
+        for (int i = 0; i < blocks; i++)
+            BigEndian.U64(table, i * 8, (ulong)(blocksStart + ((long)i << geometry.ClusterBits)));
+        file.Write(tableStart, table);
+
+        var block = new byte[geometry.ClusterSize];
+        for (int i = 0; i < blocks; i++)
+        {
+            Array.Clear(block);
+            long counted = Math.Min(used - ((long)i << geometry.RefcountBlockBits), 1L << geometry.RefcountBlockBits);
+            for (int index = 0; index < counted; index++)
+                SetOne(block, index, geometry.RefcountOrder);
+            file.Write(blocksStart + ((long)i << geometry.ClusterBits), block);
+        }
+    }
+
+    /// <summary>Sets refcount <paramref name="index"/> of a cleared block to 1.</summary>
+    private static void SetOne(byte[] block, int index, int order)
+    {
+        if (order < 3)
+        {
+            int bit = index << order;
+            block[bit >> 3] |= (byte)(1 << (bit & 7));
+        }
+        else
+        {
+            int width = 1 << (order - 3);
+            block[(index * width) + width - 1] = 1;
+        }
+    }
+
+    private static byte[] Encode(Qcow2Header header, Qcow2Geometry geometry)
+    {
+        var bytes = new byte[geometry.ClusterSize];
+        bool version3 = header.Version == 3;
+        BigEndian.U32(bytes, 0, Qcow2HeaderReader.Magic);
+        BigEndian.U32(bytes, 4, (uint)header.Version);
+        BigEndian.U32(bytes, 20, (uint)header.ClusterBits);
+        BigEndian.U64(bytes, Qcow2Header.SizeField, (ulong)header.Size);
+        BigEndian.U32(bytes, Qcow2Header.L1SizeField, (uint)header.L1Size);
+        BigEndian.U64(bytes, Qcow2Header.L1OffsetField, (ulong)header.L1Offset);
+        BigEndian.U64(bytes, 48, (ulong)header.RefcountTableOffset);
+        BigEndian.U32(bytes, 56, (uint)header.RefcountTableClusters);
+        int end = 72;
+        if (version3)
+        {
+            end = 112;
+            BigEndian.U64(bytes, Qcow2Header.IncompatibleField, header.Incompatible);
+            BigEndian.U32(bytes, 96, (uint)header.RefcountOrder);
+            BigEndian.U32(bytes, 100, (uint)end);
+            bytes[104] = (byte)header.Compression;
+        }
+
+        WriteNames(bytes, end, header);
+        return bytes;
+    }
+
+    private static void WriteNames(byte[] bytes, int end, Qcow2Header header)
+    {
+        if (header.BackingFormat is not null)
+        {
+            byte[] format = Encoding.UTF8.GetBytes(header.BackingFormat);
+            BigEndian.U32(bytes, end, 0xe2792aca);
+            BigEndian.U32(bytes, end + 4, (uint)format.Length);
+            format.CopyTo(bytes, end + 8);
+            end += 8 + ((format.Length + 7) & ~7);
+        }
+
+        end += 8;
+        if (header.BackingFile is null)
+            return;
+        byte[] name = Encoding.UTF8.GetBytes(header.BackingFile);
+        if (name.Length > BackingNameBytesMax || end + name.Length > bytes.Length)
+            throw new BlockException(BlockErrorKind.InvalidFormat, $"backing file name of {name.Length} bytes is too long");
+        name.CopyTo(bytes, end);
+        BigEndian.U64(bytes, 8, (ulong)end);
+        BigEndian.U32(bytes, 16, (uint)name.Length);
+    }
+
+    private static BlockException Invalid(BlockDevice file, string reason) =>
+        new(BlockErrorKind.InvalidFormat, $"{file.Name}: {reason}");
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>Publishing of what was written, and freeing of what it replaced.</summary>
+internal sealed partial class ClusterMap
+{
+    /// <summary>
+    /// Makes the L2 entries point at an allocation whose data has been written, frees what they pointed at before, and
+    /// wakes whoever waits for it. On an exception the allocation is still in flight.
+    /// </summary>
+    public void Link(ClusterAllocation allocation)
+    {
+        using (CachedTable slice = GetSliceForWrite(allocation.Start))
+        {
+            Span<byte> entries = slice.Modify();
+            int index = _geometry.IndexInSlice(allocation.Start);
+            for (int i = 0; i < allocation.Clusters; i++)
+            {
+                GuestOffset cluster = allocation.Start + ((long)i << _geometry.ClusterBits);
+                L2Entry old = L2Entry.Read(entries, index + i, _geometry);
+                Linked(allocation, cluster, old).Write(entries, index + i, _geometry);
+                if (!allocation.InPlace)
+                    Release(old);
+            }
+        }
+
+        End(allocation);
+    }
+
+    private L2Entry Linked(ClusterAllocation allocation, GuestOffset cluster, L2Entry old)
+    {
+        ulong descriptor = (ulong)allocation.HostOf(cluster).Value | L2Entry.CopiedFlag;
+        if (!_geometry.ExtendedL2)
+            return new L2Entry(descriptor, 0);
+        long from = Math.Max(0, allocation.CowStart - cluster);
+        long to = Math.Min(_geometry.ClusterSize, allocation.CowEnd - cluster);
+        int first = (int)(from >> _geometry.SubclusterBits);
+        int end = (int)((to + _geometry.SubclusterSize - 1) >> _geometry.SubclusterBits);
+        ulong bitmap = old.IsCompressed ? 0 : old.Bitmap;
+        bitmap |= L2Entry.AllocatedBits(first, end);
+        bitmap &= ~L2Entry.ZeroBits(first, end);
+        return new L2Entry(descriptor, bitmap);
+    }
+
+    /// <summary>Gives up the reference that an entry which was replaced in memory still has on disk.</summary>
+    private void Release(L2Entry old)
+    {
+        if (_geometry.DataIsExternal)
+            return;
+        long epoch = _caches.Epochs.Current;
+        if (old.IsCompressed)
+        {
+            CompressedExtent extent = CompressedExtent.Decode(old.Descriptor, _geometry);
+            long first = extent.Host.Value >> _geometry.ClusterBits;
+            long last = (extent.Host.Value + extent.BytesMax - 1) >> _geometry.ClusterBits;
+            _caches.Frees.Add(
+                new HostOffset(first << _geometry.ClusterBits), (int)(last - first + 1), epoch);
+        }
+        else if (old.HasHost)
+        {
+            _caches.Frees.Add(old.Host, 1, epoch);
+        }
+    }
+}

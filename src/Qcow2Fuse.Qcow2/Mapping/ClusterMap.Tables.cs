@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>New L2 tables, and private copies of shared ones.</summary>
+internal sealed partial class ClusterMap
+{
+    private bool _creatingTable;
+
+    /// <summary>
+    /// Pins the slice that maps <paramref name="guest"/> for changing it: creates the L2 table where there is none, and
+    /// copies it where a snapshot shares it.
+    /// </summary>
+    private CachedTable GetSliceForWrite(GuestOffset guest)
+    {
+        long index = _geometry.L1Index(guest);
+        while (true)
+        {
+            ulong entry = _caches.L1[index];
+            long table = CheckedTable(entry, guest);
+            if (table == 0 || (entry & L1Entry.Copied) == 0)
+            {
+                CreateTable(index, entry, guest);
+                continue;
+            }
+
+            CachedTable slice = _caches.L2.Get(table + _geometry.SliceOffset(guest));
+            if (_caches.L1[index] == entry)
+                return slice;
+            slice.Dispose();
+        }
+    }
+
+    /// <summary>
+    /// Gives L1 entry <paramref name="index"/> a table of its own, unless somebody else did so meanwhile. One table is
+    /// created at a time: it maps hundreds of megabytes, so that nobody waits often.
+    /// </summary>
+    private void CreateTable(long index, ulong expected, GuestOffset guest)
+    {
+        if (_creatingTable)
+        {
+            Monitor.Wait(_gate);
+            return;
+        }
+
+        if (_caches.L1[index] != expected)
+            return;
+        _creatingTable = true;
+        try
+        {
+            HostOffset host = _caches.Allocator.Allocate(1).Start;
+            long old = CheckedTable(expected, guest);
+            try
+            {
+                if (old == 0)
+                    _file.WriteZeroes(host.Value, _geometry.ClusterSize, mayUnmap: false);
+                else
+                    CopyTable(old, host);
+            }
+            catch
+            {
+                _caches.Allocator.FreeUnlinked(host, 1);
+                throw;
+            }
+
+            _caches.AddNewTable(host);
+            _caches.L1[index] = (ulong)host.Value | L1Entry.Copied;
+            if (old != 0)
+                _caches.Frees.Add(new HostOffset(old), 1, _caches.Epochs.Current, isTable: true);
+        }
+        finally
+        {
+            _creatingTable = false;
+            Monitor.PulseAll(_gate);
+        }
+    }
+
+    /// <summary>A shared table is never changed in memory, so that what the file holds is all of it.</summary>
+    private void CopyTable(long from, HostOffset to)
+    {
+        using PooledBuffer table = BufferPool.Shared.Rent(_geometry.ClusterSize);
+        _file.Read(from, table.Span);
+        _file.Write(to.Value, table.Span);
+    }
+}

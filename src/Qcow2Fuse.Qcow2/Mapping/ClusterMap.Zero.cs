@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>Zeroing by metadata alone, at the granularity of subclusters.</summary>
+internal sealed partial class ClusterMap
+{
+    /// <summary>
+    /// Makes whole subclusters read as zeroes without touching data. The range begins and ends on subcluster
+    /// boundaries (or at the end of the disk, rounded up).
+    /// </summary>
+    /// <param name="guest">Start of the range.</param>
+    /// <param name="length">Its length.</param>
+    /// <param name="mayUnmap">Give up host clusters that nothing needs any more.</param>
+    /// <param name="handled">
+    /// Whether the returned bytes read as zeroes now. False: the entry cannot say so (version 2, or part of a
+    /// compressed cluster), and the caller has to write zeroes.
+    /// </param>
+    /// <returns>How many bytes this answer is for, at least 1.</returns>
+    public long Zero(GuestOffset guest, long length, bool mayUnmap, out bool handled)
+    {
+        length = Math.Min(length, _geometry.BytesToSliceEnd(guest));
+        if (IsBeyondBacking(guest) && !HasTable(guest))
+        {
+            handled = true;
+            return length;
+        }
+
+        while (true)
+        {
+            using CachedTable slice = GetSliceForWrite(guest);
+            if (InFlight.Touches(guest, length))
+            {
+                InFlight.WaitForOne();
+                continue;
+            }
+
+            return ZeroIn(slice, guest, length, mayUnmap, out handled);
+        }
+    }
+
+    private long ZeroIn(CachedTable slice, GuestOffset guest, long length, bool mayUnmap, out bool handled)
+    {
+        long done = 0;
+        handled = true;
+        while (done < length)
+        {
+            GuestOffset at = guest + done;
+            long step = Math.Min(length - done, _geometry.ClusterSize - _geometry.InCluster(at));
+            int index = _geometry.IndexInSlice(at);
+            L2Entry old = L2Entry.Read(slice.Bytes, index, _geometry);
+            TypeOf(old, 0, at);
+            if (!TryZeroEntry(old, at, step, mayUnmap, out L2Entry changed))
+            {
+                if (done > 0)
+                    return done;
+                handled = false;
+                return step;
+            }
+
+            if (changed != old)
+            {
+                changed.Write(slice.Modify(), index, _geometry);
+                if (!changed.HasHost)
+                    Release(old);
+            }
+
+            done += step;
+        }
+
+        return done;
+    }
+
+    /// <summary>What an entry becomes when some or all of its subclusters are zeroed; false where it cannot.</summary>
+    private bool TryZeroEntry(L2Entry old, GuestOffset guest, long length, bool mayUnmap, out L2Entry changed)
+    {
+        bool whole = length == _geometry.ClusterSize;
+        bool empty = !old.IsCompressed && !old.HasHost;
+        changed = old;
+        if (empty && IsBeyondBacking(guest) && (!_geometry.ExtendedL2 || (uint)old.Bitmap == 0))
+            return true;
+        if (_geometry.ExtendedL2)
+            return TryZeroBitmap(old, guest, length, mayUnmap, whole, out changed);
+        if (_geometry.Version < 3)
+        {
+            // Version 2 has no zero flag; without a backing file "unallocated" says the same.
+            changed = L2Entry.Empty;
+            return mayUnmap && IsBeyondBacking(guest);
+        }
+
+        bool keepHost = old.HasHost && !mayUnmap;
+        changed = new L2Entry(keepHost ? old.Descriptor | L2Entry.ZeroFlag : L2Entry.ZeroFlag, 0);
+        return true;
+    }
+
+    private bool TryZeroBitmap(
+        L2Entry old, GuestOffset guest, long length, bool mayUnmap, bool whole, out L2Entry changed)
+    {
+        changed = old;
+        if (whole)
+        {
+            bool keepHost = old.HasHost && !mayUnmap;
+            changed = new L2Entry(keepHost ? old.Descriptor : 0, L2Entry.AllZero);
+            return true;
+        }
+
+        if (old.IsCompressed)
+            return false;
+        int first = _geometry.SubclusterIndex(guest);
+        int end = (int)(first + (length >> _geometry.SubclusterBits));
+        ulong bitmap = (old.Bitmap | L2Entry.ZeroBits(first, end)) & ~L2Entry.AllocatedBits(first, end);
+        bool stillNeeded = !mayUnmap || (uint)bitmap != 0;
+        changed = new L2Entry(stillNeeded ? old.Descriptor : 0, bitmap);
+        return true;
+    }
+
+    private bool HasTable(GuestOffset guest)
+    {
+        long index = _geometry.L1Index(guest);
+        return index < _caches.L1.Count && CheckedTable(_caches.L1[index], guest) != 0;
+    }
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>How large the metadata caches are, by default as QEMU's are.</summary>
+internal static class CacheSizes
+{
+    private const long L2BytesDefault = 32L << 20;
+    private const long RefcountBytesDefault = 1L << 20;
+    private const int SlicesMin = 64;
+
+    /// <summary>Slices of the L2 cache: never more than map the whole disk.</summary>
+    public static int L2Slices(Qcow2Geometry geometry, long diskBytes, FormatOpenArguments arguments)
+    {
+        long wanted = arguments.L2CacheBytesMax > 0 ? arguments.L2CacheBytesMax : L2BytesDefault;
+        long all = geometry.L1EntriesFor(diskBytes) << geometry.ClusterBits;
+        return Slices(geometry, Math.Min(wanted, all));
+    }
+
+    public static int RefcountSlices(Qcow2Geometry geometry, FormatOpenArguments arguments) =>
+        Slices(geometry, arguments.RefcountCacheBytesMax > 0 ? arguments.RefcountCacheBytesMax : RefcountBytesDefault);
+
+    /// <summary>At least so many that every worker can hold its tables while others are being written.</summary>
+    private static int Slices(Qcow2Geometry geometry, long bytes) =>
+        (int)Math.Clamp(bytes / geometry.SliceBytes, SlicesMin, int.MaxValue / geometry.SliceBytes);
+}

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>
+/// The metadata of an image in memory, and the order in which its changes become durable.
+/// </summary>
+/// <remarks>
+/// <para>One flush, each arrow a flush of the file below:</para>
+/// <code>
+/// refcount blocks (→ refcount table entries of new blocks) , new L2 tables , guest data
+///    → L2 slices that the disk already reaches , L1 entries
+///       → references that are gone: punch the host clusters, lower their refcounts in memory
+/// </code>
+/// <para>
+/// All tables are frozen at the same moment. An entry is linked only after its data was written, so the first flush of
+/// the file covers the data of every entry frozen; entries linked later are not written by this flush. Refcounts are
+/// raised before an entry is linked and lowered only after its removal is durable, so after a crash they are at most
+/// too high: clusters leak, none is lost. Where a freed cluster was in use by an operation under way, it is kept until
+/// that has ended (<see cref="OperationEpochs"/>).
+/// </para>
+/// <para>
+/// After a failed flush of the file nobody knows what of it is durable, and a second flush may lie: from then on every
+/// flush and every write fails.
+/// </para>
+/// </remarks>
+internal sealed class MetadataCaches : IDisposable
+{
+    private readonly BlockDevice _file;
+    private readonly Qcow2Geometry _geometry;
+    private readonly object _gate;
+    private readonly Func<long, bool> _isPublishing;
+    private readonly bool _punch;
+    private HashSet<long> _newTables = [];
+    private HashSet<long> _publishing = [];
+    private bool _running;
+    private long _started;
+    private long _completed;
+    private BlockException? _failure;
+
+    public MetadataCaches(
+        BlockDevice file, Qcow2Header header, Qcow2Geometry geometry, FormatOpenArguments arguments, object gate)
+    {
+        _file = file;
+        _geometry = geometry;
+        _gate = gate;
+        _isPublishing = offset => _publishing.Contains(offset & ~_geometry.ClusterMask);
+        _punch = arguments.Discard == DiscardMode.Unmap;
+        L1 = ResidentTable.Load(file, new HostOffset(header.L1Offset), header.L1Size);
+        RefcountTable = ResidentTable.Load(file, new HostOffset(header.RefcountTableOffset),
+            (int)(((long)header.RefcountTableClusters << header.ClusterBits) / 8));
+        L2 = new TableCache(file, geometry.SliceBytes, CacheSizes.L2Slices(geometry, header.Size, arguments), gate,
+            DirtyEviction.AskOwner, MakeRoom);
+        RefcountBlocks = new TableCache(file, geometry.SliceBytes, CacheSizes.RefcountSlices(geometry, arguments), gate,
+            DirtyEviction.WriteVictim);
+        Refcounts = new Refcounts(file, geometry, RefcountTable, RefcountBlocks);
+        Allocator = new ClusterAllocator(file, geometry, Refcounts, gate);
+        Frees = new PendingFrees(geometry.ClusterBits);
+    }
+
+    /// <summary>The active L1 table.</summary>
+    public ResidentTable L1 { get; private set; }
+
+    /// <summary>Slices of L2 tables.</summary>
+    public TableCache L2 { get; }
+
+    public Refcounts Refcounts { get; }
+
+    public ClusterAllocator Allocator { get; }
+
+    public PendingFrees Frees { get; }
+
+    public OperationEpochs Epochs { get; } = new();
+
+    private ResidentTable RefcountTable { get; }
+
+    private TableCache RefcountBlocks { get; }
+
+    /// <summary>Throws if an earlier flush of the file failed.</summary>
+    public void ThrowIfFailed()
+    {
+        if (_failure is not null)
+            throw new BlockException(BlockErrorKind.Io,
+                $"{_file.Name}: an earlier flush failed, nothing more is written: {_failure.Message}", _failure);
+    }
+
+    /// <summary>
+    /// Says that the L2 table at <paramref name="table"/> is new: nothing on disk reaches it before its L1 entry is
+    /// written, so its slices need not wait for their data.
+    /// </summary>
+    public void AddNewTable(HostOffset table) => _newTables.Add(table.Value);
+
+    /// <summary>
+    /// Makes everything linked before the call durable. The gate is held and released meanwhile. Callers that arrive
+    /// while a flush is under way share the next one.
+    /// </summary>
+    public void Flush()
+    {
+        long mine = _started + 1;
+        while (_completed < mine)
+        {
+            ThrowIfFailed();
+            if (_running)
+                Monitor.Wait(_gate);
+            else
+                RunFlush(durable: true);
+        }
+    }
+
+    /// <summary>
+    /// Flushes and frees what waits for it, giving operations under way time to end; for where space has run out.
+    /// </summary>
+    public void FlushAndFree()
+    {
+        const int MillisecondsMax = 1000;
+        Flush();
+        for (int i = 0; i < MillisecondsMax && Frees.DurableCount > 0; i++)
+        {
+            Monitor.Wait(_gate, millisecondsTimeout: 1);
+            BeginExclusive();
+            try
+            {
+                FreeDurable();
+            }
+            finally
+            {
+                EndExclusive();
+            }
+        }
+    }
+
+    /// <summary>
+    /// Replaces the L1 table by a larger copy that is durable at its new place and that the header points at. What
+    /// changed since the copy was made is still to be written, as before.
+    /// </summary>
+    public void ReplaceL1(ResidentTable larger)
+    {
+        ResidentTable old = L1;
+        larger.Adopt(old);
+        L1 = larger;
+        old.Dispose();
+    }
+
+    /// <summary>Waits until no flush is under way and keeps others from starting; pair with <see cref="EndExclusive"/>.</summary>
+    public void BeginExclusive()
+    {
+        while (_running)
+            Monitor.Wait(_gate);
+        _running = true;
+    }
+
+    public void EndExclusive()
+    {
+        _running = false;
+        Monitor.PulseAll(_gate);
+    }
+
+    /// <summary>Flushes the file with the gate released. A failure is final.</summary>
+    public void Barrier()
+    {
+        Monitor.Exit(_gate);
+        BlockException? failure = null;
+        try
+        {
+            _file.Flush();
+        }
+        catch (BlockException e)
+        {
+            failure = e;
+        }
+        finally
+        {
+            Monitor.Enter(_gate);
+        }
+
+        if (failure is null)
+            return;
+        _failure ??= failure;
+        throw new BlockException(failure.Kind, failure.Message, failure, failure.Hint);
+    }
+
+    public void Dispose()
+    {
+        L1.Dispose();
+        RefcountTable.Dispose();
+        L2.Dispose();
+        RefcountBlocks.Dispose();
+    }
+
+    /// <summary>Called by the L2 cache when all its slices are dirty: writes them without making them durable.</summary>
+    private void MakeRoom()
+    {
+        ThrowIfFailed();
+        if (_running)
+            Monitor.Wait(_gate);
+        else
+            RunFlush(durable: false);
+    }
+
+    private void RunFlush(bool durable)
+    {
+        _running = true;
+        long ticket = durable ? ++_started : 0;
+        bool published = false;
+        try
+        {
+            FreezeAll();
+            RefcountBlocks.WriteFrozen();
+            if (RefcountTable.HasFrozen)
+            {
+                Barrier();
+                RefcountTable.WriteFrozen();
+            }
+
+            L2.WriteFrozen(_isPublishing);
+            bool publishes = L2.HasFrozen || L1.HasFrozen;
+            if (publishes || durable)
+                Barrier();
+            published = true;
+            L2.WriteFrozen();
+            L1.WriteFrozen();
+            _publishing.Clear();
+            if (durable)
+            {
+                if (publishes)
+                    Barrier();
+                Frees.FrozenAreDurable();
+                FreeDurable();
+                _completed = ticket;
+            }
+        }
+        finally
+        {
+            ThawAll(published);
+            _running = false;
+            Monitor.PulseAll(_gate);
+        }
+    }
+
+    private void FreezeAll()
+    {
+        L2.Freeze();
+        L1.Freeze();
+        RefcountBlocks.Freeze();
+        RefcountTable.Freeze();
+        Frees.Freeze();
+        (_newTables, _publishing) = (_publishing, _newTables);
+    }
+
+    /// <summary>Takes back what a failed or a merely written flush leaves frozen; nothing where it completed.</summary>
+    private void ThawAll(bool published)
+    {
+        L2.Thaw();
+        L1.Thaw();
+        RefcountBlocks.Thaw();
+        RefcountTable.Thaw();
+        Frees.Thaw();
+        if (!published)
+            _newTables.UnionWith(_publishing);
+        _publishing.Clear();
+    }
+
+    /// <summary>Frees the clusters whose removal is durable and that no operation uses any more.</summary>
+    private void FreeDurable()
+    {
+        for (int left = Frees.DurableCount; left > 0; left--)
+        {
+            if (!Frees.TryTakeDurable(out FreedRun run))
+                return;
+            if (!Epochs.HasEnded(run.Epoch))
+                Frees.PutBackDurable(run);
+            else
+                Free(run);
+        }
+    }
+
+    private void Free(FreedRun run)
+    {
+        long first = run.Start.Value >> _geometry.ClusterBits;
+        if (run.IsTable)
+        {
+            for (long offset = 0; offset < (long)run.Clusters << _geometry.ClusterBits; offset += _geometry.SliceBytes)
+                L2.Drop(run.Start.Value + offset);
+        }
+
+        int done = 0;
+        try
+        {
+            while (done < run.Clusters)
+            {
+                int last = 0;
+                while (done + last < run.Clusters && Refcounts.Get(first + done + last) == 1)
+                    last++;
+                if (last > 0 && _punch)
+                    Punch(first + done, last);
+                for (int end = done + Math.Max(last, 1); done < end; done++)
+                {
+                    // A damaged image may refer to a cluster that it does not count: then there is nothing to free.
+                    if (Refcounts.Get(first + done) != 0 && Refcounts.Decrement(first + done) == 0)
+                        Allocator.NoteFree(first + done);
+                }
+            }
+        }
+        catch when (done < run.Clusters)
+        {
+            Frees.PutBackDurable(run with
+            {
+                Start = run.Start + ((long)done << _geometry.ClusterBits),
+                Clusters = run.Clusters - done,
+            });
+            throw;
+        }
+    }
+
+    /// <summary>
+    /// Gives clusters back to the host. They are still counted, so nobody can allocate them before this returns.
+    /// </summary>
+    private void Punch(long cluster, int count)
+    {
+        long start = cluster << _geometry.ClusterBits;
+        long length = Math.Min((long)count << _geometry.ClusterBits, _file.Length - start);
+        if (length <= 0)
+            return;
+        Monitor.Exit(_gate);
+        try
+        {
+            _file.Discard(start, length);
+        }
+        finally
+        {
+            Monitor.Enter(_gate);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>
+/// Reference counts of host clusters: refcount table in memory, refcount blocks in slices through a cache;
+/// specification section "Host cluster management".
+/// </summary>
+/// <remarks>
+/// All methods are called with the image's gate held and release it while they load a slice. What the blocks hold in
+/// memory may be written at any time: increments come before the references they are for, and decrements only after
+/// the removal of a reference is durable (<see cref="MetadataCaches"/>).
+/// </remarks>
+internal sealed class Refcounts
+{
+    private readonly BlockDevice _file;
+    private readonly Qcow2Geometry _geometry;
+    private readonly ResidentTable _table;
+    private readonly TableCache _cache;
+
+    public Refcounts(BlockDevice file, Qcow2Geometry geometry, ResidentTable table, TableCache cache)
+    {
+        _file = file;
+        _geometry = geometry;
+        _table = table;
+        _cache = cache;
+    }
+
+    /// <summary>Clusters that the present refcount table can count.</summary>
+    public long ClustersMax => (long)_table.Count << _geometry.RefcountBlockBits;
+
+    /// <summary>The largest refcount the width can hold.</summary>
+    private ulong RefcountMax => _geometry.RefcountBits == 64 ? ulong.MaxValue : (1UL << _geometry.RefcountBits) - 1;
+
+    /// <summary>The refcount of a cluster; 0 where no refcount block counts it.</summary>
+    public ulong Get(long cluster)
+    {
+        if (!HasBlock(cluster))
+            return 0;
+        using CachedTable slice = GetSlice(cluster);
+        return Read(slice.Bytes, IndexInSlice(cluster));
+    }
+
+    /// <summary>Whether a refcount block exists for the cluster.</summary>
+    public bool HasBlock(long cluster) => BlockOffset(cluster) != 0;
+
+    /// <summary>
+    /// Registers the zeroed cluster <paramref name="cluster"/> as the refcount block of the range it lies in, itself
+    /// counted once. Nothing on disk points at it before the next flush.
+    /// </summary>
+    public void AddBlock(long cluster)
+    {
+        _table[cluster >> _geometry.RefcountBlockBits] = (ulong)cluster << _geometry.ClusterBits;
+        Change(cluster, increment: true);
+    }
+
+    /// <summary>Adds one reference to each of <paramref name="count"/> clusters that have a refcount block.</summary>
+    public void Increment(long cluster, int count)
+    {
+        for (int i = 0; i < count; i++)
+            Change(cluster + i, increment: true);
+    }
+
+    /// <summary>Removes one reference; returns what is left.</summary>
+    public ulong Decrement(long cluster) => Change(cluster, increment: false);
+
+    /// <summary>
+    /// Counts how many clusters from <paramref name="cluster"/> on are free, within one slice and at most
+    /// <paramref name="limit"/>; and how many used ones come first, if the first is used.
+    /// </summary>
+    public (int Free, int Used) ScanSlice(long cluster, int limit)
+    {
+        using CachedTable slice = GetSlice(cluster);
+        ReadOnlySpan<byte> bytes = slice.Bytes;
+        int first = IndexInSlice(cluster);
+        int end = (int)Math.Min(_geometry.RefcountSliceEntries, (long)first + limit);
+        int index = first;
+        while (index < end && Read(bytes, index) == 0)
+            index++;
+        if (index > first)
+            return (index - first, 0);
+        while (index < _geometry.RefcountSliceEntries && Read(bytes, index) != 0)
+            index++;
+        return (0, index - first);
+    }
+
+    private ulong Change(long cluster, bool increment)
+    {
+        using CachedTable slice = GetSlice(cluster);
+        int index = IndexInSlice(cluster);
+        ulong old = Read(slice.Bytes, index);
+        if (increment ? old == RefcountMax : old == 0)
+            throw Corrupt($"the refcount of cluster {cluster} is {old} and cannot be {(increment ? "raised" : "lowered")}");
+        ulong changed = increment ? old + 1 : old - 1;
+        Write(slice.Modify(), index, changed);
+        return changed;
+    }
+
+    private CachedTable GetSlice(long cluster)
+    {
+        ulong block = BlockOffset(cluster);
+        if (block == 0)
+            throw Corrupt($"no refcount block counts cluster {cluster}");
+        long inBlock = (cluster & ((1L << _geometry.RefcountBlockBits) - 1)) / _geometry.RefcountSliceEntries;
+        return _cache.Get((long)block + (inBlock * _geometry.SliceBytes));
+    }
+
+    /// <summary>Table entries hold the offset in bits 9 to 63 ("Refcount table entry").</summary>
+    private ulong BlockOffset(long cluster)
+    {
+        long index = cluster >> _geometry.RefcountBlockBits;
+        if (index >= _table.Count)
+            return 0;
+        ulong block = _table[index] & ~511UL;
+        if ((block & (ulong)_geometry.ClusterMask) != 0)
+            throw Corrupt($"refcount block offset {block} is not aligned (refcount table index {index})");
+        if (block > (ulong)Math.Max(0, _file.Length - _geometry.ClusterSize))
+            throw Corrupt($"refcount block at {block} lies beyond the end of the file");
+        return block;
+    }
+
+    private int IndexInSlice(long cluster) => (int)(cluster % _geometry.RefcountSliceEntries);
+
+    /// <summary>Widths below a byte count from the least significant bit; the others are big-endian.</summary>
+    private ulong Read(ReadOnlySpan<byte> slice, int index)
+    {
+        switch (_geometry.RefcountOrder)
+        {
+            case 4:
+                return BigEndian.U16(slice, index * 2);
+            case 5:
+                return BigEndian.U32(slice, index * 4);
+            case 6:
+                return BigEndian.U64(slice, index * 8);
+            default:
+                int bit = index << _geometry.RefcountOrder;
+                return ((ulong)slice[bit >> 3] >> (bit & 7)) & RefcountMax;
+        }
+    }
+
+    private void Write(Span<byte> slice, int index, ulong value)
+    {
+        switch (_geometry.RefcountOrder)
+        {
+            case 4:
+                slice[index * 2] = (byte)(value >> 8);
+                slice[(index * 2) + 1] = (byte)value;
+                break;
+            case 5:
+                BigEndian.U32(slice, index * 4, (uint)value);
+                break;
+            case 6:
+                BigEndian.U64(slice, index * 8, value);
+                break;
+            default:
+                int bit = index << _geometry.RefcountOrder;
+                ref byte target = ref slice[bit >> 3];
+                target = (byte)((target & ~(int)(RefcountMax << (bit & 7))) | (int)(value << (bit & 7)));
+                break;
+        }
+    }
+
+    private BlockException Corrupt(string reason) => new(BlockErrorKind.Corrupt, $"{_file.Name}: {reason}");
+}

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>Writing, zeroing, discarding and flushing.</summary>
+public sealed partial class Qcow2Device
+{
+    /// <summary>
+    /// Freed clusters that wait for a flush are flushed from this many bytes on, so that a guest that discards and
+    /// rewrites without ever flushing does not let the file grow without end.
+    /// </summary>
+    private const long PendingBytesMax = 256L << 20;
+
+    private readonly Lock _firstWriteLock = new();
+    private volatile bool _mayWrite;
+    private volatile bool _foundCorrupt;
+
+    /// <inheritdoc/>
+    public override void Write(long offset, ReadOnlySpan<byte> source)
+    {
+        CheckRange(offset, source.Length);
+        BeginWrite();
+        try
+        {
+            WriteGuest(new GuestOffset(offset), source);
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void Flush()
+    {
+        if (IsReadOnly)
+            return;
+        lock (_gate)
+            _caches.Flush();
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>Whole subclusters are zeroed by metadata, the edges by writing zeroes where they hold data.</remarks>
+    public override void WriteZeroes(long offset, long length, bool mayUnmap)
+    {
+        CheckRange(offset, length);
+        BeginWrite();
+        try
+        {
+            ZeroGuest(offset, length, mayUnmap && _discard == DiscardMode.Unmap);
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>
+    /// Whole subclusters become zeroes, never holes through which a backing file shows; the rest of the range is left
+    /// as it is.
+    /// </remarks>
+    public override void Discard(long offset, long length)
+    {
+        CheckRange(offset, length);
+        if (_discard == DiscardMode.Ignore)
+        {
+            CheckWritable();
+            return;
+        }
+
+        BeginWrite();
+        long end = EndOfWholeSubclusters(offset + length);
+        for (long at = _geometry.RoundUpToSubcluster(offset); at < end;)
+        {
+            lock (_gate)
+                at += _map.Zero(new GuestOffset(at), end - at, mayUnmap: true, out _);
+        }
+
+        FlushManyPending();
+    }
+
+    private void WriteGuest(GuestOffset guest, ReadOnlySpan<byte> source)
+    {
+        bool reclaimed = false;
+        while (!source.IsEmpty)
+        {
+            try
+            {
+                int written = WritePart(guest, source);
+                guest += written;
+                source = source[written..];
+            }
+            catch (BlockException e) when (e.Kind == BlockErrorKind.NoSpace && !reclaimed && HasPendingFrees())
+            {
+                reclaimed = true;
+                lock (_gate)
+                    _caches.FlushAndFree();
+            }
+        }
+    }
+
+    /// <summary>Writes as much as one mapping covers; returns how much that was.</summary>
+    private int WritePart(GuestOffset guest, ReadOnlySpan<byte> source)
+    {
+        WriteMapping mapping;
+        lock (_gate)
+        {
+            _caches.ThrowIfFailed();
+            mapping = _map.Allocate(guest, source.Length);
+        }
+
+        ReadOnlySpan<byte> part = source[..mapping.Length];
+        if (mapping.Allocation is null)
+        {
+            try
+            {
+                _data.Write(mapping.Host.Value, part);
+            }
+            finally
+            {
+                _caches.Epochs.Exit(mapping.Epoch);
+            }
+        }
+        else
+        {
+            WriteAllocation(mapping.Allocation, part);
+        }
+
+        return part.Length;
+    }
+
+    private void WriteAllocation(ClusterAllocation allocation, ReadOnlySpan<byte> request)
+    {
+        bool linked = false;
+        try
+        {
+            _cow.Write(allocation, request);
+            lock (_gate)
+                _map.Link(allocation);
+            linked = true;
+        }
+        finally
+        {
+            if (!linked)
+            {
+                lock (_gate)
+                    _map.Abort(allocation);
+            }
+        }
+    }
+
+    private void ZeroGuest(long offset, long length, bool mayUnmap)
+    {
+        long end = offset + length;
+        long wholeStart = _geometry.RoundUpToSubcluster(offset);
+        long wholeEnd = EndOfWholeSubclusters(end);
+        if (wholeStart >= wholeEnd)
+        {
+            ZeroByWriting(offset, length);
+            return;
+        }
+
+        ZeroByWriting(offset, wholeStart - offset);
+        for (long at = wholeStart; at < wholeEnd;)
+        {
+            bool handled;
+            long step;
+            lock (_gate)
+            {
+                _caches.ThrowIfFailed();
+                step = _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap, out handled);
+            }
+
+            if (!handled)
+                ZeroByWriting(at, Math.Min(step, Length - at));
+            at += step;
+        }
+
+        ZeroByWriting(wholeEnd, Math.Max(0, end - wholeEnd));
+        FlushManyPending();
+    }
+
+    private void ZeroByWriting(long offset, long length)
+    {
+        const int StepMax = 1 << 20;
+        while (length > 0)
+        {
+            int step = (int)Math.Min(length, StepMax);
+            if (!ReadsAsZero(new GuestOffset(offset), step))
+            {
+                using PooledBuffer zeroes = BufferPool.Shared.Rent(step);
+                zeroes.Span.Clear();
+                WriteGuest(new GuestOffset(offset), zeroes.Span);
+            }
+
+            offset += step;
+            length -= step;
+        }
+    }
+
+    /// <summary>Nothing lies behind the end of the disk, so the last subcluster counts as whole when it is reached.</summary>
+    private long EndOfWholeSubclusters(long end) =>
+        end == Length ? _geometry.RoundUpToSubcluster(end) : _geometry.RoundDownToSubcluster(end);
+
+    private bool HasPendingFrees()
+    {
+        lock (_gate)
+            return _caches.Frees.Any;
+    }
+
+    private void FlushManyPending()
+    {
+        lock (_gate)
+        {
+            if (_caches.Frees.PendingClusters << _geometry.ClusterBits > PendingBytesMax)
+                _caches.Flush();
+        }
+    }
+
+    /// <summary>
+    /// Checks that writing is allowed. Before the first write the autoclear bits are cleared, as nothing here keeps
+    /// what they vouch for (specification section "Header", autoclear_features).
+    /// </summary>
+    private void BeginWrite()
+    {
+        CheckWritable();
+        if (_foundCorrupt)
+            throw new BlockException(BlockErrorKind.Io, $"{Name}: the image was found corrupt and is not written any more");
+        if (_mayWrite)
+            return;
+        lock (_firstWriteLock)
+        {
+            if (_mayWrite)
+                return;
+            if (_header.Autoclear != 0)
+            {
+                WriteHeaderField(Qcow2Header.AutoclearField, 0);
+                _file.Flush();
+            }
+
+            _mayWrite = true;
+        }
+    }
+
+    /// <summary>
+    /// Sets the corrupt bit once and refuses writes from now on. What was accepted before is still flushed.
+    /// </summary>
+    private void MarkCorrupt()
+    {
+        lock (_firstWriteLock)
+        {
+            if (_foundCorrupt || IsReadOnly)
+                return;
+            _foundCorrupt = true;
+            if (_header.Version < 3)
+                return;
+            WriteHeaderField(Qcow2Header.IncompatibleField, _header.Incompatible | FeatureBits.Corrupt);
+            _file.Flush();
+        }
+    }
+
+    private void WriteHeaderField(int field, ulong value)
+    {
+        Span<byte> bytes = stackalloc byte[8];
+        BigEndian.U64(bytes, 0, value);
+        _file.Write(field, bytes);
+    }
+
+    /// <summary>A clean close leaves nothing behind: all durable, nothing leaked.</summary>
+    private void CloseMetadata()
+    {
+        lock (_gate)
+        {
+            _caches.Flush();
+
+            // The first flush freed clusters; their refcounts go to disk with the second.
+            _caches.Flush();
+        }
+    }
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>An open qcow2 image: the guest's view of it.</summary>
+/// <remarks>
+/// Any number of threads read and write at once. The gate, one monitor per image, guards all metadata; guest data is
+/// read and written without it.
+/// </remarks>
+public sealed partial class Qcow2Device : BlockDevice, IOverlay
+{
+    private readonly BlockDevice _file;
+    private readonly BlockDevice _data;
+    private readonly Qcow2Header _header;
+    private readonly Qcow2Geometry _geometry;
+    private readonly MetadataCaches _caches;
+    private readonly ClusterMap _map;
+    private readonly CompressedClusters _compressed;
+    private readonly CowWriter _cow;
+    private readonly DiscardMode _discard;
+    private readonly object _gate = new();
+    private long _length;
+
+    private Qcow2Device(BlockDevice file, Qcow2Header header, FormatOpenArguments arguments)
+    {
+        _file = file;
+        _data = arguments.DataFile ?? file;
+        _header = header;
+        _geometry = new Qcow2Geometry(header);
+        _discard = arguments.Discard;
+        _length = header.Size & ~511L;
+        Backing = arguments.Backing;
+        IsReadOnly = arguments.ReadOnly;
+        _caches = new MetadataCaches(file, header, _geometry, arguments, _gate);
+        _map = new ClusterMap(file, _geometry, _caches, _gate, Backing?.Length ?? 0);
+        _compressed = new CompressedClusters(file, _geometry, header.Compression);
+        _cow = new CowWriter(_data, this);
+    }
+
+    /// <inheritdoc/>
+    public override string Name => _file.Name;
+
+    /// <summary>The virtual size, rounded down to a multiple of 512 as QEMU does.</summary>
+    public override long Length => Volatile.Read(ref _length);
+
+    /// <inheritdoc/>
+    public override bool IsReadOnly { get; }
+
+    /// <inheritdoc/>
+    public BlockDevice? Backing { get; }
+
+    /// <inheritdoc/>
+    public override long AllocatedBytes =>
+        ReferenceEquals(_file, _data) ? _file.AllocatedBytes : _file.AllocatedBytes + _data.AllocatedBytes;
+
+    /// <summary>Cluster size in bytes.</summary>
+    public int ClusterSize => _geometry.ClusterSize;
+
+    /// <summary>
+    /// Opens the image in <paramref name="file"/>. The device owns <paramref name="file"/> and the devices in
+    /// <paramref name="arguments"/> once this returns.
+    /// </summary>
+    /// <exception cref="BlockException">The image is invalid, unsupported, or must not be written.</exception>
+    public static Qcow2Device Open(BlockDevice file, FormatOpenArguments arguments)
+    {
+        Qcow2Header header = Qcow2HeaderReader.Read(file);
+        ImageReferences references = Qcow2Format.References(file, header);
+        if (!arguments.ReadOnly && (references.WriteRefusal ?? references.ReadOnlyReason) is { } reason)
+            throw new BlockException(
+                BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", hint: references.WriteRefusalHint);
+        if (header.HasExternalData != arguments.DataFile is not null)
+            throw new BlockException(BlockErrorKind.InvalidFormat, header.HasExternalData
+                ? $"{file.Name}: the external data file is missing"
+                : $"{file.Name}: the image has no external data file");
+        return new Qcow2Device(file, header, arguments);
+    }
+
+    /// <inheritdoc/>
+    public override void Read(long offset, Span<byte> destination)
+    {
+        CheckRange(offset, destination.Length);
+        try
+        {
+            ReadGuest(new GuestOffset(offset), destination);
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override Extent GetExtent(long offset, long length)
+    {
+        CheckRange(offset, length);
+        ReadMapping mapping;
+        lock (_gate)
+            mapping = _map.Lookup(new GuestOffset(offset), length);
+        ExtentKind kind = mapping.Kind switch
+        {
+            MappingKind.Data => ExtentKind.Data,
+            MappingKind.Zero => ExtentKind.Zero,
+            MappingKind.Compressed => ExtentKind.Compressed,
+            _ => ExtentKind.Unallocated,
+        };
+        return new Extent(offset, mapping.Length, kind, kind == ExtentKind.Data ? mapping.Host.Value : -1, Depth: 0);
+    }
+
+    /// <summary>
+    /// Whether the range reads as zeroes as far as metadata can tell, here and in the backing chain. What lies beyond
+    /// the end of the disk does.
+    /// </summary>
+    internal bool ReadsAsZero(GuestOffset guest, long length)
+    {
+        length = Math.Min(length, Length - guest.Value);
+        while (length > 0)
+        {
+            Extent extent = BackingChain.GetExtent(this, guest.Value, length);
+            if (extent.Kind is ExtentKind.Data or ExtentKind.Compressed)
+                return false;
+            guest += extent.Length;
+            length -= extent.Length;
+        }
+
+        return true;
+    }
+
+    /// <summary>Reads what a copied head or tail holds; zeroes beyond the end of the disk.</summary>
+    internal void ReadForCopy(GuestOffset guest, Span<byte> destination)
+    {
+        int inside = (int)Math.Clamp(Length - guest.Value, 0, destination.Length);
+        ReadGuest(guest, destination[..inside]);
+        destination[inside..].Clear();
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        try
+        {
+            if (!IsReadOnly)
+                CloseMetadata();
+        }
+        finally
+        {
+            _compressed.Dispose();
+            _caches.Dispose();
+            if (!ReferenceEquals(_file, _data))
+                _data.Dispose();
+            Backing?.Dispose();
+            _file.Dispose();
+            base.Dispose(disposing);
+        }
+    }
+
+    private void ReadGuest(GuestOffset guest, Span<byte> destination)
+    {
+        while (!destination.IsEmpty)
+        {
+            ReadMapping mapping;
+            long epoch;
+            lock (_gate)
+            {
+                mapping = _map.Lookup(guest, destination.Length);
+                epoch = _caches.Epochs.Enter();
+            }
+
+            Span<byte> part = destination[..(int)mapping.Length];
+            try
+            {
+                ReadMapped(mapping, guest, part);
+            }
+            finally
+            {
+                _caches.Epochs.Exit(epoch);
+            }
+
+            destination = destination[part.Length..];
+            guest += part.Length;
+        }
+    }
+
+    private void ReadMapped(ReadMapping mapping, GuestOffset guest, Span<byte> destination)
+    {
+        switch (mapping.Kind)
+        {
+            case MappingKind.Data:
+                CheckInsideFile(mapping.Host, destination.Length, guest);
+                _data.ReadPadded(mapping.Host.Value, destination);
+                break;
+            case MappingKind.Zero:
+                destination.Clear();
+                break;
+            case MappingKind.Unallocated:
+                if (Backing is null || guest.Value >= Backing.Length)
+                    destination.Clear();
+                else
+                    Backing.ReadPadded(guest.Value, destination);
+                break;
+            case MappingKind.Compressed:
+                _compressed.Read(mapping.Descriptor, _geometry.InCluster(guest), destination);
+                break;
+            default:
+                throw new ArgumentOutOfRangeException(nameof(mapping), mapping.Kind, "Unknown kind of mapping.");
+        }
+    }
+
+    /// <summary>
+    /// The last cluster of a file may be cut off and reads as zeroes there; one that begins beyond the end was never
+    /// written. An external data file may end anywhere.
+    /// </summary>
+    private void CheckInsideFile(HostOffset host, int length, GuestOffset guest)
+    {
+        if (_geometry.DataIsExternal)
+            return;
+        long lastCluster = (host.Value + length - 1) & ~_geometry.ClusterMask;
+        if (lastCluster >= _file.Length)
+            throw new BlockException(BlockErrorKind.Corrupt,
+                $"{Name}: data cluster at {lastCluster} lies beyond the end of the file (guest offset {guest.Value})");
+    }
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Testing;
+using Xunit;
+using static Qcow2Fuse.Testing.DeviceAssert;
+
+namespace Qcow2Fuse.Block.Tests;
+
+public abstract class FileDeviceContract(bool direct) : DurableDeviceContract, IDisposable
+{
+    private readonly ScratchDirectory _scratch = new();
+
+    internal ScratchDirectory Scratch => _scratch;
+
+    public void Dispose()
+    {
+        _scratch.Dispose();
+        GC.SuppressFinalize(this);
+    }
+
+    protected override BlockDevice Create(long length) => Open(_scratch.NewFile(length), readOnly: false);
+
+    protected override BlockDevice Reopen(BlockDevice device, bool readOnly)
+    {
+        device.Dispose();
+        return Open(((FileDevice)device).Path, readOnly);
+    }
+
+    protected FileDevice Open(string path, bool readOnly) => FileDevice.Open(path, readOnly, direct);
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(513)]
+    [InlineData(70000)]
+    public void A_file_of_any_length_keeps_it_through_writes_inside(int length)
+    {
+        string path = _scratch.NewFile(length);
+        using (FileDevice device = Open(path, readOnly: false))
+        {
+            Assert.Equal(length, device.Length);
+            device.Write(length - 1, [7]);
+            Assert.Equal(length, device.Length);
+            Assert.Equal(7, ReadAll(device)[^1]);
+        }
+
+        byte[] expected = new byte[length];
+        expected[^1] = 7;
+        Assert.Equal(expected, File.ReadAllBytes(path));
+    }
+
+    [Fact]
+    public void A_file_ends_where_the_last_write_ended()
+    {
+        string path = _scratch.NewFile(0);
+        using (FileDevice device = Open(path, readOnly: false))
+            device.Write(10001, DeviceModel.Pattern(5000, seed: 1));
+        Assert.Equal([.. new byte[10001], .. DeviceModel.Pattern(5000, seed: 1)], File.ReadAllBytes(path));
+    }
+
+    [Fact]
+    public void A_file_that_became_shorter_is_an_error_and_not_zeroes()
+    {
+        string path = _scratch.NewFile(Size);
+        using FileDevice device = Open(path, readOnly: true);
+        using (FileStream file = new(path, FileMode.Open))
+            file.SetLength(8192);
+        BlockException failure = ShouldFail(BlockErrorKind.Io, () => device.Read(4096, new byte[8192]));
+        Assert.Contains("has become shorter", failure.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Punched_and_discarded_ranges_give_their_storage_back()
+    {
+        using BlockDevice device = Create(Size);
+        device.Write(0, DeviceModel.Pattern(Size, seed: 1));
+        device.Flush();
+        long full = device.AllocatedBytes;
+        device.WriteZeroes(0, Size / 4, mayUnmap: true);
+        Assert.True(device.AllocatedBytes <= full - (Size / 4), "a punched range kept its storage");
+        device.Discard(Size / 2, Size / 4);
+        Assert.True(device.AllocatedBytes <= full - (Size / 2), "a discarded range kept its storage");
+    }
+
+    [Fact]
+    public void Zeroes_that_must_stay_allocated_do()
+    {
+        using BlockDevice device = Create(Size);
+        device.Write(0, DeviceModel.Pattern(Size, seed: 1));
+        device.WriteZeroes(0, Size, mayUnmap: false);
+        device.Flush();
+        Assert.True(device.AllocatedBytes >= Size, $"{device.AllocatedBytes} bytes are left");
+    }
+}
+
+public sealed class BufferedFileDeviceTests() : FileDeviceContract(direct: false)
+{
+    [Fact]
+    public void What_is_not_a_file_is_refused_in_words()
+    {
+        string missing = Scratch.At("missing");
+        Assert.Equal(
+            $"{missing}: cannot be opened: No such file or directory",
+            ShouldFail(BlockErrorKind.NotFound, () => FileDevice.Open(missing, readOnly: true)).Message);
+        foreach (bool readOnly in new[] { true, false })
+        {
+            Assert.Equal(
+                $"{Scratch.Path}: is a directory",
+                ShouldFail(BlockErrorKind.InvalidFormat, () => FileDevice.Open(Scratch.Path, readOnly)).Message);
+            Assert.Equal(
+                "/dev/null: is a character device",
+                ShouldFail(BlockErrorKind.InvalidFormat, () => FileDevice.Open("/dev/null", readOnly)).Message);
+        }
+    }
+
+    [Fact]
+    public void Control_characters_of_a_name_do_not_reach_messages()
+    {
+        string path = Scratch.At("a\n\u001b[2J\u202eb\u2028");
+        BlockException failure = ShouldFail(BlockErrorKind.NotFound, () => FileDevice.Open(path));
+        Assert.StartsWith(Scratch.At(@"a\x0a\x1b[2J\u{202e}b\u{2028}: "), failure.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_full_disk_is_no_space()
+    {
+        using FileDevice device = FileDevice.Open(Scratch.NewFile(0));
+        ShouldFail(BlockErrorKind.TooLarge, () => device.Write(long.MaxValue - 8192, new byte[4096]));
+        Assert.Equal(0, device.Length);
+    }
+
+    [Fact]
+    public void Create_makes_a_new_file_and_replaces_one_only_when_told()
+    {
+        string path = Scratch.At("new");
+        using (FileDevice device = FileDevice.Create(path))
+            device.Write(0, [1, 2, 3]);
+        BlockException failure = Assert.Throws<BlockException>(() => FileDevice.Create(path));
+        Assert.Contains("File exists", failure.Message, StringComparison.Ordinal);
+        Assert.Equal(3, new FileInfo(path).Length);
+        using (FileDevice device = FileDevice.Create(path, replace: true))
+            Assert.Equal(0, device.Length);
+    }
+}
+
+public sealed class DirectFileDeviceTests() : FileDeviceContract(direct: true)
+{
+    [Fact]
+    public void The_alignment_is_told()
+    {
+        using BlockDevice device = Create(Size);
+        Assert.InRange(device.Limits.RequestAlignment, 512, 4096);
+    }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using Qcow2Fuse.Testing;
+using Qcow2Fuse.Testing.Crash;
+using Qcow2Fuse.Testing.Faults;
+using Xunit;
+using Xunit.Abstractions;
+
+namespace Qcow2Fuse.Qcow2.Tests.Crash;
+
+/// <summary>
+/// No power cut leaves an image that does not open, has broken metadata, lost what was flushed, or shows bytes that
+/// were never written there. <c>QCOW2FUSE_CRASH_RUNS</c> and <c>QCOW2FUSE_CRASH_STATES</c> (both in all) scale the
+/// random part, <c>QCOW2FUSE_CRASH_SEED</c> (the first seed) moves it; a failure says how to see it again.
+/// </summary>
+public sealed class CrashTests(ITestOutputHelper output)
+{
+    private const ulong DefaultSeed = 20_000;
+
+    [Fact]
+    public void Crash_states_of_random_runs_are_right()
+    {
+        int runs = (int)Setting("QCOW2FUSE_CRASH_RUNS", 2_000) / 4;
+        long states = (long)Setting("QCOW2FUSE_CRASH_STATES", 400_000) / 4 / Math.Max(runs, 1);
+        ulong seed = Setting("QCOW2FUSE_CRASH_SEED", DefaultSeed);
+        long judged = 0;
+        foreach (bool smallCaches in (bool[])[false, true])
+        {
+            foreach (int writers in (int[])[1, 4])
+            {
+                Qcow2Subject engine = new() { SmallCaches = smallCaches };
+                CrashFleetResult result = CrashFleet.Random(engine, seed, runs, Options(writers, states));
+                output.WriteLine($"{engine.Name}, {writers} writer(s): {result}");
+                Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
+                if (QemuTools.HasQemuImg)
+                    Assert.Equal(result.States / 1000, result.AskedQemu);
+                judged += result.States;
+                seed += (ulong)runs;
+            }
+        }
+
+        Assert.Equal(4L * runs * states, judged);
+    }
+
+    [Fact]
+    public void Crash_states_of_all_short_sequences_are_right()
+    {
+        SeededRandom random = new(1);
+        ImageKind[] kinds =
+        [
+            ImageKind.Create(9, 2, extended: false, backing: 3, prefilledPercent: 0, random),
+            ImageKind.Create(12, 3, extended: false, backing: 0, prefilledPercent: 100, random),
+            ImageKind.Create(14, 3, extended: true, backing: 2, prefilledPercent: 0, random),
+            ImageKind.Create(14, 3, extended: true, backing: 0, prefilledPercent: 50, random),
+            ImageKind.Create(16, 3, extended: false, backing: 3, prefilledPercent: 50, random),
+            ImageKind.Create(16, 3, extended: true, backing: 3, prefilledPercent: 30, random) with
+            {
+                Compressed = true,
+            },
+        ];
+        CrashFleetResult result = CrashFleet.Exhaustive(new Qcow2Subject(), kinds, statesPerRun: 40);
+        output.WriteLine(result.ToString());
+        Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
+        Assert.Equal(6 * (7 + 49 + 343), result.Runs);
+    }
+
+    [Theory]
+    [InlineData(9, false)]
+    [InlineData(12, false)]
+    [InlineData(16, false)]
+    [InlineData(14, true)]
+    public void Crash_states_after_a_failed_request_are_right(int clusterBits, bool extended)
+    {
+        ImageKind kind = ImageKind.Create(clusterBits, 3, extended, 2, 30, new SeededRandom(2));
+        kind = kind with { Compressed = true };
+        CrashRunOptions options = new() { Kind = kind, Rounds = 25, States = 40, RecoverEvery = 13 };
+        foreach (bool smallCaches in (bool[])[false, true])
+        {
+            CrashFleetResult result = CrashFleet.FailEach(
+                new Qcow2Subject { SmallCaches = smallCaches }, 6, options,
+                BlockOp.Read, BlockOp.Write, BlockOp.WriteZeroes, BlockOp.Discard, BlockOp.Resize, BlockOp.Flush);
+            output.WriteLine(result.ToString());
+            Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
+            Assert.True(result.Runs > 40);
+        }
+    }
+
+    [Fact]
+    public void On_a_disk_that_forgets_flushes_the_same_judge_finds_failures()
+    {
+        CrashRunOptions options = new() { States = 300, Filter = disk => new FlushDroppingDevice(disk, keepEvery: 3) };
+        CrashFleetResult result = CrashFleet.Random(new Qcow2Subject(), DefaultSeed, 40, options, qemuEvery: 0);
+        Assert.NotEmpty(result.Failures);
+    }
+
+    [Fact]
+    public void Crash_states_of_one_seed_are_right()
+    {
+        Qcow2Subject engine = new() { SmallCaches = Setting("QCOW2FUSE_CRASH_SMALL_CACHES", 0) == 1 };
+        CrashRunOptions options = Options(
+            (int)Setting("QCOW2FUSE_CRASH_WRITERS", 1), (long)Setting("QCOW2FUSE_CRASH_STATES", 20_000));
+        CrashRunResult result = CrashRun.Run(engine, Setting("QCOW2FUSE_CRASH_SEED", DefaultSeed), options);
+        output.WriteLine($"{result.States} states");
+        Assert.True(result.Failure is null, result.Failure);
+    }
+
+    private static CrashRunOptions Options(int writers, long states) =>
+        new() { States = states, Writers = writers, Rounds = writers > 1 ? 40 : 60 };
+
+    private static ulong Setting(string name, ulong otherwise)
+    {
+        string? value = Environment.GetEnvironmentVariable(name);
+        if (string.IsNullOrEmpty(value))
+            return otherwise;
+        return value.StartsWith("0x", StringComparison.OrdinalIgnoreCase)
+            ? ulong.Parse(value.AsSpan(2), NumberStyles.HexNumber, CultureInfo.InvariantCulture)
+            : ulong.Parse(value, CultureInfo.InvariantCulture);
+    }
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using Qcow2Fuse.Testing.Faults;
+using Qcow2Fuse.Testing.Oracle;
+
+namespace Qcow2Fuse.Testing.Crash;
+
+/// <summary>
+/// Judges one state: the image opens, its metadata has no errors, nothing durable is lost, and no sector holds a
+/// content it could not have. Leaked clusters are allowed.
+/// </summary>
+public sealed class CrashJudge
+{
+    private const int SectorSize = SectorTable.SectorSize;
+
+    private readonly SectorTable _table;
+    private readonly GuestHistory _history;
+    private readonly ArrayImage? _backing;
+    private readonly int[] _backingIds;
+    private readonly Dictionary<ulong, Unpacked> _unpacked = [];
+
+    /// <summary>Prepares judging images with this history and backing file (null for none).</summary>
+    public CrashJudge(SectorTable table, GuestHistory history, byte[]? backing)
+    {
+        _table = table;
+        _history = history;
+        _backing = backing is null ? null : new ArrayImage(backing);
+        _backingIds = SectorsOf(table, backing, history.SectorCount);
+    }
+
+    /// <summary>The content numbers of the first sectors of a file, zeroes past its end.</summary>
+    public static int[] SectorsOf(SectorTable table, byte[]? bytes, int count)
+    {
+        int[] ids = new int[count];
+        if (bytes is null)
+            return ids;
+        ArrayImage image = new(bytes);
+        Span<byte> sector = stackalloc byte[SectorSize];
+        for (int i = 0; i < count; i++)
+        {
+            image.Read((long)i * SectorSize, sector);
+            ids[i] = table.Intern(sector);
+        }
+
+        return ids;
+    }
+
+    /// <summary>A plain reader of a state of the image.</summary>
+    public PlainReader Open(ByteImage state) => new(state, _backing);
+
+    /// <summary>What is wrong with a state left by a crash at a moment, or null.</summary>
+    public string? Judge(SectorImage state, long time)
+    {
+        try
+        {
+            PlainReader reader = Open(state);
+            PlainCheck check = reader.Check();
+            if (check.Errors.Count > 0)
+                return "metadata: " + string.Join("; ", check.Errors);
+            return JudgeContent(reader, state, time);
+        }
+        catch (PlainReaderException failure)
+        {
+            return "does not open or read: " + failure.Message;
+        }
+    }
+
+    private string? JudgeContent(PlainReader reader, SectorImage state, long time)
+    {
+        int durableBefore = _history.DurableBefore(time);
+        for (long guest = 0; guest < reader.Size;)
+        {
+            Place place = reader.Locate(guest);
+            int first = (int)(guest / SectorSize);
+            int count = (int)((place.Length + SectorSize - 1) / SectorSize);
+            int[] packed = place.Kind == PlaceKind.Compressed ? Unpack(reader, state, place, guest) : [];
+            for (int i = 0; i < count; i++)
+            {
+                int id = place.Kind switch
+                {
+                    PlaceKind.Data => state.IdAt((place.HostOffset / SectorSize) + i),
+                    PlaceKind.Zero => SectorTable.Zero,
+                    PlaceKind.Unallocated => _backingIds[first + i],
+                    _ => packed[(first + i) % packed.Length],
+                };
+                if (!_history.IsLegal(first + i, id, time, durableBefore))
+                    return Wrong(first + i, place, id, time);
+            }
+
+            guest += place.Length;
+        }
+
+        return null;
+    }
+
+    private string Wrong(int sector, Place place, int id, long time) => string.Create(
+        CultureInfo.InvariantCulture,
+        $"guest sector {sector} (0x{(long)sector * SectorSize:x}, {place.Kind} at 0x{place.HostOffset:x}) holds ")
+        + _history.Describe(sector, id, time);
+
+    /// <summary>The sectors of a compressed cluster; unpacked again only where its bytes have changed.</summary>
+    private int[] Unpack(PlainReader reader, SectorImage state, Place place, long guest)
+    {
+        int first = (int)(place.HostOffset / SectorSize);
+        int count = (reader.CompressedLength(place.Entry) + SectorSize - 1) / SectorSize;
+        int[] host = new int[count];
+        for (int i = 0; i < count; i++)
+            host[i] = state.IdAt(first + i);
+        if (_unpacked.TryGetValue(place.Entry, out Unpacked? known) && known.Host.AsSpan().SequenceEqual(host))
+            return known.Ids;
+
+        int clusterSize = reader.Header.ClusterSize;
+        byte[] bytes = new byte[clusterSize];
+        reader.Read(guest / clusterSize * clusterSize, bytes);
+        int[] ids = SectorsOf(_table, bytes, clusterSize / SectorSize);
+        _unpacked[place.Entry] = new Unpacked(host, ids);
+        return ids;
+    }
+
+    private sealed record Unpacked(int[] Host, int[] Ids);
+}
