@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>A FUSE mount made by this process.</summary>
+/// <remarks>
+/// The process that serves a mount must never touch it: with all workers waiting that is a deadlock. Nothing here
+/// does after <see cref="Mount"/> has begun.
+/// </remarks>
+public sealed class FuseMount : IDisposable
+{
+    private const int StackedStaleMounts = 16;
+    private const int SysAdminCapability = 21;
+
+    private readonly int _keepAlive;
+    private readonly MountEntry? _entry;
+
+    private int _device;
+    private bool _disposed;
+
+    private FuseMount(string mountPoint, int device, int keepAlive)
+    {
+        MountPoint = mountPoint;
+        _device = device;
+        _keepAlive = keepAlive;
+        _entry = MountTable.FindAt(mountPoint);
+    }
+
+    /// <summary>Where it is mounted: an absolute path without symbolic links.</summary>
+    public string MountPoint { get; }
+
+    /// <summary>Whether the mount is still in this process's tree.</summary>
+    public bool IsMounted => _entry is not null && MountTable.FindAt(MountPoint)?.Id == _entry.Id;
+
+    /// <summary>
+    /// Mounts. A dead mount of the same type at the same place is unmounted first. Requests wait until a
+    /// <see cref="FuseServer"/> serves them through <see cref="OpenTransport"/>.
+    /// </summary>
+    /// <remarks>
+    /// Whoever may mount does so by mount(2). Others, and who is refused by a user namespace or asks for
+    /// auto_unmount, use fusermount3.
+    /// </remarks>
+    /// <exception cref="FuseMountException">It could not be mounted; nothing is left behind.</exception>
+    public static FuseMount Mount(MountSpec spec)
+    {
+        MountPoint place = Prepare(spec);
+        int device = -1;
+        int keepAlive = -1;
+        if (!spec.AutoUnmount && MayMount())
+            device = MountDirectly(spec, place.Path);
+        if (device < 0)
+            device = Fusermount.Mount(spec, place.Path, out keepAlive);
+        return new FuseMount(place.Path, device, keepAlive);
+    }
+
+    /// <summary>
+    /// Unmounts what is mounted at a path. <paramref name="lazy"/> takes it out of the tree at once; it then ends
+    /// with its last user.
+    /// </summary>
+    /// <exception cref="FuseMountException">
+    /// <see cref="FuseMountError.Busy"/> where somebody uses it, or another reason.
+    /// </exception>
+    public static void Unmount(string path, bool lazy)
+    {
+        if (!MayMount())
+        {
+            Fusermount.Unmount(path, lazy);
+            return;
+        }
+
+        int result = MountCalls.Unmount(path, lazy);
+        if (result == -FuseErrno.EPERM && Fusermount.Find() is not null)
+            Fusermount.Unmount(path, lazy);
+        else if (result == -FuseErrno.EBUSY)
+            throw FuseMountErrors.Busy(path);
+        else if (result == -FuseErrno.EINVAL)
+            throw new FuseMountException(FuseMountError.System, $"{path}: not mounted");
+        else if (result < 0)
+            throw new FuseMountException(FuseMountError.System, $"{path}: umount: {FuseMountErrors.Text(-result)}");
+    }
+
+    /// <summary>The way to this mount's requests. Once.</summary>
+    public DevFuseTransport OpenTransport()
+    {
+        int device = Interlocked.Exchange(ref _device, -1);
+        return device >= 0
+            ? new DevFuseTransport(device)
+            : throw new InvalidOperationException("the session's descriptor has been handed out already");
+    }
+
+    /// <summary>Unmounts this mount if it is still there; see <see cref="Unmount(string, bool)"/>.</summary>
+    public void Unmount(bool lazy)
+    {
+        if (IsMounted)
+            Unmount(MountPoint, lazy);
+    }
+
+    /// <summary>
+    /// Raises the read-ahead of buffered readers, which the kernel starts at 128 KiB. To be called after INIT, whose
+    /// answer lowers it. False where it is not permitted.
+    /// </summary>
+    /// <param name="kibibytes">Read-ahead in KiB.</param>
+    public bool TryRaiseReadAhead(int kibibytes = 2048)
+    {
+        if (_entry is null)
+            return false;
+
+        try
+        {
+            File.WriteAllText(
+                $"/sys/class/bdi/{_entry.Device}/read_ahead_kb", kibibytes.ToString(CultureInfo.InvariantCulture));
+            return true;
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            return false;
+        }
+    }
+
+    /// <summary>
+    /// Unmounts if that has not happened yet, so that no mount without a server stays behind. To be called after
+    /// the server was disposed.
+    /// </summary>
+    public void Dispose()
+    {
+        if (_disposed)
+            return;
+        _disposed = true;
+        try
+        {
+            Unmount(lazy: true);
+        }
+        catch (FuseMountException)
+        {
+            // What remains is a dead mount, which the next Mount at this place takes away.
+        }
+
+        int device = Interlocked.Exchange(ref _device, -1);
+        if (device >= 0)
+            FuseDevice.Close(device);
+        if (_keepAlive >= 0)
+            FuseDevice.Close(_keepAlive);
+    }
+
+    /// <summary>Clears dead mounts away and checks that the place can be mounted on.</summary>
+    private static MountPoint Prepare(MountSpec spec)
+    {
+        for (int attempt = 0; ; attempt++)
+        {
+            MountPoint place = Fuse.MountPoint.Inspect(spec.MountPoint, spec.Subtype);
+            switch (place.State)
+            {
+                case MountPointState.Free:
+                    return IsMountable(place.Mode)
+                        ? place
+                        : throw new FuseMountException(
+                            FuseMountError.MountPointUnusable, $"{place.Path}: neither a directory nor a regular file");
+                case MountPointState.Stale when attempt < StackedStaleMounts:
+                    Unmount(place.Path, lazy: true);
+                    break;
+                case MountPointState.Mounted:
+                    throw new FuseMountException(
+                        FuseMountError.AlreadyMounted,
+                        $"{place.Path}: {place.Entry?.Source} is mounted here already",
+                        $"umount {place.Path}");
+                case MountPointState.Stale:
+                case MountPointState.StaleForeign:
+                    throw new FuseMountException(
+                        FuseMountError.StaleForeignMount,
+                        $"{place.Path}: a dead mount of type {place.Entry?.Type} is here",
+                        $"umount -l {place.Path}");
+                default:
+                    throw FuseMountErrors.MountPoint(spec.MountPoint, place.Errno);
+            }
+        }
+    }
+
+    private static bool IsMountable(uint mode) =>
+        (mode & FuseAttributes.KindMask) is FuseAttributes.Directory or FuseAttributes.RegularFile;
+
+    private static bool MayMount()
+    {
+        const string Field = "CapEff:";
+        string? line = File.ReadLines("/proc/self/status").FirstOrDefault(
+            line => line.StartsWith(Field, StringComparison.Ordinal));
+        return line is not null
+            && ulong.TryParse(
+                line.AsSpan(Field.Length).Trim(), NumberStyles.HexNumber, CultureInfo.InvariantCulture, out ulong set)
+            && (set >> SysAdminCapability & 1) != 0;
+    }
+
+    /// <summary>Mounts by mount(2); −1 where a user namespace forbids it but fusermount3 may be tried.</summary>
+    private static int MountDirectly(MountSpec spec, string path)
+    {
+        int target = MountCalls.OpenPath(path);
+        if (target < 0)
+            throw FuseMountErrors.MountPoint(path, -target);
+
+        // A failed mount uses the descriptor up, so it is opened for this one attempt.
+        int device = FuseDevice.Open();
+        try
+        {
+            if (device < 0)
+                throw FuseMountErrors.Device(-device);
+            int probe = MountCalls.Probe(target, out uint mode, out _);
+            if (probe < 0)
+                throw FuseMountErrors.MountPoint(path, -probe);
+
+            // By way of the descriptor, so that a path changed meanwhile is not what gets mounted on.
+            int result = MountCalls.Mount(
+                spec.Source,
+                Fuse.MountPoint.DescriptorLink(target),
+                "fuse." + spec.Subtype,
+                (ulong)spec.Flags,
+                KernelOptions(spec, device, mode));
+            if (result == 0)
+                return device;
+
+            FuseDevice.Close(device);
+            if (result == -FuseErrno.EPERM && Fusermount.Find() is not null)
+                return -1;
+            throw FuseMountErrors.MountCall(path, -result);
+        }
+        finally
+        {
+            FuseDevice.Close(target);
+        }
+    }
+
+    /// <summary>Options of the kernel's own parser; it refuses all that it does not know.</summary>
+    private static string KernelOptions(MountSpec spec, int device, uint mode)
+    {
+        string kind = Convert.ToString(mode & FuseAttributes.KindMask, 8);
+        string options = string.Create(
+            CultureInfo.InvariantCulture,
+            $"fd={device},rootmode={kind},user_id={MountCalls.EffectiveUser()},group_id={MountCalls.EffectiveGroup()}");
+        if (spec.AllowOther || spec.DefaultPermissions)
+            options += ",default_permissions";
+        if (spec.AllowOther)
+            options += ",allow_other";
+        if (spec.MaxRead > 0)
+            options += string.Create(CultureInfo.InvariantCulture, $",max_read={spec.MaxRead}");
+        return options;
+    }
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT
+using System.Diagnostics;
+using System.Globalization;
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>
+/// Mounting and unmounting by way of fusermount3(1), the set-uid helper of users who may not mount. It is called
+/// by its absolute path and with an environment of its own (CVE-2015-3202).
+/// </summary>
+internal static class Fusermount
+{
+    private static readonly string[] Directories = ["/usr/bin", "/bin"];
+
+    /// <summary>The helper's path; null where it is not installed.</summary>
+    public static string? Find() =>
+        Directories.Select(directory => Path.Combine(directory, "fusermount3")).FirstOrDefault(File.Exists);
+
+    /// <summary>
+    /// Mounts and returns the session's descriptor. <paramref name="keepAlive"/> is −1, or with auto_unmount the
+    /// descriptor whose closing, as by our death, makes the helper unmount.
+    /// </summary>
+    public static int Mount(MountSpec spec, string path, out int keepAlive)
+    {
+        string helper = Find() ?? throw FuseMountErrors.NoHelper();
+        keepAlive = -1;
+        int result = DescriptorSocket.CreatePair(out int ours, out int theirs);
+        if (result < 0)
+            throw FuseMountErrors.MountCall(path, -result);
+
+        int device;
+        try
+        {
+            ProcessStartInfo start = CreateStart(helper);
+            start.Environment["_FUSE_COMMFD"] = theirs.ToString(CultureInfo.InvariantCulture);
+            foreach (string argument in (string[])["-o", Options(spec), "--", path])
+                start.ArgumentList.Add(argument);
+
+            using Process process = Start(start, path);
+            FuseDevice.Close(theirs);
+            theirs = -1;
+            device = DescriptorSocket.Receive(ours);
+            if (device < 0)
+            {
+                string message = process.StandardError.ReadToEnd();
+                process.WaitForExit();
+                throw Failure(path, message);
+            }
+
+            if (spec.AutoUnmount)
+            {
+                keepAlive = ours;
+                ours = -1;
+            }
+            else
+            {
+                process.WaitForExit();
+            }
+        }
+        finally
+        {
+            if (theirs >= 0)
+                FuseDevice.Close(theirs);
+            if (ours >= 0)
+                FuseDevice.Close(ours);
+        }
+
+        return device;
+    }
+
+    /// <summary>Unmounts a mount of this user.</summary>
+    public static void Unmount(string path, bool lazy)
+    {
+        ProcessStartInfo start = CreateStart(Find() ?? throw FuseMountErrors.NoHelper());
+        foreach (string argument in (string[])[lazy ? "-uz" : "-u", "--", path])
+            start.ArgumentList.Add(argument);
+
+        using Process process = Start(start, path);
+        string message = process.StandardError.ReadToEnd();
+        process.WaitForExit();
+        if (process.ExitCode == 0)
+            return;
+
+        throw message.Contains("busy", StringComparison.OrdinalIgnoreCase)
+            ? FuseMountErrors.Busy(path)
+            : Failure(path, message);
+    }
+
+    /// <summary>The helper's "-o": commas and backslashes inside values are escaped by a backslash.</summary>
+    internal static string Options(MountSpec spec)
+    {
+        List<string> words = [.. MountOptionWords.Words(spec.Flags)];
+        words.Add("fsname=" + Escape(spec.Source));
+        words.Add("subtype=" + Escape(spec.Subtype));
+        if (spec.AllowOther)
+            words.Add("allow_other");
+        if (spec.AllowOther || spec.DefaultPermissions)
+            words.Add("default_permissions");
+        if (spec.MaxRead > 0)
+            words.Add(string.Create(CultureInfo.InvariantCulture, $"max_read={spec.MaxRead}"));
+        if (spec.AutoUnmount)
+            words.Add("auto_unmount");
+        return string.Join(',', words);
+    }
+
+    /// <summary>Turns the helper's complaint into ours.</summary>
+    internal static FuseMountException Failure(string path, string message)
+    {
+        string reason = message.Split('\n').Select(line => line.Trim()).LastOrDefault(line => line.Length > 0)
+            ?? "fusermount3 failed without a message";
+        reason = reason.Replace("fusermount3: ", "", StringComparison.Ordinal);
+        if (reason.Contains("user_allow_other", StringComparison.Ordinal))
+        {
+            return new FuseMountException(
+                FuseMountError.AllowOtherRefused,
+                $"{path}: allow_other is not allowed to users by /etc/fuse.conf",
+                FuseMountErrors.AllowOtherHint);
+        }
+
+        if (reason.Contains("/dev/fuse", StringComparison.Ordinal) || reason.Contains("device not found", StringComparison.Ordinal))
+            return new FuseMountException(FuseMountError.NoDevice, reason, FuseMountErrors.DeviceHint);
+        if (reason.Contains("mountpoint", StringComparison.Ordinal))
+            return new FuseMountException(FuseMountError.MountPointUnusable, $"{path}: {reason}");
+        return reason.Contains("not permitted", StringComparison.OrdinalIgnoreCase)
+            ? new FuseMountException(FuseMountError.NotPermitted, $"{path}: {reason}", FuseMountErrors.ContainerHint)
+            : new FuseMountException(FuseMountError.System, $"{path}: {reason}");
+    }
+
+    private static string Escape(string value) =>
+        value.Replace("\\", "\\\\", StringComparison.Ordinal).Replace(",", "\\,", StringComparison.Ordinal);
+
+    private static ProcessStartInfo CreateStart(string helper)
+    {
+        ProcessStartInfo start = new(helper)
+        {
+            UseShellExecute = false,
+            RedirectStandardError = true,
+            RedirectStandardInput = true,
+            WorkingDirectory = "/",
+        };
+        start.Environment.Clear();
+        start.Environment["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin";
+        start.Environment["LC_ALL"] = "C";
+        return start;
+    }
+
+    private static Process Start(ProcessStartInfo start, string path)
+    {
+        try
+        {
+            return Process.Start(start)
+                ?? throw new FuseMountException(FuseMountError.System, $"{path}: fusermount3 did not start");
+        }
+        catch (System.ComponentModel.Win32Exception error)
+        {
+            throw new FuseMountException(FuseMountError.System, $"{path}: fusermount3: {error.Message}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>What INIT agreed upon.</summary>
+/// <param name="Minor">Minor version of the protocol both sides speak.</param>
+/// <param name="Flags">Features both sides have.</param>
+/// <param name="MaxWrite">Largest write in bytes.</param>
+internal readonly record struct FuseAgreement(uint Minor, FuseInitFlags Flags, int MaxWrite);
+
+/// <summary>The first request of a session: versions, features and sizes.</summary>
+internal static class FuseNegotiation
+{
+    // Without FUSE_MAX_PAGES a request has at most 32 pages.
+    private const int MaxWriteWithoutMaxPages = 32 * FuseSlot.PageSize;
+
+    private const FuseInitFlags Wanted = FuseInitFlags.AsyncRead
+        | FuseInitFlags.BigWrites
+        | FuseInitFlags.AsyncDio
+        | FuseInitFlags.ParallelDirOps
+        | FuseInitFlags.MaxPages
+        | FuseInitFlags.ExplicitInvalData
+        | FuseInitFlags.HandleKillPrivV2
+        | FuseInitFlags.InitExt
+        | FuseInitFlags.DirectIOAllowMmap;
+
+    /// <summary>
+    /// Answers INIT. Null where the kernel speaks a newer major version, which asks again after this answer.
+    /// </summary>
+    public static FuseAgreement? Agree(in FuseInitIn request, FuseServerOptions options, out FuseInitOut reply)
+    {
+        reply = new FuseInitOut { Major = FuseAbi.MajorVersion, Minor = FuseAbi.MinorVersion };
+        if (request.Major > FuseAbi.MajorVersion)
+            return null;
+
+        FuseInitFlags offered = (FuseInitFlags)request.Flags;
+        if (offered.HasFlag(FuseInitFlags.InitExt))
+            offered |= (FuseInitFlags)((ulong)request.Flags2 << 32);
+
+        // With the writeback cache the kernel is the master of the size: an O_TRUNC it left to us would make it 0
+        // for good. It then sends the truncation as a change of size.
+        FuseInitFlags flags = offered & (Wanted | (options.WritebackCache
+            ? FuseInitFlags.WritebackCache
+            : FuseInitFlags.AtomicOTrunc));
+        int maxWrite = flags.HasFlag(FuseInitFlags.MaxPages)
+            ? options.MaxWrite
+            : Math.Min(options.MaxWrite, MaxWriteWithoutMaxPages);
+
+        reply.MaxReadAhead = request.MaxReadAhead;
+        reply.Flags = (uint)flags;
+        reply.Flags2 = (uint)((ulong)flags >> 32);
+        reply.MaxBackground = (ushort)options.MaxBackground;
+        reply.CongestionThreshold = (ushort)(options.MaxBackground * 3 / 4);
+        reply.MaxWrite = (uint)maxWrite;
+        reply.MaxPages = (ushort)(maxWrite / FuseSlot.PageSize);
+        reply.TimeGranularity = 1;
+        return new FuseAgreement(Math.Min(request.Minor, FuseAbi.MinorVersion), flags, maxWrite);
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>Serves a file system: a session, a transport and the threads between them.</summary>
+/// <remarks>
+/// An unmount, by whomever, ends it. After a lazy unmount the kernel goes on sending requests until the last open
+/// file is closed.
+/// </remarks>
+public sealed class FuseServer : IDisposable
+{
+    private const int WorkerStackSize = 256 * 1024;
+    private const int MaxWorkers = 256;
+
+    private static readonly TimeSpan InterruptPeriod = TimeSpan.FromMilliseconds(5);
+
+    private readonly IFuseTransport _transport;
+    private readonly FuseServerOptions _options;
+    private readonly FuseSlot[] _slots;
+    private readonly ManualResetEventSlim _initialised = new();
+    private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+    private int _announced;
+    private int _running;
+    private bool _started;
+    private bool _disposed;
+    private volatile bool _stopping;
+
+    /// <summary>Prepares to serve; <paramref name="transport"/> now belongs to the server.</summary>
+    public FuseServer(IFuseTransport transport, IFuseFileSystem fileSystem, FuseServerOptions options)
+    {
+        if (options.Workers is < 1 or > MaxWorkers)
+            throw new ArgumentException("Workers is not from 1 to 256", nameof(options));
+        _transport = transport;
+        _options = options;
+        Session = new FuseSession(fileSystem, options);
+        _slots = new FuseSlot[options.Workers];
+    }
+
+    /// <summary>What was negotiated with the kernel.</summary>
+    public FuseSession Session { get; }
+
+    /// <summary>Completes when all workers have ended.</summary>
+    public Task Ended => _ended.Task;
+
+    /// <summary>Creates the workers and begins to serve. Once.</summary>
+    public void Start()
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        if (_started)
+            throw new InvalidOperationException("the server has been started before");
+        _started = true;
+        if (_options.LockMemory)
+            ServingThread.TryLockMemory();
+        for (int i = 0; i < _slots.Length; i++)
+            _slots[i] = _transport.CreateSlot(Session.PayloadCapacity);
+
+        _running = _slots.Length;
+        for (int i = 0; i < _slots.Length; i++)
+        {
+            FuseSlot slot = _slots[i];
+            Thread thread = new(() => Work(slot), WorkerStackSize)
+            {
+                IsBackground = true,
+                Name = "fuse",
+            };
+            thread.Start();
+        }
+    }
+
+    /// <summary>Waits until the kernel has got the answer to INIT: from then on the mount can be used.</summary>
+    /// <returns>False when the time is over or the workers have ended before.</returns>
+    public bool WaitForInit(TimeSpan timeout) => _initialised.Wait(timeout) && Session.IsInitialised;
+
+    /// <summary>Waits until all workers have ended.</summary>
+    public void WaitForEnd() => Ended.Wait();
+
+    /// <summary>Waits until all workers have ended, at most <paramref name="timeout"/>; false when time is over.</summary>
+    public bool WaitForEnd(TimeSpan timeout) => Ended.Wait(timeout);
+
+    /// <summary>
+    /// Ends the workers, each after the request it has in work, whether the mount is gone or not, and waits for
+    /// them. Never to be called on a worker.
+    /// </summary>
+    public void Stop()
+    {
+        if (!_started)
+            return;
+        _stopping = true;
+
+        // A worker may be on its way into the blocking call just when it is interrupted, hence again and again.
+        do
+        {
+            foreach (FuseSlot slot in _slots)
+                _transport.Interrupt(slot);
+        }
+        while (!Ended.Wait(InterruptPeriod));
+    }
+
+    /// <summary>Stops, and closes the session, which ends the mount for those who still use it.</summary>
+    public void Dispose()
+    {
+        if (_disposed)
+            return;
+        Stop();
+        _disposed = true;
+        foreach (FuseSlot? slot in _slots)
+        {
+            if (slot is not null)
+                _transport.ReleaseSlot(slot);
+        }
+
+        _transport.Dispose();
+        _initialised.Dispose();
+    }
+
+    private void Work(FuseSlot slot)
+    {
+        // Needs a capability that many do not have; without it serving works as well while memory is plenty.
+        ServingThread.TrySetIOFlusher();
+        slot.ThreadId = ServingThread.CurrentId();
+        try
+        {
+            Serve(slot);
+        }
+        finally
+        {
+            slot.ThreadId = 0;
+            if (Interlocked.Decrement(ref _running) == 0)
+            {
+                _initialised.Set();
+                _ended.SetResult();
+            }
+        }
+    }
+
+    private void Serve(FuseSlot slot)
+    {
+        while (!_stopping)
+        {
+            int length = _transport.Receive(slot);
+            if (length < 0)
+                return;
+            if (length == 0)
+                continue;
+
+            int reply = Session.Dispatch(slot, length);
+            if (reply > 0)
+                _transport.Reply(slot, reply);
+            if (!_initialised.IsSet && Session.IsInitialised)
+                AnnounceInit();
+        }
+    }
+
+    private void AnnounceInit()
+    {
+        if (Interlocked.Exchange(ref _announced, 1) != 0)
+            return;
+        _initialised.Set();
+        _options.OnInitialised?.Invoke();
+    }
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>A request that ended in an exception, for the log.</summary>
+/// <param name="Operation">Name of the operation, as "READ".</param>
+/// <param name="Node">The node it was about.</param>
+/// <param name="Errno">The error number that was answered.</param>
+/// <param name="Exception">What was thrown.</param>
+public readonly record struct FuseFailure(string Operation, ulong Node, int Errno, Exception Exception);
+
+/// <summary>How a file system is served.</summary>
+public sealed record FuseServerOptions
+{
+    /// <summary>Threads that serve, 1 to 256; each has one request in work.</summary>
+    public int Workers { get; init; } = 16;
+
+    /// <summary>Largest write and read in bytes, a multiple of 4096 from 4096 to 1 MiB.</summary>
+    public int MaxWrite { get; init; } = 1 << 20;
+
+    /// <summary>Requests the kernel sends in the background at once (read-ahead, asynchronous direct I/O).</summary>
+    public int MaxBackground { get; init; } = 64;
+
+    /// <summary>
+    /// Whether the kernel may collect writes. Acknowledged writes that were not synced are then lost when this
+    /// process dies.
+    /// </summary>
+    public bool WritebackCache { get; init; }
+
+    /// <summary>
+    /// How long the kernel may use names and attributes without asking. Writes through the mount renew them anyway.
+    /// </summary>
+    public TimeSpan CacheTimeout { get; init; } = TimeSpan.FromHours(1);
+
+    /// <summary>
+    /// Whether to lock the pages this process touches into memory, so that serving goes on while memory is short.
+    /// Attempted only.
+    /// </summary>
+    public bool LockMemory { get; init; }
+
+    /// <summary>The error number (positive) for an exception of the file system; EIO for all where it is null.</summary>
+    public Func<Exception, int>? MapException { get; init; }
+
+    /// <summary>Told of every exception, on the worker it happened on.</summary>
+    public Action<FuseFailure>? OnFailure { get; init; }
+
+    /// <summary>Told once, on a worker, when the kernel has got the answer to its first request (INIT).</summary>
+    public Action? OnInitialised { get; init; }
+}

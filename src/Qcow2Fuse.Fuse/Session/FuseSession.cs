@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>
+/// The protocol's state for one mount, and the place where requests become calls of a file system. No request,
+/// however malformed, and no exception of the file system ends a session.
+/// </summary>
+public sealed unsafe partial class FuseSession
+{
+    private readonly IFuseFileSystem _fileSystem;
+    private readonly FuseServerOptions _options;
+
+    private FuseAgreement _agreement;
+    private volatile bool _initialised;
+
+    /// <summary>Begins a session; the first request it takes is INIT.</summary>
+    public FuseSession(IFuseFileSystem fileSystem, FuseServerOptions options)
+    {
+        bool wholePages = options.MaxWrite % FuseSlot.PageSize == 0;
+        if (!wholePages || options.MaxWrite is < FuseSlot.PageSize or > 1 << 20)
+            throw new ArgumentException("MaxWrite is not a multiple of 4096 from 4096 to 1 MiB", nameof(options));
+        if (options.MaxBackground is < 1 or > ushort.MaxValue)
+            throw new ArgumentException("MaxBackground is not from 1 to 65535", nameof(options));
+        _fileSystem = fileSystem;
+        _options = options;
+    }
+
+    /// <summary>Whether INIT has been answered.</summary>
+    public bool IsInitialised => _initialised;
+
+    /// <summary>The protocol's minor version in use, 31 to 45; 0 before INIT.</summary>
+    public int ProtocolMinor => (int)_agreement.Minor;
+
+    /// <summary>Largest write in bytes that was agreed upon; 0 before INIT.</summary>
+    public int MaxWrite => _agreement.MaxWrite;
+
+    /// <summary>Bytes of data a worker's buffers have to hold.</summary>
+    public int PayloadCapacity => Math.Max(_options.MaxWrite, 2 * FuseSlot.PageSize);
+
+    internal FuseInitFlags Features => _agreement.Flags;
+
+    /// <summary>
+    /// Serves the request of <paramref name="length"/> bytes in a slot and builds the reply there. May be called
+    /// from any number of threads, each with its own slot.
+    /// </summary>
+    /// <returns>Length of the reply in bytes, or 0 where none is due.</returns>
+    public int Dispatch(FuseSlot slot, int length)
+    {
+        // Without a whole header it is not known to whom a reply would go.
+        if (length < FuseAbi.InHeaderSize)
+            return 0;
+
+        FuseInHeader header = *(FuseInHeader*)slot.Request;
+        if (FuseOpcodes.IsUnanswered(header.Opcode))
+            return 0;
+
+        int result;
+        try
+        {
+            result = Execute(slot, length);
+        }
+        catch (Exception error)
+        {
+            result = -Report(header, error);
+        }
+
+        return Finish(slot, header.Unique, result);
+    }
+
+    /// <summary>Checks lengths and state and calls the handler: the payload's length or a negated error number.</summary>
+    private int Execute(FuseSlot slot, int length)
+    {
+        FuseInHeader* header = (FuseInHeader*)slot.Request;
+        if (header->Length != (uint)length)
+            return -FuseErrno.EINVAL;
+
+        FuseOpcode opcode = header->Opcode;
+        if (_initialised == (opcode == FuseOpcode.Init))
+            return -FuseErrno.EIO;
+
+        int body = length - FuseAbi.InHeaderSize;
+        if (_agreement.Minor >= FuseAbi.ExtensionsMinorVersion)
+            body -= header->TotalExtensionLength * 8;
+        int arguments = FuseOpcodes.ArgumentsSize(opcode);
+        if (body < arguments)
+            return -FuseErrno.EINVAL;
+
+        FuseRequest request = new(header, arguments, body);
+        return opcode switch
+        {
+            FuseOpcode.Read => Read(slot, request),
+            FuseOpcode.Write => Write(slot, request),
+            FuseOpcode.Fsync => Fsync(request),
+            FuseOpcode.Lookup => Lookup(slot, request),
+            FuseOpcode.GetAttr => GetAttributes(slot, request),
+            FuseOpcode.SetAttr => SetAttributes(slot, request),
+            FuseOpcode.Open => Open(slot, request),
+            FuseOpcode.Release => Release(request),
+            FuseOpcode.Flush => Flush(request),
+            FuseOpcode.Fallocate => Allocate(request),
+            FuseOpcode.Lseek => Seek(slot, request),
+            FuseOpcode.StatFs => GetStatistics(slot, request),
+            FuseOpcode.OpenDir => OpenDirectory(slot, request),
+            FuseOpcode.ReadDir => ReadDirectory(slot, request),
+            FuseOpcode.ReleaseDir => ReleaseDirectory(request),
+            FuseOpcode.GetXattr => GetExtendedAttribute(slot, request),
+            FuseOpcode.ListXattr => ListExtendedAttributes(slot, request),
+            FuseOpcode.Init => Initialise(slot, request),
+            FuseOpcode.Destroy => 0,
+            _ => -FuseOpcodes.UnservedErrno(opcode),
+        };
+    }
+
+    private int Initialise(FuseSlot slot, in FuseRequest request)
+    {
+        FuseInitIn init = default;
+        int known = Math.Min(sizeof(FuseInitIn), FuseInitIn.LegacySize + request.Payload.Length);
+        new ReadOnlySpan<byte>(request.Arguments, known).CopyTo(new Span<byte>(&init, sizeof(FuseInitIn)));
+        bool tooOld = init.Major < FuseAbi.MajorVersion
+            || (init.Major == FuseAbi.MajorVersion && init.Minor < FuseAbi.OldestMinorVersion);
+        if (tooOld)
+            return -FuseErrno.EPROTO;
+
+        FuseAgreement? agreement = FuseNegotiation.Agree(init, _options, out FuseInitOut reply);
+        if (agreement is not null)
+        {
+            _agreement = agreement.Value;
+            _initialised = true;
+        }
+
+        return Answer(slot, reply);
+    }
+
+    /// <summary>Builds the reply's header: an error has no payload.</summary>
+    private static int Finish(FuseSlot slot, ulong unique, int result)
+    {
+        // The kernel throws a reply with an error number out of range away, and its request would hang.
+        if (result < -FuseAbi.MaxErrno || result > slot.PayloadCapacity)
+            result = -FuseErrno.EIO;
+
+        int length = FuseAbi.OutHeaderSize + Math.Max(result, 0);
+        *(FuseOutHeader*)slot.Reply = new FuseOutHeader
+        {
+            Length = (uint)length,
+            Error = Math.Min(result, 0),
+            Unique = unique,
+        };
+        return length;
+    }
+
+    /// <summary>Makes <paramref name="value"/> the reply's payload and returns its size.</summary>
+    private static int Answer<T>(FuseSlot slot, in T value)
+        where T : unmanaged
+    {
+        *(T*)(slot.Reply + FuseAbi.OutHeaderSize) = value;
+        return sizeof(T);
+    }
+
+    private int Report(in FuseInHeader header, Exception error)
+    {
+        int errno = FuseErrno.EIO;
+        try
+        {
+            int mapped = _options.MapException?.Invoke(error) ?? FuseErrno.EIO;
+            errno = mapped is > 0 and <= FuseAbi.MaxErrno ? mapped : FuseErrno.EIO;
+            _options.OnFailure?.Invoke(new FuseFailure(header.Opcode.ToString(), header.Node, errno, error));
+        }
+        catch (Exception)
+        {
+            // A log that cannot be written must not cost the reply, nor the worker its life.
+            return errno;
+        }
+
+        return errno;
+    }
+}

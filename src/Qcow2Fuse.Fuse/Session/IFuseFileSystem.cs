@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>
+/// What a mount shows. The session calls these methods from all of its workers at once, one call per request, and
+/// answers the kernel when the call returns.
+/// </summary>
+/// <remarks>
+/// A method returns 0 (or a count, or an offset) on success and the negated error number on failure
+/// (<see cref="FuseErrno"/>). It may throw; the session turns exceptions into error numbers. Read, Write, Flush and
+/// Fsync should not allocate managed memory. Nodes are numbers of the file system's choice; 1 is the root, which is
+/// a directory or, where the mount point is a file, a regular file. Offsets and lengths are never negative and
+/// their sum never overflows.
+/// </remarks>
+public interface IFuseFileSystem
+{
+    /// <summary>Finds <paramref name="name"/> (no slash, 1 to 255 bytes) in a directory. −ENOENT where it has none.</summary>
+    int Lookup(ulong parent, ReadOnlySpan<byte> name, out FuseAttributes attributes);
+
+    /// <summary>Describes a node.</summary>
+    int GetAttributes(ulong node, out FuseAttributes attributes);
+
+    /// <summary>
+    /// Changes what <paramref name="change"/> names, all or nothing, and describes the node as it is then. A size
+    /// change is ftruncate(2); opening with O_TRUNC does not end here (see <see cref="FuseOpenRequest.Truncates"/>).
+    /// </summary>
+    int SetAttributes(ulong node, in FuseAttributeChange change, out FuseAttributes attributes)
+    {
+        attributes = default;
+        return -FuseErrno.EPERM;
+    }
+
+    /// <summary>Opens a file. <see cref="FuseOpenResult.ForDisk"/> is the answer that suits the image of a disk.</summary>
+    int Open(ulong node, FuseOpenRequest request, out FuseOpenResult result);
+
+    /// <summary>The last user of an open file has gone. Nobody sees its failures.</summary>
+    void Release(ulong node, ulong handle)
+    {
+    }
+
+    /// <summary>
+    /// Reads into <paramref name="destination"/>, which is the reply itself (page aligned, 0 to 1 MiB).
+    /// Returns how many bytes; fewer than asked only at the end of the file.
+    /// </summary>
+    int Read(ulong node, ulong handle, long offset, Span<byte> destination);
+
+    /// <summary>
+    /// Writes <paramref name="source"/> (page aligned in memory, 0 to 1 MiB). Returns how many bytes were written.
+    /// </summary>
+    int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source);
+
+    /// <summary>A descriptor was closed. After the first −ENOSYS, the default, the kernel never asks again.</summary>
+    int Flush(ulong node, ulong handle) => -FuseErrno.ENOSYS;
+
+    /// <summary>Makes all writes durable that had returned; with <paramref name="dataOnly"/> as fdatasync(2).</summary>
+    int Fsync(ulong node, ulong handle, bool dataOnly);
+
+    /// <summary>fallocate(2); <paramref name="length"/> is at least 1. −EOPNOTSUPP for modes it does not know.</summary>
+    int Allocate(ulong node, ulong handle, FuseAllocateMode mode, long offset, long length) => -FuseErrno.EOPNOTSUPP;
+
+    /// <summary>
+    /// lseek(2) with SEEK_DATA or SEEK_HOLE. Returns the offset found, −ENXIO at or behind the end of the file.
+    /// After −ENOSYS, the default, the kernel treats the whole file as data.
+    /// </summary>
+    long Seek(ulong node, ulong handle, long offset, FuseSeekKind kind) => -FuseErrno.ENOSYS;
+
+    /// <summary>Describes the file system for df(1).</summary>
+    int GetStatistics(ulong node, out FuseStatistics statistics);
+
+    /// <summary>Opens a directory.</summary>
+    int OpenDirectory(ulong node, out ulong handle)
+    {
+        handle = 0;
+        return 0;
+    }
+
+    /// <summary>
+    /// Adds entries to <paramref name="entries"/>, "." and ".." among them, from the one behind
+    /// <paramref name="offset"/> on (0 is the start, others are what <see cref="FuseDirectoryWriter.Add"/> was given)
+    /// until it is full. Adding none means the end.
+    /// </summary>
+    int ReadDirectory(ulong node, ulong handle, long offset, ref FuseDirectoryWriter entries);
+
+    /// <summary>The last user of an open directory has gone.</summary>
+    void ReleaseDirectory(ulong node, ulong handle)
+    {
+    }
+
+    /// <summary>
+    /// Returns the length of an extended attribute and, where <paramref name="value"/> is long enough, its value.
+    /// −ENODATA where there is none.
+    /// </summary>
+    int GetExtendedAttribute(ulong node, ReadOnlySpan<byte> name, Span<byte> value) => -FuseErrno.ENODATA;
+
+    /// <summary>
+    /// Returns the length of the list of extended attribute names, each ended by a NUL, and, where
+    /// <paramref name="names"/> is long enough, the list.
+    /// </summary>
+    int ListExtendedAttributes(ulong node, Span<byte> names) => 0;
+}

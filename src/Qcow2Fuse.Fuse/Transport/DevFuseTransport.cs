@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>
+/// Requests by read(2) from /dev/fuse and replies by write(2) to it (fuse(4)), each worker on a clone of the
+/// session's descriptor, so that workers do not meet on one queue of requests in work.
+/// </summary>
+public sealed unsafe class DevFuseTransport : IFuseTransport
+{
+    private readonly int _session;
+
+    private bool _disposed;
+
+    /// <summary>Takes over <paramref name="session"/>, a descriptor of /dev/fuse that has been mounted.</summary>
+    public DevFuseTransport(int session)
+    {
+        _session = session;
+        ServingThread.PrepareInterrupts();
+    }
+
+    /// <inheritdoc/>
+    public FuseSlot CreateSlot(int payloadCapacity)
+    {
+        // A user whom fusermount3 mounted for may be barred from /dev/fuse; the session's own descriptor serves too.
+        int descriptor = FuseDevice.Clone(_session);
+        if (descriptor < 0)
+            descriptor = FuseDevice.Duplicate(_session);
+        if (descriptor < 0)
+        {
+            throw new FuseMountException(
+                FuseMountError.System, $"{FuseDevice.Path}: {FuseMountErrors.Text(-descriptor)}");
+        }
+
+        return new FuseSlot(payloadCapacity, descriptor);
+    }
+
+    /// <inheritdoc/>
+    public int Receive(FuseSlot slot)
+    {
+        while (true)
+        {
+            int result = FuseDevice.Read(slot.Descriptor, slot.Request, slot.RequestCapacity);
+            if (result > 0)
+                return result;
+
+            switch (-result)
+            {
+                // The request was aborted before it was read.
+                case FuseErrno.ENOENT:
+                case FuseErrno.EAGAIN:
+                    continue;
+                case FuseErrno.EINTR:
+                    return 0;
+
+                // ENODEV is an unmount. Anything else (ECONNABORTED, EBADF) would come back for ever as well.
+                default:
+                    return -1;
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Reply(FuseSlot slot, int length)
+    {
+        int result = Write(slot, length);
+
+        // ENOENT is a request that was aborted meanwhile, ENODEV an unmount, which the next Receive meets too.
+        if (result >= 0 || -result is FuseErrno.ENOENT or FuseErrno.ENODEV)
+            return;
+
+        // The kernel did not take the reply, so somebody still waits for one.
+        FuseOutHeader* header = (FuseOutHeader*)slot.Reply;
+        header->Length = FuseAbi.OutHeaderSize;
+        header->Error = -FuseErrno.EIO;
+        Write(slot, FuseAbi.OutHeaderSize);
+    }
+
+    /// <inheritdoc/>
+    public void Interrupt(FuseSlot slot)
+    {
+        int thread = slot.ThreadId;
+        if (thread != 0)
+            ServingThread.Interrupt(thread);
+    }
+
+    /// <inheritdoc/>
+    public void ReleaseSlot(FuseSlot slot)
+    {
+        FuseDevice.Close(slot.Descriptor);
+        slot.Dispose();
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (_disposed)
+            return;
+        _disposed = true;
+        FuseDevice.Close(_session);
+    }
+
+    private static int Write(FuseSlot slot, int length)
+    {
+        int result;
+        do
+            result = FuseDevice.Write(slot.Descriptor, slot.Reply, length);
+        while (result == -FuseErrno.EINTR);
+        return result;
+    }
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+using System.Runtime.InteropServices;
+
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>
+/// The native buffers of one worker: one request is received into them, worked on and answered from them.
+/// </summary>
+/// <remarks>
+/// A WRITE request is struct fuse_in_header and struct fuse_write_in, 40 bytes each, followed by the data. The
+/// request therefore begins 80 bytes before a page boundary, so that the data can go to a file opened with O_DIRECT
+/// without a copy. In the same way the reply begins 16 bytes (struct fuse_out_header) before one.
+/// </remarks>
+public sealed unsafe class FuseSlot : IDisposable
+{
+    internal const int PageSize = 4096;
+
+    private const int RequestStart = PageSize - FuseAbi.InHeaderSize - FuseAbi.WriteInSize;
+    private const int ReplyStart = PageSize - FuseAbi.OutHeaderSize;
+
+    private byte* _memory;
+    private volatile int _threadId;
+
+    /// <summary>
+    /// Allocates buffers for requests with up to <paramref name="payloadCapacity"/> bytes of data (a multiple of
+    /// 4096, at least 8192). <paramref name="descriptor"/> is the transport's own business.
+    /// </summary>
+    public FuseSlot(int payloadCapacity, int descriptor)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(payloadCapacity, 2 * PageSize);
+        if (payloadCapacity % PageSize != 0)
+            throw new ArgumentOutOfRangeException(nameof(payloadCapacity), payloadCapacity, "not whole pages");
+        PayloadCapacity = payloadCapacity;
+        Descriptor = descriptor;
+        nuint half = (nuint)(PageSize + payloadCapacity);
+        _memory = (byte*)NativeMemory.AlignedAlloc(2 * half, PageSize);
+        Request = _memory + RequestStart;
+        Reply = _memory + half + ReplyStart;
+    }
+
+    /// <summary>Where the request is received: its header is here.</summary>
+    public byte* Request { get; }
+
+    /// <summary>Bytes that fit at <see cref="Request"/>.</summary>
+    public int RequestCapacity => FuseAbi.InHeaderSize + FuseAbi.WriteInSize + PayloadCapacity;
+
+    /// <summary>Where the reply is built: its header is here, its payload follows on a page boundary.</summary>
+    public byte* Reply { get; }
+
+    /// <summary>Bytes of payload that fit into a reply.</summary>
+    public int PayloadCapacity { get; }
+
+    /// <summary>The transport's handle for this worker.</summary>
+    public int Descriptor { get; }
+
+    /// <summary>The kernel's number of the thread that works with this slot; 0 before and after.</summary>
+    internal int ThreadId
+    {
+        get => _threadId;
+        set => _threadId = value;
+    }
+
+    internal Span<byte> ReplyPayload => new(Reply + FuseAbi.OutHeaderSize, PayloadCapacity);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        NativeMemory.AlignedFree(_memory);
+        _memory = null;
+    }
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>The way to the kernel: requests come from it and replies go to it.</summary>
+/// <remarks>
+/// Receive and Reply block and may be called from any number of threads at once, each with its own slot. The reply
+/// to a request goes through the slot it came with, before the slot receives again.
+/// </remarks>
+public interface IFuseTransport : IDisposable
+{
+    /// <summary>Makes the buffers (and what else the transport needs) for one more worker.</summary>
+    /// <param name="payloadCapacity">Most bytes of data in one request, a multiple of 4096, at least 8192.</param>
+    FuseSlot CreateSlot(int payloadCapacity);
+
+    /// <summary>
+    /// Waits for a request. Returns its length in bytes, 0 when <paramref name="slot"/> was interrupted, and −1
+    /// when no more will come.
+    /// </summary>
+    int Receive(FuseSlot slot);
+
+    /// <summary>Sends the first <paramref name="length"/> bytes at <see cref="FuseSlot.Reply"/>.</summary>
+    void Reply(FuseSlot slot, int length);
+
+    /// <summary>
+    /// Makes a <see cref="Receive"/> that waits on <paramref name="slot"/> return 0. One that has not begun to wait
+    /// may miss it, so it is called again until the worker is seen to have ended.
+    /// </summary>
+    void Interrupt(FuseSlot slot);
+
+    /// <summary>Releases what <see cref="CreateSlot"/> made.</summary>
+    void ReleaseSlot(FuseSlot slot);
+}

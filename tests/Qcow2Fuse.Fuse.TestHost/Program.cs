@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using System.Runtime.InteropServices;
+using Qcow2Fuse.Testing.Fuse;
+
+namespace Qcow2Fuse.Fuse.TestHost;
+
+/// <summary>
+/// Mounts one file in memory: MOUNTPOINT SIZE [-o word[,word]]. The words are those of MountSpec, and file (the
+/// root is the file), writeback, stop (end without an unmount) and uid=N. Prints "ready" when the mount answers;
+/// exits with 0 after SIGTERM or an unmount and with 32 when it could not mount.
+/// </summary>
+internal static class Program
+{
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
+
+    private static int Main(string[] arguments)
+    {
+        try
+        {
+            return Serve(arguments);
+        }
+        catch (FuseMountException error)
+        {
+            Console.Error.WriteLine($"{error.Error}: {error.Message}");
+            if (error.Hint is not null)
+                Console.Error.WriteLine($"hint: {error.Hint}");
+            return 32;
+        }
+    }
+
+    private static int Serve(string[] arguments)
+    {
+        MountSpec spec = new() { MountPoint = arguments[0], Source = "memory, file" };
+        FuseServerOptions options = new();
+        bool rootIsFile = false;
+        bool stopOnly = false;
+        uint uid = 0;
+        string[] words = arguments.Length > 3 ? arguments[3].Split(',') : [];
+        foreach (string word in words)
+        {
+            string[] parts = word.Split('=', 2);
+            if (word == "file")
+                rootIsFile = true;
+            else if (word == "writeback")
+                options = options with { WritebackCache = true };
+            else if (word == "stop")
+                stopOnly = true;
+            else if (parts[0] == "uid")
+                uid = uint.Parse(parts[1], CultureInfo.InvariantCulture);
+            else if (!spec.TryApply(parts[0], parts.ElementAtOrDefault(1), out spec))
+                throw new ArgumentException($"unknown word {word}", nameof(arguments));
+        }
+
+        long size = long.Parse(arguments[1], CultureInfo.InvariantCulture);
+        using MemoryFileSystem fileSystem = new(size, rootIsFile, uid);
+        return Serve(spec, options, fileSystem, stopOnly);
+    }
+
+    private static int Serve(MountSpec spec, FuseServerOptions options, MemoryFileSystem fileSystem, bool stopOnly)
+    {
+        TaskCompletionSource signalled = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        using PosixSignalRegistration registration = PosixSignalRegistration.Create(
+            PosixSignal.SIGTERM,
+            context =>
+            {
+                context.Cancel = true;
+                signalled.TrySetResult();
+            });
+        using FuseMount mount = FuseMount.Mount(spec);
+        using FuseServer server = new(mount.OpenTransport(), fileSystem, options);
+        server.Start();
+        if (!server.WaitForInit(Patience))
+        {
+            Console.Error.WriteLine("the kernel did not begin");
+            return 2;
+        }
+
+        mount.TryRaiseReadAhead();
+        Console.WriteLine("ready");
+        Task.WaitAny(server.Ended, signalled.Task);
+        if (stopOnly)
+            server.Stop();
+        else
+            mount.Unmount(lazy: true);
+        return server.WaitForEnd(Patience) ? 0 : 3;
+    }
+}
