@@ -21,7 +21,6 @@ public sealed class StorageDaemon : IDisposable
     /// <summary>Opens an image and returns once the daemon holds it.</summary>
     /// <param name="image">The image.</param>
     /// <param name="readOnly">Open it only for reading.</param>
-    /// <exception cref="InvalidOperationException">It was refused; the message is the daemon's.</exception>
     public static StorageDaemon Open(string image, bool readOnly = false)
     {
         TempDirectory directory = new();
@@ -35,9 +34,15 @@ public sealed class StorageDaemon : IDisposable
 
         if (File.Exists(directory.File("ready")))
             return daemon;
-        string reason = daemon._process.HasExited ? daemon._process.StandardError.ReadToEnd() : "it is not ready in time";
         daemon.Dispose();
-        throw new InvalidOperationException($"qemu-storage-daemon: {reason}");
+        throw new InvalidOperationException("qemu-storage-daemon did not open the image");
+    }
+
+    /// <summary>Whether a daemon is refused an image.</summary>
+    public static ProcessResult TryOpen(string image, bool readOnly = false)
+    {
+        // The second node cannot exist, so the daemon ends when it has opened the image too.
+        return ProcessRunner.Run("qemu-storage-daemon", [.. Nodes(image, readOnly), "--blockdev", "null-co,node-name=top"]);
     }
 
     /// <inheritdoc/>
@@ -52,7 +57,7 @@ public sealed class StorageDaemon : IDisposable
 
     private static Process Start(string image, bool readOnly, TempDirectory directory)
     {
-        ProcessStartInfo start = new("qemu-storage-daemon") { RedirectStandardError = true };
+        ProcessStartInfo start = new("qemu-storage-daemon");
         foreach (string word in Nodes(image, readOnly))
             start.ArgumentList.Add(word);
         start.ArgumentList.Add("--pidfile");

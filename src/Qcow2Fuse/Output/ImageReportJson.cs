@@ -92,8 +92,6 @@ internal static class ImageReportJson
             json.WriteNumber("date-nsec", snapshot.DateNanoseconds);
             json.WriteNumber("vm-clock-sec", ImageReport.ClockSeconds(snapshot));
             json.WriteNumber("vm-clock-nsec", ImageReport.ClockNanoseconds(snapshot));
-            if (snapshot.InstructionCount is { } instructions)
-                json.WriteNumber("icount", instructions);
             json.WriteEndObject();
         }
 

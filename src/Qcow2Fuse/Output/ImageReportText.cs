@@ -47,7 +47,7 @@ internal static class ImageReportText
     {
         output.WriteLine("Snapshot list:");
         output.WriteLine(
-            $"{"ID",-10}{"TAG",-17}{"VM SIZE",8}{"DATE",20}{"VM CLOCK",13}{"ICOUNT",11}");
+            $"{"ID",-10}{"TAG",-17}{"VM SIZE",8}{"DATE",20}{"VM CLOCK",13}");
         foreach (SnapshotInfo snapshot in snapshots)
         {
             string date = DateTimeOffset.FromUnixTimeSeconds(snapshot.DateSeconds).ToLocalTime()
@@ -57,7 +57,7 @@ internal static class ImageReportText
             string clock = $"{seconds / 3600:00}:{seconds / 60 % 60:00}:{seconds % 60:00}.{milliseconds:000}";
             output.WriteLine(
                 $"{Printable.Text(snapshot.Id),-9} {Printable.Text(snapshot.Name),-16} "
-                + $"{SizeText.Human(snapshot.VmStateSize),8}{date,20}{clock,13}{snapshot.InstructionCount,11}");
+                + $"{SizeText.Human(snapshot.VmStateSize),8}{date,20}{clock,13}");
         }
     }
 

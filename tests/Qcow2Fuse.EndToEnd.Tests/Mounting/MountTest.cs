@@ -103,7 +103,7 @@ public abstract class MountTest : CommandTest
 
     /// <summary>Waits until a process that is not our child has ended.</summary>
     protected static void WaitForEnd(int process) =>
-        WaitUntil(() => CommandLineOf(process).Length == 0, $"process {process} does not end");
+        WaitUntil(() => CommandLineOf(process).Count == 0, $"process {process} does not end");
 
     /// <summary>Waits until a condition holds.</summary>
     protected static void WaitUntil(Func<bool> condition, string complaint)
@@ -134,7 +134,7 @@ public abstract class MountTest : CommandTest
     }
 
     /// <summary>The words of a process's command line; none for one that has ended.</summary>
-    private static string[] CommandLineOf(int process)
+    private static IReadOnlyList<string> CommandLineOf(int process)
     {
         try
         {
