@@ -16,7 +16,7 @@ internal static class CommandLine
         RootCommand root = new("Mounts a qcow2 image as a flat raw file, read and write.\n\n"
             + "qcow2fuse SRC DIR [-o OPTIONS] is short for qcow2fuse mount SRC DIR [-o OPTIONS].")
         {
-            MountCommand.Create(isFake),
+            MountCommand.Create(arguments, isFake),
             UmountCommand.Create(),
             CreateCommand.Create(),
             InfoCommand.Create(),

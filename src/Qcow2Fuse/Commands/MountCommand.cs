@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
+using Microsoft.Extensions.Logging;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Commands;
@@ -8,8 +12,9 @@ namespace Qcow2Fuse.Commands;
 internal static class MountCommand
 {
     /// <summary>The verb with its options.</summary>
+    /// <param name="arguments">The command line, for the process behind the mount.</param>
     /// <param name="isFake">Check everything, but do not mount.</param>
-    public static Command Create(bool isFake)
+    public static Command Create(IReadOnlyList<string> arguments, bool isFake)
     {
         Option<bool> foreground = new("-f", "--foreground")
             { Description = "Stay in the foreground; Ctrl-C unmounts" };
@@ -41,7 +46,7 @@ internal static class MountCommand
                 options.Add(option, value);
             MountSettings settings = SettingsLoader.Load(
                 SettingsLoader.Files, options, parsed.GetValue(source), parsed.GetValue(directory));
-            return Run(settings, parsed.GetValue(foreground), parsed.GetValue(debug), isFake);
+            return Run(arguments, settings, parsed.GetValue(foreground), parsed.GetValue(debug), isFake);
         });
         return command;
     }
@@ -62,7 +67,8 @@ internal static class MountCommand
         return parsed => (parsed.GetValue(valued) ?? []).Select(value => (option, value));
     }
 
-    private static int Run(MountSettings settings, bool foreground, bool debug, bool isFake)
+    private static int Run(
+        IReadOnlyList<string> arguments, MountSettings settings, bool foreground, bool debug, bool isFake)
     {
         if (settings.Source is null)
             throw CommandException.Usage("the image is missing", "qcow2fuse mount SRC DIR");
@@ -70,8 +76,61 @@ internal static class MountCommand
             throw CommandException.Usage("the mount point is missing", "qcow2fuse mount SRC DIR");
         if (isFake)
             return ExitCode.Success;
-        _ = foreground;
-        _ = debug;
-        return ExitCode.Success;
+        try
+        {
+            bool stays = foreground || debug;
+            return stays || BackgroundStart.IsChild
+                ? Serve(settings, debug)
+                : BackgroundStart.Run(arguments, (status, id) => Confirm(settings, status, id));
+        }
+        catch (BlockException exception)
+        {
+            throw new CommandException(ExitCode.MountFailed, exception.Message, exception.Hint, exception);
+        }
+        catch (FuseMountException exception)
+        {
+            throw new CommandException(ExitCode.MountFailed, exception.Message, exception.Hint, exception);
+        }
+    }
+
+    private static int Serve(MountSettings settings, bool debug)
+    {
+        LogLevel least = debug ? LogLevel.Debug : LogLevel.Information;
+        bool isChild = BackgroundStart.IsChild;
+        if (isChild)
+        {
+            BackgroundStart.Detach();
+
+            // Until it is ready, the new process speaks on the user's terminal, where only warnings are wanted.
+            least = LogLevel.Warning;
+        }
+
+        using ILoggerFactory logging = LoggerFactory.Create(builder =>
+        {
+            builder.SetMinimumLevel(least);
+            builder.AddProvider(new StderrLogger(least));
+        });
+        ILogger logger = logging.CreateLogger(Report.ProgramName);
+        return MountHost.Run(settings, logger, status =>
+        {
+            if (isChild)
+                BackgroundStart.ReportReady(status);
+        });
+    }
+
+    /// <summary>
+    /// In the process that the user started: looks at the file, which the daemon must not do to its own mount, and
+    /// tells a user at a terminal.
+    /// </summary>
+    private static void Confirm(MountSettings settings, string status, int processId)
+    {
+        string directory = settings.Directory!;
+        string file = File.Exists(directory)
+            ? directory
+            : Path.Combine(directory, RawFileName.For(Path.GetFullPath(settings.Source!)));
+        if (!File.Exists(file))
+            throw new CommandException(ExitCode.MountFailed, $"{file}: does not answer");
+        if (!Console.IsOutputRedirected)
+            Console.Out.WriteLine($"mounted {status} on {directory}  [pid {processId}]");
     }
 }

@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
+using System.Diagnostics;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols;
 
 namespace Qcow2Fuse.Commands;
 
 /// <summary><c>qcow2fuse umount</c>: ends a mount, and returns when the image is written and free.</summary>
 internal static class UmountCommand
 {
+    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(5);
+    private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(20);
+
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
@@ -15,7 +23,56 @@ internal static class UmountCommand
         Argument<string> directory = new("DIR") { Description = "The mount point" };
         Command command = new("umount", "Unmount an image") { lazy, directory };
         command.Aliases.Add("unmount");
-        command.SetAction(parsed => ExitCode.Success);
+        command.SetAction(parsed => Run(parsed.GetRequiredValue(directory), parsed.GetValue(lazy)));
         return command;
+    }
+
+    private static int Run(string directory, bool lazy)
+    {
+        MountPoint place = MountPoint.Inspect(directory, MountRequest.Subtype);
+        if (place.State is not (MountPointState.Mounted or MountPointState.Stale))
+            throw new CommandException(ExitCode.Failure, $"{directory}: no image is mounted here");
+        try
+        {
+            FuseMount.Unmount(place.Path, lazy || place.State == MountPointState.Stale);
+        }
+        catch (FuseMountException exception)
+        {
+            throw new CommandException(ExitCode.Failure, exception.Message, exception.Hint, exception);
+        }
+
+        if (!lazy && place.State == MountPointState.Mounted && place.Entry is { } entry)
+            WaitUntilFree(entry.Source);
+        return ExitCode.Success;
+    }
+
+    /// <summary>
+    /// umount(2) returns before the daemon has written everything. It holds its lock on the image until then.
+    /// </summary>
+    private static void WaitUntilFree(string image)
+    {
+        Stopwatch waited = Stopwatch.StartNew();
+        while (IsHeldByDaemon(image))
+        {
+            if (waited.Elapsed > Patience)
+                throw new CommandException(ExitCode.Failure, $"{image}: is unmounted, but still being written");
+            Thread.Sleep(Period);
+        }
+    }
+
+    private static bool IsHeldByDaemon(string image)
+    {
+        try
+        {
+            using FileDevice file = FileDevice.Open(image, readOnly: true);
+            file.Lock(ImageLockMode.Reader);
+            return false;
+        }
+        catch (BlockException exception)
+        {
+            // What cannot be opened or locked cannot be asked; and another program may have it already.
+            return exception.Kind == BlockErrorKind.Locked
+                && exception.Message.Contains(Report.ProgramName, StringComparison.Ordinal);
+        }
     }
 }

@@ -82,7 +82,11 @@ public sealed class CrashDevice : BlockDevice
     public void Load(SectorImage image)
     {
         lock (_lock)
+        {
             _current.CopyFrom(image);
+            _current.ForgetCutOff();
+        }
+
         StartRecording();
     }
 

@@ -35,6 +35,23 @@ public sealed class SectorImage : ByteImage
     /// <summary>Sets the length in bytes; what is cut off is not forgotten, but cannot be read.</summary>
     public void SetLength(long length) => _length = length;
 
+    /// <summary>
+    /// Makes what is cut off read as zeroes for good, as a file system does before a file grows over it again.
+    /// </summary>
+    public void ForgetCutOff()
+    {
+        int within = (int)(_length % SectorSize);
+        if (within != 0 && SectorCount <= _ids.Length)
+        {
+            byte[] last = Table.Content(_ids[SectorCount - 1]).ToArray();
+            last.AsSpan(within).Clear();
+            _ids[SectorCount - 1] = Table.Intern(last);
+        }
+
+        if (SectorCount < _ids.Length)
+            _ids.AsSpan(SectorCount).Clear();
+    }
+
     /// <summary>Sets the content of one sector; does not change the length.</summary>
     public void SetId(int sector, int id)
     {

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>A run of a disk that is stored somewhere in its chain of images, or nowhere.</summary>
+/// <param name="Length">Its length in bytes, at least 1.</param>
+/// <param name="IsData">Stored; what is not reads as zeroes.</param>
+internal readonly record struct DataRun(long Length, bool IsData)
+{
+    /// <summary>The run at <paramref name="offset"/>, of at most <paramref name="length"/> bytes.</summary>
+    public static DataRun At(BlockDevice device, long offset, long length)
+    {
+        while (true)
+        {
+            if (offset >= device.Length)
+                return new DataRun(length, IsData: false);
+            Extent extent = device.GetExtent(offset, Math.Min(length, device.Length - offset));
+            switch (extent.Kind)
+            {
+                case ExtentKind.Data or ExtentKind.Compressed:
+                    return new DataRun(extent.Length, IsData: true);
+                case ExtentKind.Unallocated when device is FilterDevice filter:
+                    device = filter.Child;
+                    length = extent.Length;
+                    break;
+                case ExtentKind.Unallocated when device is IOverlay { Backing: { } backing }:
+                    device = backing;
+                    length = extent.Length;
+                    break;
+                default:
+                    return new DataRun(extent.Length, IsData: false);
+            }
+        }
+    }
+}

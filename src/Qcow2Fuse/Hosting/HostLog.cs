@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+using Microsoft.Extensions.Logging;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>Everything a mounted image writes to its log, one event per message.</summary>
+internal static partial class HostLog
+{
+    [LoggerMessage(1, LogLevel.Information, "mounted {Image} ({Size}) on {Directory}")]
+    public static partial void Mounted(ILogger logger, string image, string size, string directory);
+
+    [LoggerMessage(2, LogLevel.Information, "unmounted {Image}")]
+    public static partial void Unmounted(ILogger logger, string image);
+
+    [LoggerMessage(3, LogLevel.Warning, "{Message}")]
+    public static partial void OpenMessage(ILogger logger, string message);
+
+    [LoggerMessage(4, LogLevel.Warning,
+        "{File}: a change of the size was refused: the raw file has the size of the disk, and cannot be resized")]
+    public static partial void ResizeRefused(ILogger logger, string file);
+
+    [LoggerMessage(5, LogLevel.Error, "request failed: {Message}")]
+    public static partial void RequestFailed(ILogger logger, string message);
+
+    [LoggerMessage(6, LogLevel.Critical, "{Image}: the last flush failed, written data may be lost: {Message}")]
+    public static partial void LastFlushFailed(ILogger logger, string image, string message);
+
+    [LoggerMessage(7, LogLevel.Information, "took over the stale mount on {Directory}")]
+    public static partial void TookOver(ILogger logger, string directory);
+
+    [LoggerMessage(8, LogLevel.Debug, "stopping on {Reason}")]
+    public static partial void Stopping(ILogger logger, string reason);
+
+    [LoggerMessage(9, LogLevel.Error, "cannot unmount {Directory}: {Message}")]
+    public static partial void UnmountFailed(ILogger logger, string directory, string message);
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Commands;
+using Qcow2Fuse.Formats;
+using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Qcow2;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>One image while it is mounted: opened before the mount, flushed and closed after it.</summary>
+internal sealed class ServedImage : IDisposable
+{
+    private readonly OpenedImage _image;
+
+    private ServedImage(OpenedImage image, string path)
+    {
+        _image = image;
+        ImagePath = path;
+        FileName = RawFileName.For(path);
+    }
+
+    /// <summary>The formats this program knows; those with a magic are recognised in this order.</summary>
+    public static IReadOnlyList<IImageFormat> Formats { get; } = [new Qcow2Format(), new RawFormat()];
+
+    /// <summary>Absolute path of the image.</summary>
+    public string ImagePath { get; }
+
+    /// <summary>Name of the raw file in the mount.</summary>
+    public string FileName { get; }
+
+    /// <summary>What the guest sees as its disk.</summary>
+    public BlockDevice Device => _image.Device;
+
+    /// <summary>What the user should know although the image was opened.</summary>
+    public IReadOnlyList<ImageMessage> Messages => _image.Messages;
+
+    /// <summary>Opens the image with all the files it needs.</summary>
+    /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
+    public static ServedImage Open(MountSettings settings, string path) =>
+        new(new ImageOpener(new FileStorage(), Formats).Open(settings.ToOpenOptions(path)), path);
+
+    /// <summary>Makes everything durable that was written.</summary>
+    /// <exception cref="BlockException">Something is lost.</exception>
+    public void Flush()
+    {
+        if (!Device.IsReadOnly)
+            Device.Flush();
+    }
+
+    /// <summary>Closes the image and its files.</summary>
+    public void Dispose() => _image.Dispose();
+}
