@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Testing;
+using Xunit;
+
+namespace Qcow2Fuse.EndToEnd.Tests.Commands;
+
+/// <summary><c>create</c> takes what <c>qemu-img create</c> takes, says what it says, and makes the same images.</summary>
+public sealed class CreateTests : CommandTest
+{
+    public static TheoryData<string, string> Requests => new()
+    {
+        { "", "64M" },
+        { "", "1.5G" },
+        { "", "1000" },
+        { "cluster_size=4k", "10M" },
+        { "cluster_size=512", "3M" },
+        { "cluster_size=2M", "1T" },
+        { "extended_l2=on", "100M" },
+        { "extended_l2=on,cluster_size=16k", "100M" },
+        { "compression_type=zstd", "64M" },
+        { "compat=0.10", "64M" },
+        { "compat=1.1,lazy_refcounts=off", "64M" },
+        { "refcount_bits=1", "64M" },
+        { "refcount_bits=64,cluster_size=1M", "64M" },
+    };
+
+    [SkippableTheory]
+    [MemberData(nameof(Requests))]
+    public void The_image_and_the_line_are_those_of_qemu_img(string options, string size)
+    {
+        QemuTools.RequireTool("qemu-img");
+        string[] words = options.Length == 0 ? [] : ["-o", options];
+        string theirs = QemuTools.Img(["create", "-f", "qcow2", .. words, PathOf("theirs.qcow2"), size]);
+        ProcessResult ours = Run(["create", "-f", "qcow2", .. words, PathOf("ours.qcow2"), size]).ShouldSucceed();
+
+        Assert.Equal(theirs.Replace("theirs", "ours", StringComparison.Ordinal), ours.Output);
+        QemuTools.ShouldPassCheck(PathOf("ours.qcow2"));
+        Assert.Equal(InfoOf("theirs.qcow2"), InfoOf("ours.qcow2"));
+    }
+
+    [SkippableFact]
+    public void An_overlay_takes_the_size_of_its_backing_file()
+    {
+        QemuTools.RequireTool("qemu-img");
+        QemuTools.Img("create", "-q", "-f", "qcow2", PathOf("base.qcow2"), "123M");
+        Run("create", "-q", "-b", "base.qcow2", "-F", "qcow2", PathOf("top.qcow2")).ShouldSucceed();
+
+        string json = QemuTools.Img("info", "--output=json", PathOf("top.qcow2"));
+        Assert.Contains("\"virtual-size\": 128974848", json, StringComparison.Ordinal);
+        Assert.Contains("\"backing-filename\": \"base.qcow2\"", json, StringComparison.Ordinal);
+        Assert.Contains("\"backing-filename-format\": \"qcow2\"", json, StringComparison.Ordinal);
+        QemuTools.ShouldPassCheck(PathOf("top.qcow2"));
+    }
+
+    [SkippableTheory]
+    [InlineData("cluster_size=3000")]
+    [InlineData("cluster_size=4M")]
+    [InlineData("extended_l2=on,cluster_size=4k")]
+    [InlineData("refcount_bits=3")]
+    [InlineData("compat=0.10,compression_type=zstd")]
+    [InlineData("nonsense=1")]
+    public void What_cannot_be_made_is_refused_in_one_line(string options)
+    {
+        ProcessResult result = Run("create", "-o", options, PathOf("new.qcow2"), "1M");
+        Assert.Equal(1, result.ExitCode);
+        OneLine.Error(result);
+        Assert.False(File.Exists(PathOf("new.qcow2")));
+    }
+
+    [SkippableTheory]
+    [InlineData("12X")]
+    [InlineData("-5")]
+    [InlineData("")]
+    [InlineData("99999999999999999999")]
+    [InlineData("8E")]
+    public void A_size_that_is_none_is_refused(string size)
+    {
+        ProcessResult result = Run("create", PathOf("new.qcow2"), size);
+        Assert.Equal(1, result.ExitCode);
+        OneLine.Error(result);
+    }
+
+    [SkippableFact]
+    public void An_image_in_use_is_not_overwritten()
+    {
+        QemuTools.RequireTool("qemu-storage-daemon");
+        QemuTools.Img("create", "-q", "-f", "qcow2", PathOf("disk.qcow2"), "8M");
+        byte[] before = File.ReadAllBytes(PathOf("disk.qcow2"));
+        using StorageDaemon daemon = StorageDaemon.Open(PathOf("disk.qcow2"));
+
+        ProcessResult result = Run("create", PathOf("disk.qcow2"), "16M");
+
+        Assert.Equal(1, result.ExitCode);
+        OneLine.Error(result, "in use");
+        Assert.Equal(before, File.ReadAllBytes(PathOf("disk.qcow2")));
+    }
+
+    private string InfoOf(string name) => string.Join(
+        '\n',
+        QemuTools.Img("info", PathOf(name)).Split('\n')
+            .Where(static line => !line.StartsWith("image:", StringComparison.Ordinal)
+                && !line.StartsWith("disk size:", StringComparison.Ordinal)));
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT
+using System.Diagnostics;
+using Qcow2Fuse.Testing;
+using Xunit;
+
+namespace Qcow2Fuse.EndToEnd.Tests.Mounting;
+
+/// <summary>How a mount begins and how it ends.</summary>
+public sealed class LifetimeTests : MountTest
+{
+    [SkippableFact]
+    public void The_file_answers_when_the_command_returns()
+    {
+        string mountPoint = NewMountPoint();
+        string raw = Mount(NewImage(), mountPoint);
+
+        Assert.Equal(64 << 20, new FileInfo(raw).Length);
+        Assert.Equal([raw], Directory.GetFileSystemEntries(mountPoint));
+        string[] mounted = Tool("findmnt", "-rn", "-o", "SOURCE,FSTYPE", mountPoint).Trim().Split(' ');
+        Assert.Equal([PathOf("disk.qcow2"), "fuse.qcow2fuse"], mounted);
+    }
+
+    [SkippableFact]
+    public void A_successful_start_says_nothing_to_a_script()
+    {
+        ProcessResult result = Run(NewImage(), NewMountPoint());
+        Assert.Equal((0, "", ""), (result.ExitCode, result.Output, result.Error));
+    }
+
+    [SkippableFact]
+    public void The_daemon_stands_outside_of_all_mounts()
+    {
+        string mountPoint = NewMountPoint();
+        Mount(NewImage(), mountPoint);
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        Assert.Equal("/", new FileInfo($"/proc/{daemon}/cwd").LinkTarget);
+        foreach (string stream in (string[])["0", "1", "2"])
+            Assert.Equal("/dev/null", new FileInfo($"/proc/{daemon}/fd/{stream}").LinkTarget);
+    }
+
+    [SkippableTheory]
+    [InlineData("TERM")]
+    [InlineData("INT")]
+    public void A_signal_unmounts_and_ends_with_success(string signal)
+    {
+        string mountPoint = NewMountPoint();
+        using Process daemon = StartInForeground(NewImage(), mountPoint);
+        File.WriteAllBytes(RawFileOf("disk.qcow2", mountPoint), Stamp.Bytes(0, 1 << 20, 1));
+
+        Signal(daemon.Id, signal);
+
+        Assert.True(daemon.WaitForExit(TimeSpan.FromSeconds(20)), "the daemon does not end");
+        Assert.Equal(0, daemon.ExitCode);
+        Assert.False(IsMounted(mountPoint));
+        ShouldHoldStamp("disk.qcow2");
+    }
+
+    [SkippableTheory]
+    [InlineData("umount")]
+    [InlineData("fusermount3 -u")]
+    [InlineData("umount -l")]
+    [InlineData("qcow2fuse umount")]
+    [InlineData("qcow2fuse umount -l")]
+    public void An_unmount_from_outside_ends_with_success(string command)
+    {
+        string mountPoint = NewMountPoint();
+        using Process daemon = StartInForeground(NewImage(), mountPoint);
+        File.WriteAllBytes(RawFileOf("disk.qcow2", mountPoint), Stamp.Bytes(0, 1 << 20, 1));
+
+        string[] words = command.Split(' ');
+        if (words[0] is "qcow2fuse")
+            Run([.. words[1..], mountPoint]).ShouldSucceed();
+        else
+            Tool(words[0], [.. words[1..], mountPoint]);
+
+        Assert.True(daemon.WaitForExit(TimeSpan.FromSeconds(20)), "the daemon does not end");
+        Assert.Equal(0, daemon.ExitCode);
+        ShouldHoldStamp("disk.qcow2");
+    }
+
+    [SkippableFact]
+    public void After_the_umount_command_the_image_is_free()
+    {
+        string mountPoint = NewMountPoint();
+        string image = NewImage();
+        for (int i = 0; i < 5; i++)
+        {
+            string raw = Mount(image, mountPoint);
+            using (FileStream file = File.OpenWrite(raw))
+                file.Write(Stamp.Bytes(0, 1 << 20, (ulong)i));
+            Run("umount", mountPoint).ShouldSucceed();
+            QemuTools.ShouldPassCheck(image);
+        }
+    }
+
+    [SkippableFact]
+    public void What_is_not_mounted_cannot_be_unmounted()
+    {
+        ProcessResult result = Run("umount", NewMountPoint());
+        Assert.Equal(1, result.ExitCode);
+        OneLine.Error(result, "not mounted");
+    }
+
+    [SkippableFact]
+    public void A_mount_in_use_stays()
+    {
+        string mountPoint = NewMountPoint();
+        string raw = Mount(NewImage(), mountPoint);
+        using (File.OpenRead(raw))
+        {
+            ProcessResult result = Run("umount", mountPoint);
+            Assert.Equal(1, result.ExitCode);
+            OneLine.Error(result);
+            Assert.True(IsMounted(mountPoint));
+        }
+
+        Run("umount", mountPoint).ShouldSucceed();
+    }
+
+    [SkippableFact]
+    public void A_dead_mount_is_taken_over()
+    {
+        string mountPoint = NewMountPoint();
+        string image = NewImage();
+        string raw = Mount(image, mountPoint);
+        using (FileStream file = new(raw, FileMode.Open, FileAccess.ReadWrite))
+        {
+            file.Write(Stamp.Bytes(0, 1 << 20, 1));
+            file.Flush(flushToDisk: true);
+        }
+
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        Signal(daemon, "KILL");
+        WaitForEnd(daemon);
+        Assert.False(File.Exists(raw));
+
+        raw = Mount(image, mountPoint);
+        using (FileStream file = File.OpenRead(raw))
+        {
+            byte[] seen = new byte[1 << 20];
+            file.ReadExactly(seen);
+            Assert.Equal(Stamp.Bytes(0, 1 << 20, 1), seen);
+        }
+
+        Unmount(mountPoint);
+        Assert.False(IsMounted(mountPoint));
+        QemuTools.ShouldPassCheck(image, allowLeaks: true);
+    }
+
+    [SkippableFact]
+    public void One_mount_point_takes_one_image()
+    {
+        string mountPoint = NewMountPoint();
+        Mount(NewImage(), mountPoint);
+        ProcessResult result = Run(NewImage(name: "second.qcow2"), mountPoint);
+        Assert.Equal(32, result.ExitCode);
+        OneLine.Error(result, mountPoint);
+        Assert.Single(DaemonsOf(mountPoint));
+    }
+
+    [SkippableFact]
+    public void An_idle_or_unmounted_daemon_uses_no_processor()
+    {
+        string mountPoint = NewMountPoint();
+        Mount(NewImage(), mountPoint);
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        double before = ProcessorSeconds(daemon);
+        Thread.Sleep(TimeSpan.FromSeconds(1));
+        Assert.InRange(ProcessorSeconds(daemon) - before, 0, 0.1);
+        Unmount(mountPoint);
+    }
+
+    private static double ProcessorSeconds(int process)
+    {
+        using Process daemon = Process.GetProcessById(process);
+        return daemon.TotalProcessorTime.TotalSeconds;
+    }
+
+    private void ShouldHoldStamp(string image)
+    {
+        QemuTools.ShouldPassCheck(PathOf(image));
+        Assert.Equal(Stamp.Bytes(0, 1 << 20, 1), QemuTools.ConvertToRaw(PathOf(image))[..(1 << 20)]);
+    }
+
+    private Process StartInForeground(string image, string mountPoint)
+    {
+        string? program = FindProgram();
+        QemuTools.Require(program is not null, "out/qcow2fuse is not built");
+        Process daemon = Process.Start(program!, ["mount", "-f", image, mountPoint]);
+        WaitUntil(
+            () => daemon.HasExited || File.Exists(RawFileOf(image, mountPoint)), "the raw file does not appear");
+        Assert.False(daemon.HasExited, "the daemon ended");
+        return daemon;
+    }
+}

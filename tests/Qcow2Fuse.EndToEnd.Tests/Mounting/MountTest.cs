@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using Qcow2Fuse.Testing;
+
+namespace Qcow2Fuse.EndToEnd.Tests.Mounting;
+
+/// <summary>A test that mounts images. Whatever it mounted is gone when it ends, also where it failed.</summary>
+public abstract class MountTest : CommandTest
+{
+    private static readonly TimeSpan EndTimeout = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan PollInterval = TimeSpan.FromMilliseconds(20);
+    private readonly List<string> _mountPoints = [];
+
+    /// <summary>Skips the test where nothing can be mounted; fails it in CI.</summary>
+    protected static void RequireMounting()
+    {
+        QemuTools.Require(File.Exists("/dev/fuse"), "there is no /dev/fuse");
+        QemuTools.Require(Environment.IsPrivilegedProcess, "only root can mount here");
+    }
+
+    /// <summary>Makes a mount point in the directory of this test; it is unmounted when the test ends.</summary>
+    protected string NewMountPoint(string name = "mnt")
+    {
+        RequireMounting();
+        string path = PathOf(name);
+        Directory.CreateDirectory(path);
+        _mountPoints.Add(path);
+        return path;
+    }
+
+    /// <summary>Makes an image with qemu-img, with options as for its <c>-o</c>.</summary>
+    protected string NewImage(string size = "64M", string options = "compat=1.1", string name = "disk.qcow2")
+    {
+        QemuTools.RequireTool("qemu-img");
+        string path = PathOf(name);
+        QemuTools.Img("create", "-q", "-f", "qcow2", "-o", options, path, size);
+        return path;
+    }
+
+    /// <summary>Mounts an image in the background, which must succeed.</summary>
+    /// <returns>The path of the raw file.</returns>
+    protected string Mount(string image, string mountPoint, params string[] arguments)
+    {
+        Run(["mount", .. arguments, image, mountPoint]).ShouldSucceed();
+        return RawFileOf(image, mountPoint);
+    }
+
+    /// <summary>Makes a mount point and mounts an image there.</summary>
+    protected string Mount(string image) => Mount(image, NewMountPoint());
+
+    /// <summary>Unmounts with umount(8), and waits until the daemon has closed the image.</summary>
+    protected static void Unmount(string mountPoint)
+    {
+        IReadOnlyList<int> daemons = DaemonsOf(mountPoint);
+        Tool("umount", mountPoint);
+        foreach (int daemon in daemons)
+            WaitForEnd(daemon);
+    }
+
+    /// <summary>Where an image <c>NAME.qcow2</c> appears.</summary>
+    protected static string RawFileOf(string image, string mountPoint) =>
+        Path.Combine(mountPoint, Path.GetFileNameWithoutExtension(image) + ".raw");
+
+    /// <summary>Runs a tool that must succeed, and returns its standard output. Skips the test where it is missing.
+    /// </summary>
+    protected static string Tool(string program, params string[] arguments) =>
+        TryTool(program, arguments).ShouldSucceed().Output;
+
+    /// <summary>Runs a tool whatever comes of it. Skips the test where it is missing.</summary>
+    protected static ProcessResult TryTool(string program, params string[] arguments)
+    {
+        QemuTools.RequireTool(program);
+        return ProcessRunner.Run(ProcessRunner.Find(program)!, arguments, timeout: TimeSpan.FromMinutes(5));
+    }
+
+    /// <summary>The process ids of the programs that serve a mount point: those that name it on their command line.
+    /// </summary>
+    protected static IReadOnlyList<int> DaemonsOf(string mountPoint)
+    {
+        List<int> found = [];
+        foreach (string directory in Directory.EnumerateDirectories("/proc"))
+        {
+            if (int.TryParse(Path.GetFileName(directory), CultureInfo.InvariantCulture, out int id)
+                && CommandLineOf(id) is [var program, .. var rest]
+                && program.EndsWith("qcow2fuse", StringComparison.Ordinal)
+                && rest.Contains(mountPoint, StringComparer.Ordinal))
+            {
+                found.Add(id);
+            }
+        }
+
+        return found;
+    }
+
+    /// <summary>Whether a file system of ours is mounted there.</summary>
+    protected static bool IsMounted(string mountPoint) =>
+        File.ReadLines("/proc/self/mountinfo").Any(line =>
+            line.Split(' ')[4] == mountPoint && line.Contains(" fuse.qcow2fuse ", StringComparison.Ordinal));
+
+    /// <summary>Sends a signal (<c>TERM</c>) to a process.</summary>
+    protected static void Signal(int process, string signal) =>
+        Tool("kill", "-" + signal, process.ToString(CultureInfo.InvariantCulture));
+
+    /// <summary>Waits until a process that is not our child has ended.</summary>
+    protected static void WaitForEnd(int process) =>
+        WaitUntil(() => CommandLineOf(process).Count == 0, $"process {process} does not end");
+
+    /// <summary>Waits until a condition holds.</summary>
+    protected static void WaitUntil(Func<bool> condition, string complaint)
+    {
+        for (DateTime end = DateTime.UtcNow + EndTimeout; !condition(); Thread.Sleep(PollInterval))
+        {
+            if (DateTime.UtcNow > end)
+                throw new TimeoutException($"{complaint} ({EndTimeout.TotalSeconds} s)");
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        foreach (string mountPoint in _mountPoints)
+            Release(mountPoint);
+        base.Dispose(disposing);
+    }
+
+    private static void Release(string mountPoint)
+    {
+        foreach (int daemon in DaemonsOf(mountPoint))
+            _ = ProcessRunner.Run("/bin/kill", ["-KILL", daemon.ToString(CultureInfo.InvariantCulture)]);
+        while (IsMounted(mountPoint) && ProcessRunner.Run("/bin/umount", ["-l", mountPoint]).ExitCode == 0)
+        {
+            // One of several mounts on top of each other is gone.
+        }
+    }
+
+    /// <summary>The words of a process's command line; none for one that has ended.</summary>
+    private static IReadOnlyList<string> CommandLineOf(int process)
+    {
+        try
+        {
+            return File.ReadAllText($"/proc/{process}/cmdline").Split('\0', StringSplitOptions.RemoveEmptyEntries);
+        }
+        catch (IOException)
+        {
+            return [];
+        }
+    }
+}

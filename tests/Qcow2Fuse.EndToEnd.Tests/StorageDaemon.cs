@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+using System.Diagnostics;
+using Qcow2Fuse.Testing;
+
+namespace Qcow2Fuse.EndToEnd.Tests;
+
+/// <summary>A qemu-storage-daemon that has an image open for as long as this object lives.</summary>
+public sealed class StorageDaemon : IDisposable
+{
+    private const int PollMilliseconds = 20;
+    private const int PollsMax = 500;
+    private readonly Process _process;
+    private readonly TempDirectory _directory;
+
+    private StorageDaemon(Process process, TempDirectory directory)
+    {
+        _process = process;
+        _directory = directory;
+    }
+
+    /// <summary>Opens an image and returns once the daemon holds it.</summary>
+    /// <param name="image">The image.</param>
+    /// <param name="readOnly">Open it only for reading.</param>
+    public static StorageDaemon Open(string image, bool readOnly = false)
+    {
+        TempDirectory directory = new();
+        StorageDaemon daemon = new(Start(image, readOnly, directory), directory);
+        for (int i = 0; i < PollsMax && !File.Exists(directory.File("ready")); i++)
+        {
+            if (daemon._process.HasExited)
+                break;
+            Thread.Sleep(PollMilliseconds);
+        }
+
+        if (File.Exists(directory.File("ready")))
+            return daemon;
+        daemon.Dispose();
+        throw new InvalidOperationException("qemu-storage-daemon did not open the image");
+    }
+
+    /// <summary>Whether a daemon is refused an image.</summary>
+    public static ProcessResult TryOpen(string image, bool readOnly = false)
+    {
+        // The second node cannot exist, so the daemon ends when it has opened the image too.
+        return ProcessRunner.Run("qemu-storage-daemon", [.. Nodes(image, readOnly), "--blockdev", "null-co,node-name=top"]);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (!_process.HasExited)
+            _process.Kill();
+        _process.WaitForExit();
+        _process.Dispose();
+        _directory.Dispose();
+    }
+
+    private static Process Start(string image, bool readOnly, TempDirectory directory)
+    {
+        ProcessStartInfo start = new("qemu-storage-daemon");
+        foreach (string word in Nodes(image, readOnly))
+            start.ArgumentList.Add(word);
+        start.ArgumentList.Add("--pidfile");
+        start.ArgumentList.Add(directory.File("ready"));
+        return Process.Start(start) ?? throw new InvalidOperationException("qemu-storage-daemon did not start");
+    }
+
+    // A node alone takes no permissions; an export does.
+    private static string[] Nodes(string image, bool readOnly)
+    {
+        string access = readOnly ? "on" : "off";
+        string socket = Path.Combine(Path.GetDirectoryName(image)!, "nbd.sock");
+        return
+        [
+            "--blockdev", $"driver=qcow2,node-name=top,read-only={access},file.driver=file,file.filename={image}",
+            "--nbd-server", $"addr.type=unix,addr.path={socket}",
+            "--export", $"type=nbd,id=nbd,node-name=top,writable={(readOnly ? "off" : "on")}",
+        ];
+    }
+}
