@@ -14,12 +14,16 @@ namespace Qcow2Fuse.Hosting;
 /// pipe travels in the environment, and through the pipe comes the word that the mount answers.
 /// </summary>
 /// <remarks>
-/// Until then the new process writes its messages to the user's terminal. It ends its start by moving its standard
-/// streams to /dev/null, so that a caller that reads them to their end does not wait for the daemon's.
+/// The runtime keeps duplicates of the standard streams it was started with, so a daemon that had the caller's would
+/// keep a caller waiting who reads them to their end. The new process therefore gets pipes; what it says on standard
+/// error until it is ready is passed on by the process that waits for it.
 /// </remarks>
 internal static class BackgroundStart
 {
     private const string ReadyVariable = "QCOW2FUSE_READY_FD";
+
+    /// <summary>The line on standard error after which the daemon says nothing there any more.</summary>
+    private const string EndOfMessages = "\u0004";
 
     /// <summary>Whether this process is the one that was started.</summary>
     public static bool IsChild => ReadyDescriptor is not null;
@@ -40,11 +44,20 @@ internal static class BackgroundStart
     public static int Run(IReadOnlyList<string> arguments, Action<string, int> ready)
     {
         using AnonymousPipeServerStream pipe = new(PipeDirection.In, HandleInheritability.Inheritable);
-        ProcessStartInfo start = new(Environment.ProcessPath ?? "/proc/self/exe", arguments) { UseShellExecute = false };
+        ProcessStartInfo start = new(Environment.ProcessPath ?? "/proc/self/exe", arguments)
+        {
+            UseShellExecute = false,
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        };
         start.Environment[ReadyVariable] = pipe.GetClientHandleAsString();
         using Process child = Process.Start(start)
             ?? throw new CommandException(ExitCode.System, "the daemon cannot be started");
         pipe.DisposeLocalCopyOfClientHandle();
+        child.StandardInput.Close();
+        while (child.StandardError.ReadLine() is { } message && message != EndOfMessages)
+            Console.Error.WriteLine(message);
         using StreamReader reader = new(pipe);
         string? status = reader.ReadLine();
         if (status is not null)
@@ -77,7 +90,8 @@ internal static class BackgroundStart
     {
         int descriptor = ReadyDescriptor ?? throw new InvalidOperationException("nobody waits for this process");
         Environment.SetEnvironmentVariable(ReadyVariable, null);
-        Console.Out.Flush();
+        Console.Error.WriteLine(EndOfMessages);
+        Console.Error.Flush();
         int nowhere = LinuxFile.Open("/dev/null", Linux.OpenFlags.ReadWrite);
         if (nowhere >= 0)
         {
