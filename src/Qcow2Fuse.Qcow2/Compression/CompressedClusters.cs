@@ -100,9 +100,21 @@ internal sealed class CompressedClusters : IDisposable
                 $"{_file.Name}: compressed cluster at {extent.Host.Value} lies beyond the end of the file");
         using PooledBuffer input = BufferPool.Shared.Rent(extent.BytesMax);
         _file.ReadPadded(extent.Host.Value, input.Span);
-        if (!ClusterCodecs.TryDecompress(_kind, input.Span, cluster))
+        if (!TryDecompress(input.Span, cluster))
             throw new BlockException(BlockErrorKind.Io,
                 $"{_file.Name}: compressed cluster at {extent.Host.Value} is damaged");
+    }
+
+    private bool TryDecompress(ReadOnlySpan<byte> input, Span<byte> cluster)
+    {
+        try
+        {
+            return ClusterCodecs.TryDecompress(_kind, input, cluster);
+        }
+        catch (CodecUnavailableException e)
+        {
+            throw new BlockException(BlockErrorKind.Io, $"{_file.Name}: {e.Message}", e, e.Hint);
+        }
     }
 
     private struct Slot

@@ -81,7 +81,7 @@ public abstract class MountTest : CommandTest
         foreach (string directory in Directory.EnumerateDirectories("/proc"))
         {
             if (int.TryParse(Path.GetFileName(directory), CultureInfo.InvariantCulture, out int id)
-                && CommandLineOf(id) is [var program, .. var rest]
+                && CommandLineOf(id).ToArray() is [var program, .. var rest]
                 && program.EndsWith("qcow2fuse", StringComparison.Ordinal)
                 && rest.Contains(mountPoint, StringComparer.Ordinal))
             {
