@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
-using System.Globalization;
-using System.IO.Pipes;
-using Microsoft.Win32.SafeHandles;
 using Mono.Unix.Native;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
@@ -10,32 +7,21 @@ using Qcow2Fuse.Output;
 namespace Qcow2Fuse.Hosting;
 
 /// <summary>
-/// Starts the daemon behind a mount. A .NET process cannot fork, so the program runs itself again; the number of a
-/// pipe travels in the environment, and through the pipe comes the word that the mount answers.
+/// Starts the daemon behind a mount. A .NET process cannot fork, so the program runs itself again, marked by a
+/// variable in its environment, and waits for the word that the mount answers.
 /// </summary>
 /// <remarks>
-/// The runtime keeps duplicates of the standard streams it was started with, so a daemon that had the caller's would
-/// keep a caller waiting who reads them to their end. The new process therefore gets pipes; what it says on standard
-/// error until it is ready is passed on by the process that waits for it.
+/// The new process has pipes for standard streams: the runtime duplicates them before any code of the program runs,
+/// and a caller that reads its own streams to their end must not wait for the daemon's. What it writes to standard
+/// error is passed on line by line; a line that begins with <see cref="ReadyMark"/> ends the start.
 /// </remarks>
 internal static class BackgroundStart
 {
-    private const string ReadyVariable = "QCOW2FUSE_READY_FD";
-
-    /// <summary>The line on standard error after which the daemon says nothing there any more.</summary>
-    private const string EndOfMessages = "\u0004";
+    private const string DaemonVariable = "QCOW2FUSE_DAEMON";
+    private const char ReadyMark = '\x06';
 
     /// <summary>Whether this process is the one that was started.</summary>
-    public static bool IsChild => ReadyDescriptor is not null;
-
-    private static int? ReadyDescriptor =>
-        int.TryParse(
-            Environment.GetEnvironmentVariable(ReadyVariable),
-            NumberStyles.None,
-            CultureInfo.InvariantCulture,
-            out int descriptor)
-            ? descriptor
-            : null;
+    public static bool IsChild => Environment.GetEnvironmentVariable(DaemonVariable) is "1";
 
     /// <summary>Runs the same command line again and waits until it is ready or gives up.</summary>
     /// <param name="arguments">The arguments, a verb first.</param>
@@ -43,7 +29,6 @@ internal static class BackgroundStart
     /// <returns>The exit code of the start.</returns>
     public static int Run(IReadOnlyList<string> arguments, Action<string, int> ready)
     {
-        using AnonymousPipeServerStream pipe = new(PipeDirection.In, HandleInheritability.Inheritable);
         ProcessStartInfo start = new(Environment.ProcessPath ?? "/proc/self/exe", arguments)
         {
             UseShellExecute = false,
@@ -51,22 +36,22 @@ internal static class BackgroundStart
             RedirectStandardOutput = true,
             RedirectStandardError = true,
         };
-        start.Environment[ReadyVariable] = pipe.GetClientHandleAsString();
+        start.Environment[DaemonVariable] = "1";
         using Process child = Process.Start(start)
             ?? throw new CommandException(ExitCode.System, "the daemon cannot be started");
-        pipe.DisposeLocalCopyOfClientHandle();
         child.StandardInput.Close();
-        while (child.StandardError.ReadLine() is { } message && message != EndOfMessages)
-            Console.Error.WriteLine(message);
-        using StreamReader reader = new(pipe);
-        string? status = reader.ReadLine();
-        if (status is not null)
+        while (child.StandardError.ReadLine() is { } line)
         {
-            ready(status, child.Id);
-            return ExitCode.Success;
+            if (line.StartsWith(ReadyMark))
+            {
+                ready(line[1..], child.Id);
+                return ExitCode.Success;
+            }
+
+            StandardError.WriteLine(line);
         }
 
-        // The end without a word: it has said why on standard error.
+        // The end without the word: it has said why.
         child.WaitForExit();
         return child.ExitCode switch
         {
@@ -85,25 +70,17 @@ internal static class BackgroundStart
         _ = Syscall.setsid();
     }
 
-    /// <summary>In the new process: says that the mount answers, and leaves the caller's terminal.</summary>
+    /// <summary>In the new process: says that the mount answers, and lets go of the standard streams.</summary>
+    /// <exception cref="IOException">Whoever waited has gone.</exception>
     public static void ReportReady(string status)
     {
-        int descriptor = ReadyDescriptor ?? throw new InvalidOperationException("nobody waits for this process");
-        Environment.SetEnvironmentVariable(ReadyVariable, null);
-        Console.Error.WriteLine(EndOfMessages);
-        Console.Error.Flush();
-        int nowhere = LinuxFile.Open("/dev/null", Linux.OpenFlags.ReadWrite);
-        if (nowhere >= 0)
-        {
-            for (int stream = 0; stream <= 2; stream++)
-                _ = Syscall.dup2(nowhere, stream);
-            if (nowhere > 2)
-                _ = LinuxFile.Close(nowhere);
-        }
-
-        using SafeFileHandle handle = new(descriptor, ownsHandle: true);
-        using FileStream pipe = new(handle, FileAccess.Write, bufferSize: 0);
-        using StreamWriter writer = new(pipe);
-        writer.WriteLine(status);
+        if (!StandardError.TryWriteLine(ReadyMark + status))
+            throw new IOException("the starting process has gone");
+        int nowhere = LinuxFile.Open("/dev/null", Linux.OpenFlags.ReadWrite | Linux.OpenFlags.CloseOnExec);
+        if (nowhere < 0)
+            return;
+        for (int stream = 0; stream <= 2; stream++)
+            _ = Syscall.dup2(nowhere, stream);
+        _ = LinuxFile.Close(nowhere);
     }
 }

@@ -23,11 +23,11 @@ internal sealed record ImageReport(
 
     /// <summary>The guest's clock of a snapshot in whole seconds.</summary>
     public static long ClockSeconds(SnapshotInfo snapshot) =>
-        (long)(snapshot.VmClockNanoseconds / NanosecondsPerSecond);
+        snapshot.VmClockNanoseconds / NanosecondsPerSecond;
 
     /// <summary>The rest of the guest's clock in nanoseconds.</summary>
     public static long ClockNanoseconds(SnapshotInfo snapshot) =>
-        (long)(snapshot.VmClockNanoseconds % NanosecondsPerSecond);
+        snapshot.VmClockNanoseconds % NanosecondsPerSecond;
 
     /// <summary>The backing file's name as seen from here: qemu-img joins it to the image's directory.</summary>
     public string? FullBackingFile

@@ -63,11 +63,10 @@ internal static class ImageReportJson
         if (image.Version >= 3)
             json.WriteBoolean("lazy-refcounts", image.LazyRefcounts);
         json.WriteNumber("refcount-bits", image.RefcountBits);
-        if (image.DataFile is not null)
-        {
+        if (image is { HasExternalData: true, DataFile: not null })
             json.WriteString("data-file", image.DataFile);
+        if (image.HasExternalData)
             json.WriteBoolean("data-file-raw", image.DataFileRaw);
-        }
 
         if (image.Version >= 3)
         {
@@ -92,6 +91,8 @@ internal static class ImageReportJson
             json.WriteNumber("date-nsec", snapshot.DateNanoseconds);
             json.WriteNumber("vm-clock-sec", ImageReport.ClockSeconds(snapshot));
             json.WriteNumber("vm-clock-nsec", ImageReport.ClockNanoseconds(snapshot));
+            if (snapshot.InstructionCount is { } count)
+                json.WriteNumber("icount", count);
             json.WriteEndObject();
         }
 

@@ -47,7 +47,7 @@ internal static class ImageReportText
     {
         output.WriteLine("Snapshot list:");
         output.WriteLine(
-            $"{"ID",-10}{"TAG",-17}{"VM SIZE",8}{"DATE",20}{"VM CLOCK",13}");
+            $"{"ID",-10}{"TAG",-17}{"VM SIZE",8}{"DATE",20}{"VM CLOCK",13}{"ICOUNT",11}");
         foreach (SnapshotInfo snapshot in snapshots)
         {
             string date = DateTimeOffset.FromUnixTimeSeconds(snapshot.DateSeconds).ToLocalTime()
@@ -57,7 +57,7 @@ internal static class ImageReportText
             string clock = $"{seconds / 3600:00}:{seconds / 60 % 60:00}:{seconds % 60:00}.{milliseconds:000}";
             output.WriteLine(
                 $"{Printable.Text(snapshot.Id),-9} {Printable.Text(snapshot.Name),-16} "
-                + $"{SizeText.Human(snapshot.VmStateSize),8}{date,20}{clock,13}");
+                + $"{SizeText.Human(snapshot.VmStateSize),8}{date,20}{clock,13}{snapshot.InstructionCount,11}");
         }
     }
 
@@ -68,9 +68,9 @@ internal static class ImageReportText
         if (image.Version >= 3)
             yield return ("lazy refcounts", YesNo(image.LazyRefcounts));
         yield return ("refcount bits", image.RefcountBits.ToString(CultureInfo.InvariantCulture));
-        if (image.DataFile is not null)
+        if (image is { HasExternalData: true, DataFile: not null })
             yield return ("data file", Printable.Text(image.DataFile));
-        if (image.DataFile is not null)
+        if (image.HasExternalData)
             yield return ("data file raw", YesNo(image.DataFileRaw));
         if (image.Version >= 3)
         {

@@ -20,9 +20,9 @@ internal static class Report
 
     private static void Write(string kind, string message, string? hint)
     {
-        Console.Error.WriteLine($"{ProgramName}: {kind}{OneLine(message)}");
+        StandardError.WriteLine($"{ProgramName}: {kind}{OneLine(message)}");
         if (hint is not null)
-            Console.Error.WriteLine($"hint: {OneLine(hint)}");
+            StandardError.WriteLine($"hint: {OneLine(hint)}");
     }
 
     // Names inside are escaped already by those who know them; escaping again changes nothing in plain text.

@@ -34,7 +34,7 @@ internal sealed class StderrLogger(LogLevel least) : ILoggerProvider, ILogger
         if (!IsEnabled(logLevel))
             return;
         string message = Printable.Text(formatter(state, exception));
-        Console.Error.WriteLine(ForJournal ? $"<{Priority(logLevel)}>{message}" : $"{Report.ProgramName}: {message}");
+        StandardError.WriteLine(ForJournal ? $"<{Priority(logLevel)}>{message}" : $"{Report.ProgramName}: {message}");
     }
 
     /// <inheritdoc/>

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT
+using System.Text;
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Output;
+
+/// <summary>
+/// Standard error, written without <see cref="Console"/>: that one hides failures, and a daemon has to know whether
+/// anybody still listens.
+/// </summary>
+internal static class StandardError
+{
+    private const int Descriptor = 2;
+
+    /// <summary>Writes a line, in one piece. A failure is not reported, as there is nowhere to report it.</summary>
+    public static void WriteLine(string line) => _ = TryWriteLine(line);
+
+    /// <summary>Writes a line, in one piece. False if it could not be.</summary>
+    public static bool TryWriteLine(string line) =>
+        LinuxStream.Write(Descriptor, Encoding.UTF8.GetBytes(line + "\n")) == 0;
+}
