@@ -140,7 +140,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     {
         try
         {
-            if (!IsReadOnly)
+            // Who wrote was told when a flush failed.
+            if (!IsReadOnly && !_caches.HasFailed)
                 CloseMetadata();
         }
         finally

@@ -34,15 +34,9 @@ public sealed class StorageDaemon : IDisposable
 
         if (File.Exists(directory.File("ready")))
             return daemon;
+        string reason = daemon._process.HasExited ? daemon._process.StandardError.ReadToEnd() : "it says nothing";
         daemon.Dispose();
-        throw new InvalidOperationException("qemu-storage-daemon did not open the image");
-    }
-
-    /// <summary>Whether a daemon is refused an image.</summary>
-    public static ProcessResult TryOpen(string image, bool readOnly = false)
-    {
-        // The second node cannot exist, so the daemon ends when it has opened the image too.
-        return ProcessRunner.Run("qemu-storage-daemon", [.. Nodes(image, readOnly), "--blockdev", "null-co,node-name=top"]);
+        throw new InvalidOperationException($"qemu-storage-daemon did not open the image: {reason}");
     }
 
     /// <inheritdoc/>
@@ -57,7 +51,7 @@ public sealed class StorageDaemon : IDisposable
 
     private static Process Start(string image, bool readOnly, TempDirectory directory)
     {
-        ProcessStartInfo start = new("qemu-storage-daemon");
+        ProcessStartInfo start = new("qemu-storage-daemon") { RedirectStandardError = true };
         foreach (string word in Nodes(image, readOnly))
             start.ArgumentList.Add(word);
         start.ArgumentList.Add("--pidfile");

@@ -77,6 +77,9 @@ internal sealed class MetadataCaches : IDisposable
 
     private TableCache RefcountBlocks { get; }
 
+    /// <summary>Whether a flush of the file failed, so that nothing more can be made durable.</summary>
+    public bool HasFailed => _failure is not null;
+
     /// <summary>Throws if an earlier flush of the file failed.</summary>
     public void ThrowIfFailed()
     {

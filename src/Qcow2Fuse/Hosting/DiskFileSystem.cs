@@ -95,7 +95,9 @@ internal sealed class DiskFileSystem : IFuseFileSystem
             return -FuseErrno.EPERM;
         }
 
-        if (change.Size is { } size && size != _device.Length)
+        // Under the kernel's writeback cache an O_TRUNC arrives as a change to size 0; a disk ignores it.
+        bool isOpening = change.MayBeOpenTruncation && change.Size == 0;
+        if (change.Size is { } size && size != _device.Length && !isOpening)
         {
             if (Interlocked.Exchange(ref _resizeWasRefused, 1) == 0)
                 HostLog.ResizeRefused(_logger, _displayName);

@@ -45,7 +45,7 @@ public sealed class LifetimeTests : MountTest
     {
         string mountPoint = NewMountPoint();
         using Process daemon = StartInForeground(NewImage(), mountPoint);
-        File.WriteAllBytes(RawFileOf("disk.qcow2", mountPoint), Stamp.Bytes(0, 1 << 20, 1));
+        WriteStamp(RawFileOf("disk.qcow2", mountPoint));
 
         Signal(daemon.Id, signal);
 
@@ -65,7 +65,7 @@ public sealed class LifetimeTests : MountTest
     {
         string mountPoint = NewMountPoint();
         using Process daemon = StartInForeground(NewImage(), mountPoint);
-        File.WriteAllBytes(RawFileOf("disk.qcow2", mountPoint), Stamp.Bytes(0, 1 << 20, 1));
+        WriteStamp(RawFileOf("disk.qcow2", mountPoint));
 
         string[] words = command.Split(' ');
         if (words[0] is "qcow2fuse")
@@ -98,7 +98,7 @@ public sealed class LifetimeTests : MountTest
     {
         ProcessResult result = Run("umount", NewMountPoint());
         Assert.Equal(1, result.ExitCode);
-        OneLine.Error(result, "not mounted");
+        OneLine.Error(result, "no image is mounted here");
     }
 
     [SkippableFact]
@@ -174,6 +174,13 @@ public sealed class LifetimeTests : MountTest
     {
         using Process daemon = Process.GetProcessById(process);
         return daemon.TotalProcessorTime.TotalSeconds;
+    }
+
+    /// <summary>Without O_TRUNC and ftruncate: a disk keeps its size.</summary>
+    private static void WriteStamp(string raw)
+    {
+        using FileStream file = File.OpenWrite(raw);
+        file.Write(Stamp.Bytes(0, 1 << 20, 1));
     }
 
     private void ShouldHoldStamp(string image)
