@@ -56,7 +56,8 @@ internal sealed class MountHost : IDisposable
     private int Run(string directory, DateTime modified, Action<string> ready)
     {
         foreach (ImageMessage message in _image.Messages)
-            HostLog.OpenMessage(_logger, message.Hint is null ? message.Text : $"{message.Text} (hint: {message.Hint})");
+            HostLog.OpenMessage(_logger, message.Hint is null
+                ? message.Text : $"{message.Text} (hint: {message.Hint})");
         DiskFileSystem fileSystem = new(
             _image,
             rootIsFile: File.Exists(directory),
