@@ -49,7 +49,8 @@ public sealed class StandaloneTests : MountTest
         string script =
             "set -e; mknod -m 666 \"$2/fuse\" c 10 229; mount --bind \"$2/fuse\" /dev/fuse; cd \"$2\"; "
             + "as() { setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"; }; "
-            + "as \"$1\" disk.qcow2 mine; as ls -n mine; as dd if=/dev/zero of=mine/disk.raw bs=1M count=2 status=none; "
+            + "as \"$1\" disk.qcow2 mine; as ls -n mine; "
+            + "as dd if=/dev/zero of=mine/disk.raw bs=1M count=2 status=none; "
             + "as \"$1\" umount mine; as \"$1\" info disk.qcow2";
         ProcessResult result = TryTool("unshare", "-m", "sh", "-c", script, "sh", program, WorkDirectory);
         Assert.True(result.ExitCode == 0, result.Output + result.Error);
