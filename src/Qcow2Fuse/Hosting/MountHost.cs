@@ -3,6 +3,7 @@ using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Hosting;
@@ -17,6 +18,8 @@ internal sealed class MountHost : IDisposable
     private static readonly TimeSpan Grace = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan InitTimeout = TimeSpan.FromSeconds(30);
     private static readonly TimeSpan FlushAllowance = TimeSpan.FromMinutes(5);
+
+    private const int ArenasMax = 2;
 
     private readonly MountSettings _settings;
     private readonly ILogger _logger;
@@ -39,6 +42,8 @@ internal sealed class MountHost : IDisposable
     /// <exception cref="FuseMountException">It cannot be mounted.</exception>
     public static int Run(MountSettings settings, ILogger logger, Action<string> ready)
     {
+        // Only a matter of address space; where it cannot be had, serving works as well.
+        _ = NativeHeap.TryLimitArenas(ArenasMax);
         string imagePath = Path.GetFullPath(settings.Source!);
         string directory = Path.GetFullPath(settings.Directory!);
         DateTime modified = File.GetLastWriteTimeUtc(imagePath);
@@ -58,17 +63,17 @@ internal sealed class MountHost : IDisposable
         foreach (ImageMessage message in _image.Messages)
             HostLog.OpenMessage(_logger, message.Hint is null
                 ? message.Text : $"{message.Text} (hint: {message.Hint})");
-        DiskFileSystem fileSystem = new(
-            _image,
-            rootIsFile: File.Exists(directory),
-            unmapsHoles: _settings.Discard == DiscardMode.Unmap,
-            FileOwnership.From(_settings),
-            modified,
-            _logger);
 
         // A daemon inside its own mount, or inside a directory mounted over, could wait for itself.
         Environment.CurrentDirectory = "/";
         using FuseMount mount = FuseMount.Mount(MountRequest.From(_settings, _image, directory));
+        DiskFileSystem fileSystem = new(
+            _image,
+            rootIsFile: mount.IsFile,
+            unmapsHoles: _settings.Discard == DiscardMode.Unmap,
+            FileOwnership.From(_settings),
+            modified,
+            _logger);
         using FuseServer server = new(mount.OpenTransport(), fileSystem, new FuseServerOptions
         {
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,
