@@ -5,7 +5,7 @@ using Xunit;
 namespace Qcow2Fuse.EndToEnd.Tests.Mounting;
 
 /// <summary>
-/// The program alone, as others start it: without rights, without a home, without .NET, in little address space.
+/// The program alone, as others start it: without a home, without rights, without .NET.
 /// Each script runs in a mount namespace of its own, which takes all its mounts with it when it ends.
 /// </summary>
 public sealed class ConstrainedTests : MountTest
@@ -25,46 +25,22 @@ public sealed class ConstrainedTests : MountTest
         cd "$1/work"
         """;
 
-    private const string Use =
-        """
-        ls mnt
-        $run dd if=/dev/urandom of=data bs=1M count=2 status=none
-        $run dd if=data of=mnt/disk.raw bs=1M seek=5 conv=notrunc,fsync status=none
-        $run cmp -n 2097152 -i 0:5242880 data mnt/disk.raw && echo same
-        $run "$1/bin/qcow2fuse" umount mnt
-        ls mnt
-        $run "$1/bin/qcow2fuse" info disk.qcow2 | grep 'virtual size'
-        """;
-
-    private const string Expected = "disk.raw\nsame\nvirtual size: 64 MiB (67108864 bytes)\n";
-
     [SkippableFact]
     public void Root_without_a_home()
     {
-        string output = RunScript("run=$bare\n$bare \"$1/bin/qcow2fuse\" create -q disk.qcow2 64M\n"
-            + "$bare \"$1/bin/qcow2fuse\" disk.qcow2 mnt\n" + Use);
-        Assert.Equal(Expected, output);
-        QemuTools.ShouldPassCheck(PathOf("work/disk.qcow2"));
-    }
-
-    [SkippableFact]
-    public void A_user_without_rights_or_a_home()
-    {
-        QemuTools.RequireTool("fusermount3");
-        string output = RunScript("run=$nobody\n$nobody \"$1/bin/qcow2fuse\" create -q disk.qcow2 64M\n"
-            + "$nobody \"$1/bin/qcow2fuse\" disk.qcow2 mnt 2>&1\nrun=$nobody\n$nobody ls mnt >/dev/null\n"
-            + Use.Replace("ls mnt", "$run ls mnt", StringComparison.Ordinal));
-        Assert.Equal(Expected, output);
-        QemuTools.ShouldPassCheck(PathOf("work/disk.qcow2"));
-    }
-
-    [SkippableFact]
-    public void A_gibibyte_of_address_space()
-    {
-        QemuTools.RequireTool("prlimit");
-        string output = RunScript("run=\"$bare prlimit --as=1073741824\"\n$run \"$1/bin/qcow2fuse\" create -q disk.qcow2 64M\n"
-            + "$run \"$1/bin/qcow2fuse\" disk.qcow2 mnt\n" + Use);
-        Assert.Equal(Expected, output);
+        string output = RunScript(
+            """
+            $bare "$1/bin/qcow2fuse" create -q disk.qcow2 64M
+            $bare "$1/bin/qcow2fuse" disk.qcow2 mnt
+            ls mnt
+            dd if=/dev/urandom of=data bs=1M count=2 status=none
+            dd if=data of=mnt/disk.raw bs=1M seek=5 conv=notrunc,fsync status=none
+            cmp -n 2097152 -i 0:5242880 data mnt/disk.raw && echo same
+            $bare "$1/bin/qcow2fuse" umount mnt
+            ls mnt
+            $bare "$1/bin/qcow2fuse" info disk.qcow2 | grep 'virtual size'
+            """);
+        Assert.Equal("disk.raw\nsame\nvirtual size: 64 MiB (67108864 bytes)\n", output);
         QemuTools.ShouldPassCheck(PathOf("work/disk.qcow2"));
     }
 
@@ -81,7 +57,7 @@ public sealed class ConstrainedTests : MountTest
             $nobody "$1/bin/qcow2fuse" disk.qcow2 mnt -o allow_other 2>&1 || echo "exit $?"
             """);
         Assert.Contains("user_allow_other", output, StringComparison.Ordinal);
-        Assert.EndsWith("exit 1\n", output.Replace("exit 32", "exit 1", StringComparison.Ordinal), StringComparison.Ordinal);
+        Assert.EndsWith("exit 1\n", output, StringComparison.Ordinal);
     }
 
     [SkippableFact]
