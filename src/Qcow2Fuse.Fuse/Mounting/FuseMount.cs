@@ -20,16 +20,23 @@ public sealed class FuseMount : IDisposable
     private int _device;
     private bool _disposed;
 
-    private FuseMount(string mountPoint, int device, int keepAlive)
+    private FuseMount(MountPoint place, int device, int keepAlive)
     {
-        MountPoint = mountPoint;
+        MountPoint = place.Path;
+        IsFile = (place.Mode & FuseAttributes.KindMask) == FuseAttributes.RegularFile;
         _device = device;
         _keepAlive = keepAlive;
-        _entry = MountTable.FindAt(mountPoint);
+        _entry = MountTable.FindAt(place.Path);
     }
 
     /// <summary>Where it is mounted: an absolute path without symbolic links.</summary>
     public string MountPoint { get; }
+
+    /// <summary>
+    /// Whether the mount point is a regular file, so that the root node has to be one. Only a mount knows: a path
+    /// with a dead mount on it does not tell what lies below.
+    /// </summary>
+    public bool IsFile { get; }
 
     /// <summary>Whether the mount is still in this process's tree.</summary>
     public bool IsMounted => _entry is not null && MountTable.FindAt(MountPoint)?.Id == _entry.Id;
@@ -52,7 +59,7 @@ public sealed class FuseMount : IDisposable
             device = MountDirectly(spec, place.Path);
         if (device < 0)
             device = Fusermount.Mount(spec, place.Path, out keepAlive);
-        return new FuseMount(place.Path, device, keepAlive);
+        return new FuseMount(place, device, keepAlive);
     }
 
     /// <summary>

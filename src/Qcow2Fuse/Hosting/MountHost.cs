@@ -57,17 +57,17 @@ internal sealed class MountHost : IDisposable
     {
         foreach (ImageMessage message in _image.Messages)
             HostLog.OpenMessage(_logger, message.Hint is null ? message.Text : $"{message.Text} (hint: {message.Hint})");
-        DiskFileSystem fileSystem = new(
-            _image,
-            rootIsFile: File.Exists(directory),
-            unmapsHoles: _settings.Discard == DiscardMode.Unmap,
-            FileOwnership.From(_settings),
-            modified,
-            _logger);
 
         // A daemon inside its own mount, or inside a directory mounted over, could wait for itself.
         Environment.CurrentDirectory = "/";
         using FuseMount mount = FuseMount.Mount(MountRequest.From(_settings, _image, directory));
+        DiskFileSystem fileSystem = new(
+            _image,
+            rootIsFile: mount.IsFile,
+            unmapsHoles: _settings.Discard == DiscardMode.Unmap,
+            FileOwnership.From(_settings),
+            modified,
+            _logger);
         using FuseServer server = new(mount.OpenTransport(), fileSystem, new FuseServerOptions
         {
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,

@@ -148,6 +148,28 @@ public sealed class LifetimeTests : MountTest
     }
 
     [SkippableFact]
+    public void A_dead_mount_on_a_file_is_taken_over()
+    {
+        string mountPoint = NewMountPoint();
+        Directory.Delete(mountPoint);
+        File.WriteAllBytes(mountPoint, []);
+        string image = NewImage();
+        Run("mount", image, mountPoint).ShouldSucceed();
+
+        // A write makes the kernel forget the attributes, with which the dead mount would still look like a file.
+        Tool("dd", "if=/dev/zero", "of=" + mountPoint, "bs=4096", "count=1", "conv=notrunc,fdatasync", "status=none");
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        Signal(daemon, "KILL");
+        WaitForEnd(daemon);
+        Assert.False(File.Exists(mountPoint));
+
+        Run("mount", image, mountPoint).ShouldSucceed();
+        Assert.Equal(64 << 20, new FileInfo(mountPoint).Length);
+        Unmount(mountPoint);
+        Assert.Equal(0, new FileInfo(mountPoint).Length);
+    }
+
+    [SkippableFact]
     public void One_mount_point_takes_one_image()
     {
         string mountPoint = NewMountPoint();

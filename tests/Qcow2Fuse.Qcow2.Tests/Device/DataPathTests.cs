@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Protocols;
+using Xunit;
+
+namespace Qcow2Fuse.Qcow2.Tests.Device;
+
+/// <summary>Reads and writes allocate no managed memory.</summary>
+public sealed class DataPathTests
+{
+    private const int Requests = 100_000;
+    private const long BytesAllowed = 64 * 1024;
+
+    [Theory]
+    [InlineData(65536, false)]
+    [InlineData(65536, true)]
+    [InlineData(4096, false)]
+    public void A_hundred_thousand_reads_and_writes_allocate_nothing(int clusterSize, bool extendedL2)
+    {
+        const int DiskBytes = 16 << 20;
+        MemoryDevice file = new(0);
+        Qcow2Creator.Create(file, new Qcow2CreateOptions
+        {
+            Size = DiskBytes, ClusterSize = clusterSize, ExtendedL2 = extendedL2,
+        });
+        using Qcow2Device device = Qcow2Device.Open(file, new FormatOpenArguments());
+        byte[] buffer = new byte[4096];
+        for (int at = 0; at < DiskBytes; at += buffer.Length)
+            device.Write(at, buffer);
+        device.Flush();
+        Work(device, buffer, 1000, DiskBytes);
+
+        long before = GC.GetTotalAllocatedBytes(precise: true);
+        Work(device, buffer, Requests, DiskBytes);
+        long allocated = GC.GetTotalAllocatedBytes(precise: true) - before;
+        Assert.InRange(allocated, 0, BytesAllowed);
+    }
+
+    private static void Work(Qcow2Device device, byte[] buffer, int requests, int diskBytes)
+    {
+        int blocks = diskBytes / buffer.Length;
+        for (int i = 0; i < requests; i++)
+        {
+            device.Write(i * 7919L % blocks * buffer.Length, buffer);
+            device.Read(i * 104729L % blocks * buffer.Length, buffer);
+            if (i % 1000 == 0)
+                device.Flush();
+        }
+    }
+}

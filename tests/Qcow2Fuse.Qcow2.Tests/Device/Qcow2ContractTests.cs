@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Testing;
+using Qcow2Fuse.Testing.Crash;
+
+namespace Qcow2Fuse.Qcow2.Tests.Device;
+
+/// <summary>The block device contract on images of one kind.</summary>
+public abstract class Qcow2Contract : DurableDeviceContract
+{
+    private readonly Dictionary<BlockDevice, KeptDevice> _files = new(ReferenceEqualityComparer.Instance);
+
+    protected override bool CanShrink => false;
+
+    protected abstract Qcow2CreateOptions Options { get; }
+
+    /// <summary>A backing file of zeroes, or null.</summary>
+    protected virtual int? BackingLength => null;
+
+    protected override BlockDevice Create(long length)
+    {
+        KeptDevice file = new(new MemoryDevice(0));
+        Qcow2Creator.Create(file, Options with { Size = length, BackingFile = BackingLength is null ? null : "b" });
+        return Open(file, readOnly: false);
+    }
+
+    protected override BlockDevice Reopen(BlockDevice device, bool readOnly)
+    {
+        KeptDevice file = _files[device];
+        device.Dispose();
+        return Open(file, readOnly);
+    }
+
+    private Qcow2Device Open(KeptDevice file, bool readOnly)
+    {
+        BackingDevice? backing = BackingLength is { } length ? new BackingDevice(new byte[length]) : null;
+        Qcow2Device device = Qcow2Device.Open(file, new FormatOpenArguments { ReadOnly = readOnly, Backing = backing });
+        _files[device] = file;
+        return device;
+    }
+
+    /// <summary>Storage that outlives the image opened on it, so that the next one can be opened.</summary>
+    private sealed class KeptDevice(MemoryDevice memory) : BlockDevice
+    {
+        public override string Name => memory.Name;
+
+        public override long Length => memory.Length;
+
+        public override bool IsReadOnly => false;
+
+        public override BlockLimits Limits => memory.Limits;
+
+        public override long AllocatedBytes => memory.AllocatedBytes;
+
+        public override void Read(long offset, Span<byte> destination) => memory.Read(offset, destination);
+
+        public override void Write(long offset, ReadOnlySpan<byte> source) => memory.Write(offset, source);
+
+        public override void WriteZeroes(long offset, long length, bool mayUnmap) =>
+            memory.WriteZeroes(offset, length, mayUnmap);
+
+        public override void Discard(long offset, long length) => memory.Discard(offset, length);
+
+        public override void Flush() => memory.Flush();
+
+        public override Extent GetExtent(long offset, long length) => memory.GetExtent(offset, length);
+    }
+}
+
+public sealed class StandardContractTests : Qcow2Contract
+{
+    protected override Qcow2CreateOptions Options => new() { Size = 0 };
+}
+
+public sealed class SmallClusterContractTests : Qcow2Contract
+{
+    protected override Qcow2CreateOptions Options => new() { Size = 0, ClusterSize = 512 };
+}
+
+public sealed class Version2ContractTests : Qcow2Contract
+{
+    protected override Qcow2CreateOptions Options => new() { Size = 0, Version = 2, ClusterSize = 4096 };
+}
+
+public sealed class ExtendedContractTests : Qcow2Contract
+{
+    protected override Qcow2CreateOptions Options => new() { Size = 0, ClusterSize = 16384, ExtendedL2 = true };
+}
+
+public sealed class OverlayContractTests : Qcow2Contract
+{
+    protected override Qcow2CreateOptions Options => new() { Size = 0, ClusterSize = 16384, ExtendedL2 = true };
+
+    protected override int? BackingLength => 300_001;
+}
