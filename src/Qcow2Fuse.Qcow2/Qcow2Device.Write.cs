@@ -195,7 +195,9 @@ public sealed partial class Qcow2Device
         }
     }
 
-    /// <summary>Nothing lies behind the end of the disk, so the last subcluster counts as whole when it is reached.</summary>
+    /// <summary>
+    /// Nothing lies behind the end of the disk, so the last subcluster counts as whole when it is reached.
+    /// </summary>
     private long EndOfWholeSubclusters(long end) =>
         end == Length ? _geometry.RoundUpToSubcluster(end) : _geometry.RoundDownToSubcluster(end);
 
@@ -223,7 +225,8 @@ public sealed partial class Qcow2Device
         CheckWritable();
         CheckRange(offset, length);
         if (_foundCorrupt)
-            throw new BlockException(BlockErrorKind.Io, $"{Name}: the image was found corrupt and is not written any more");
+            throw new BlockException(
+                BlockErrorKind.Io, $"{Name}: the image was found corrupt and is not written any more");
         if (_mayWrite)
             return;
         lock (_firstWriteLock)

@@ -17,7 +17,9 @@ public sealed record SnapshotInfo(
     string Id, string Name, long VmStateSize, long DateSeconds, long DateNanoseconds, long VmClockNanoseconds,
     long DiskSize, long? InstructionCount);
 
-/// <summary>What header and snapshot table say of an image. Reading it opens no other file and changes nothing.</summary>
+/// <summary>
+/// What header and snapshot table say of an image. Reading it opens no other file and changes nothing.
+/// </summary>
 public sealed record Qcow2ImageInfo
 {
     private const int SnapshotFieldsBytes = 40;
@@ -97,7 +99,8 @@ public sealed record Qcow2ImageInfo
             uint extraBytes = BigEndian.U32(fields, 36);
             if (extraBytes > SnapshotExtraBytesMax)
                 throw new BlockException(BlockErrorKind.TooLarge,
-                    $"{file.Name}: snapshot {i} has {extraBytes} bytes of extra data, more than {SnapshotExtraBytesMax}");
+                    $"{file.Name}: snapshot {i} has {extraBytes} bytes of extra data, "
+                    + $"more than {SnapshotExtraBytesMax}");
             var rest = new byte[extraBytes + idBytes + nameBytes];
             ReadTable(file, header, offset + SnapshotFieldsBytes, rest);
             snapshots.Add(Parse(fields, rest, (int)extraBytes, idBytes, header.Size & ~511L));

@@ -36,7 +36,9 @@ internal static class Program
     private static string TypeOf(Exception? exception, bool debug) =>
         debug && exception is not null ? $" [{exception.GetType()}]" : "";
 
-    /// <summary>argv[0] as the caller wrote it; the runtime would resolve the link that names the personality.</summary>
+    /// <summary>
+    /// argv[0] as the caller wrote it; the runtime would resolve the link that names the personality.
+    /// </summary>
     private static string CalledAs()
     {
         try

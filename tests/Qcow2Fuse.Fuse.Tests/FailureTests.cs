@@ -33,7 +33,8 @@ public sealed class FailureTests
         _files.Answer = () => throw new IOException("full");
         Assert.Equal(-FuseErrno.ENOSPC, session.Send(FuseOpcode.Fsync, default(FuseFsyncIn)).Error);
         FuseFailure failure = Assert.Single(told);
-        Assert.Equal(("Fsync", SessionFixture.File, FuseErrno.ENOSPC), (failure.Operation, failure.Node, failure.Errno));
+        Assert.Equal(
+            ("Fsync", SessionFixture.File, FuseErrno.ENOSPC), (failure.Operation, failure.Node, failure.Errno));
         Assert.Equal("full", failure.Exception.Message);
         _files.Answer = () => throw new InvalidOperationException();
         Assert.Equal(-FuseErrno.EROFS, session.Send(FuseOpcode.StatFs, []).Error);

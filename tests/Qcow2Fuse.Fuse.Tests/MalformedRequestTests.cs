@@ -19,7 +19,8 @@ public sealed unsafe class MalformedRequestTests : IDisposable
         _session = new FuseSession(_files, new FuseServerOptions());
         _slot = new FuseSlot(Capacity, descriptor: 0);
         FuseInitIn init = SessionFixture.InitRequest();
-        Assert.Equal(0, Dispatch(Request(FuseOpcode.Init, MemoryMarshal.AsBytes(new ReadOnlySpan<FuseInitIn>(in init)))));
+        Assert.Equal(
+            0, Dispatch(Request(FuseOpcode.Init, MemoryMarshal.AsBytes(new ReadOnlySpan<FuseInitIn>(in init)))));
     }
 
     public void Dispose()

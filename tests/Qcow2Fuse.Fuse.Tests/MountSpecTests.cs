@@ -65,7 +65,8 @@ public sealed class MountSpecTests
     [Fact]
     public void FusermountOptionsAreEscaped()
     {
-        MountSpec spec = Plain with { Source = @"a,b\c", AllowOther = true, Flags = MountFlags.ReadOnly, MaxRead = 4096 };
+        MountSpec spec =
+            Plain with { Source = @"a,b\c", AllowOther = true, Flags = MountFlags.ReadOnly, MaxRead = 4096 };
         Assert.Equal(
             @"ro,fsname=a\,b\\c,subtype=qcow2fuse,allow_other,default_permissions,max_read=4096",
             Fusermount.Options(spec));

@@ -23,7 +23,8 @@ public sealed class NegotiationTests : IDisposable
 
         Assert.Equal(7u, reply.Major);
         Assert.Equal(45u, reply.Minor);
-        uint expected = 1u << 0 | 1u << 3 | 1u << 5 | 1u << 15 | 1u << 18 | MaxPagesBit | 1u << 25 | 1u << 28 | InitExtBit;
+        uint expected =
+            1u << 0 | 1u << 3 | 1u << 5 | 1u << 15 | 1u << 18 | MaxPagesBit | 1u << 25 | 1u << 28 | InitExtBit;
         Assert.Equal(expected, reply.Flags);
         Assert.Equal(1u << 4, reply.Flags2);
         Assert.Equal(1u << 20, reply.MaxWrite);

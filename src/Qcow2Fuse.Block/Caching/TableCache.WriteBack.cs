@@ -83,7 +83,9 @@ public sealed unsafe partial class TableCache
         return written;
     }
 
-    /// <summary>Makes what is still frozen dirty again, after a failure. Later modifications win over frozen content.</summary>
+    /// <summary>
+    /// Makes what is still frozen dirty again, after a failure. Later modifications win over frozen content.
+    /// </summary>
     public void Thaw()
     {
         for (int i = 0; i < _frozenCount; i++)

@@ -50,13 +50,16 @@ public sealed unsafe partial class TableCache : IDisposable
     private int _lruHead = None;
     private int _lruTail = None;
 
-    /// <summary>Creates a cache of up to <paramref name="capacity"/> tables of <paramref name="tableSize"/> bytes.</summary>
+    /// <summary>
+    /// Creates a cache of up to <paramref name="capacity"/> tables of <paramref name="tableSize"/> bytes.
+    /// </summary>
     /// <param name="device">Where the tables lie.</param>
     /// <param name="tableSize">Bytes of a table, a power of two.</param>
     /// <param name="capacity">Tables held at most, at least 8.</param>
     /// <param name="gate">The monitor that every caller holds.</param>
     /// <param name="eviction">What happens when only dirty tables are left.</param>
-    /// <param name="makeRoom">For <see cref="DirtyEviction.AskOwner"/>: writes dirty tables; may release the gate.</param>
+    /// <param name="makeRoom">For <see cref="DirtyEviction.AskOwner"/>: writes dirty tables; may release the
+    /// gate.</param>
     public TableCache(
         BlockDevice device, int tableSize, int capacity, object gate, DirtyEviction eviction, Action? makeRoom = null)
     {

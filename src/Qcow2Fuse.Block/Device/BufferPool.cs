@@ -31,7 +31,9 @@ public sealed unsafe class BufferPool
     /// <summary>The pool of the process.</summary>
     public static BufferPool Shared { get; } = new();
 
-    /// <summary>A buffer of <paramref name="length"/> bytes with undefined content; dispose it to give it back.</summary>
+    /// <summary>
+    /// A buffer of <paramref name="length"/> bytes with undefined content; dispose it to give it back.
+    /// </summary>
     public PooledBuffer Rent(int length)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(length);

@@ -22,7 +22,8 @@ internal static class FuseMountErrors
 
     public static FuseMountException NoHelper() => MountCalls.EffectiveUser() == 0
         ? new(FuseMountError.NotPermitted, "root may not mount here and fusermount3 is not installed", ContainerHint)
-        : new(FuseMountError.NoHelper, "fusermount3 is not installed; users other than root need it", "apt install fuse3");
+        : new(FuseMountError.NoHelper, "fusermount3 is not installed; users other than root need it",
+            "apt install fuse3");
 
     public static FuseMountException MountPoint(string path, int errno) => errno is FuseErrno.ENOENT
         ? new(FuseMountError.MountPointMissing, $"{path}: mount point does not exist", $"mkdir {path}")

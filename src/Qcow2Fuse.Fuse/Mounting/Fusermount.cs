@@ -118,7 +118,8 @@ internal static class Fusermount
                 FuseMountErrors.AllowOtherHint);
         }
 
-        if (reason.Contains("/dev/fuse", StringComparison.Ordinal) || reason.Contains("device not found", StringComparison.Ordinal))
+        if (reason.Contains("/dev/fuse", StringComparison.Ordinal)
+            || reason.Contains("device not found", StringComparison.Ordinal))
             return new FuseMountException(FuseMountError.NoDevice, reason, FuseMountErrors.DeviceHint);
         if (reason.Contains("mountpoint", StringComparison.Ordinal))
             return new FuseMountException(FuseMountError.MountPointUnusable, $"{path}: {reason}");

@@ -19,7 +19,9 @@ public sealed record MountSpec
     /// <summary>Whether users other than the mounting one get in.</summary>
     public bool AllowOther { get; init; }
 
-    /// <summary>Whether the kernel checks permissions by owner and mode. Always so with <see cref="AllowOther"/>.</summary>
+    /// <summary>
+    /// Whether the kernel checks permissions by owner and mode. Always so with <see cref="AllowOther"/>.
+    /// </summary>
     public bool DefaultPermissions { get; init; }
 
     /// <summary>Largest read in bytes; 0 leaves it to the kernel.</summary>

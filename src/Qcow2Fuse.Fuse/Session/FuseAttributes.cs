@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 namespace Qcow2Fuse.Fuse;
 
-/// <summary>A point in time as file systems keep it: seconds since 1970-01-01 UTC and nanoseconds, 0 to 999,999,999.</summary>
+/// <summary>
+/// A point in time as file systems keep it: seconds since 1970-01-01 UTC and nanoseconds, 0 to 999,999,999.
+/// </summary>
 public readonly record struct FuseTime(long Seconds, uint Nanoseconds)
 {
     /// <summary>The present, in steps of 100 ns.</summary>
@@ -40,7 +42,9 @@ public record struct FuseAttributes
     /// <summary>Size in bytes.</summary>
     public long Size { get; set; }
 
-    /// <summary>Storage in use in bytes, for st_blocks. cp(1) looks for holes only where this is below the size.</summary>
+    /// <summary>
+    /// Storage in use in bytes, for st_blocks. cp(1) looks for holes only where this is below the size.
+    /// </summary>
     public long AllocatedBytes { get; set; }
 
     /// <summary>Kind and permissions, as in S_IFREG | 0600.</summary>
@@ -147,6 +151,8 @@ public enum FuseSeekKind
     /// <summary>SEEK_DATA: the first byte of data at or behind the offset.</summary>
     Data = 3,
 
-    /// <summary>SEEK_HOLE: the first byte of a hole at or behind the offset; the end of the file counts as one.</summary>
+    /// <summary>
+    /// SEEK_HOLE: the first byte of a hole at or behind the offset; the end of the file counts as one.
+    /// </summary>
     Hole = 4,
 }

@@ -85,7 +85,9 @@ public sealed class FuseServer : IDisposable
     /// <summary>Waits until all workers have ended.</summary>
     public void WaitForEnd() => Ended.Wait();
 
-    /// <summary>Waits until all workers have ended, at most <paramref name="timeout"/>; false when time is over.</summary>
+    /// <summary>
+    /// Waits until all workers have ended, at most <paramref name="timeout"/>; false when time is over.
+    /// </summary>
     public bool WaitForEnd(TimeSpan timeout) => Ended.Wait(timeout);
 
     /// <summary>

@@ -37,7 +37,9 @@ public sealed record FuseServerOptions
     /// </summary>
     public bool LockMemory { get; init; }
 
-    /// <summary>The error number (positive) for an exception of the file system; EIO for all where it is null.</summary>
+    /// <summary>
+    /// The error number (positive) for an exception of the file system; EIO for all where it is null.
+    /// </summary>
     public Func<Exception, int>? MapException { get; init; }
 
     /// <summary>Told of every exception, on the worker it happened on.</summary>

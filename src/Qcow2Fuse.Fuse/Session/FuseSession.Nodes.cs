@@ -120,7 +120,9 @@ public sealed unsafe partial class FuseSession
         return AnswerSized(slot, size, _fileSystem.ListExtendedAttributes(request.Node, names));
     }
 
-    /// <summary>A request with size 0 asks how long the answer is; others get it, or ERANGE where it is longer.</summary>
+    /// <summary>
+    /// A request with size 0 asks how long the answer is; others get it, or ERANGE where it is longer.
+    /// </summary>
     private static int AnswerSized(FuseSlot slot, uint size, int result)
     {
         if (result < 0)

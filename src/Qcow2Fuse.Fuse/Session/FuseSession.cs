@@ -67,7 +67,9 @@ public sealed unsafe partial class FuseSession
         return Finish(slot, header.Unique, result);
     }
 
-    /// <summary>Checks lengths and state and calls the handler: the payload's length or a negated error number.</summary>
+    /// <summary>
+    /// Checks lengths and state and calls the handler: the payload's length or a negated error number.
+    /// </summary>
     private int Execute(FuseSlot slot, int length)
     {
         FuseInHeader* header = (FuseInHeader*)slot.Request;

@@ -14,7 +14,9 @@ namespace Qcow2Fuse.Fuse;
 /// </remarks>
 public interface IFuseFileSystem
 {
-    /// <summary>Finds <paramref name="name"/> (no slash, 1 to 255 bytes) in a directory. −ENOENT where it has none.</summary>
+    /// <summary>
+    /// Finds <paramref name="name"/> (no slash, 1 to 255 bytes) in a directory. −ENOENT where it has none.
+    /// </summary>
     int Lookup(ulong parent, ReadOnlySpan<byte> name, out FuseAttributes attributes);
 
     /// <summary>Describes a node.</summary>
@@ -30,7 +32,9 @@ public interface IFuseFileSystem
         return -FuseErrno.EPERM;
     }
 
-    /// <summary>Opens a file. <see cref="FuseOpenResult.ForDisk"/> is the answer that suits the image of a disk.</summary>
+    /// <summary>
+    /// Opens a file. <see cref="FuseOpenResult.ForDisk"/> is the answer that suits the image of a disk.
+    /// </summary>
     int Open(ulong node, FuseOpenRequest request, out FuseOpenResult result);
 
     /// <summary>The last user of an open file has gone. Nobody sees its failures.</summary>
@@ -55,7 +59,9 @@ public interface IFuseFileSystem
     /// <summary>Makes all writes durable that had returned; with <paramref name="dataOnly"/> as fdatasync(2).</summary>
     int Fsync(ulong node, ulong handle, bool dataOnly);
 
-    /// <summary>fallocate(2); <paramref name="length"/> is at least 1. −EOPNOTSUPP for modes it does not know.</summary>
+    /// <summary>
+    /// fallocate(2); <paramref name="length"/> is at least 1. −EOPNOTSUPP for modes it does not know.
+    /// </summary>
     int Allocate(ulong node, ulong handle, FuseAllocateMode mode, long offset, long length) => -FuseErrno.EOPNOTSUPP;
 
     /// <summary>

@@ -3,7 +3,9 @@ using System.Runtime.InteropServices;
 
 namespace Qcow2Fuse.Linux;
 
-/// <summary>What a thread that serves a file system asks of the kernel, and how it is woken from a blocking call.</summary>
+/// <summary>
+/// What a thread that serves a file system asks of the kernel, and how it is woken from a blocking call.
+/// </summary>
 public static unsafe partial class ServingThread
 {
     // A real-time signal of glibc's range 34 to 64; .NET itself uses the first of them.

@@ -3,7 +3,9 @@ using System.Runtime.InteropServices;
 
 namespace Qcow2Fuse.Linux;
 
-/// <summary>A pair of connected sockets over which a child process hands us a descriptor (SCM_RIGHTS, unix(7)).</summary>
+/// <summary>
+/// A pair of connected sockets over which a child process hands us a descriptor (SCM_RIGHTS, unix(7)).
+/// </summary>
 public static unsafe partial class DescriptorSocket
 {
     private const int UnixFamily = 1;

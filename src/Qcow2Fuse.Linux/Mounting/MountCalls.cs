@@ -3,7 +3,9 @@ using System.Runtime.InteropServices;
 
 namespace Qcow2Fuse.Linux;
 
-/// <summary>mount(2), umount2(2) and what has to be known before them. Results are 0 or negated error numbers.</summary>
+/// <summary>
+/// mount(2), umount2(2) and what has to be known before them. Results are 0 or negated error numbers.
+/// </summary>
 public static unsafe partial class MountCalls
 {
     private const int DetachFlag = 2;

@@ -102,7 +102,8 @@ public static class Qcow2Creator
     /// <summary>Clusters of a refcount table for the disk when it is full, with a little to spare.</summary>
     private static int RefcountTableClusters(Qcow2Geometry geometry, long size, long l1Entries)
     {
-        long data = geometry.RoundUpToCluster(Math.Min(size, long.MaxValue - geometry.ClusterSize)) >> geometry.ClusterBits;
+        long data =
+            geometry.RoundUpToCluster(Math.Min(size, long.MaxValue - geometry.ClusterSize)) >> geometry.ClusterBits;
         long tables = l1Entries + (geometry.RoundUpToCluster(l1Entries * 8) >> geometry.ClusterBits);
         long counted = data + tables + 16;
         long blocks = (counted >> geometry.RefcountBlockBits) + 1;
@@ -187,7 +188,8 @@ public static class Qcow2Creator
             return;
         byte[] name = Encoding.UTF8.GetBytes(header.BackingFile);
         if (name.Length > BackingNameBytesMax || end + name.Length > bytes.Length)
-            throw new BlockException(BlockErrorKind.InvalidFormat, $"backing file name of {name.Length} bytes is too long");
+            throw new BlockException(
+                BlockErrorKind.InvalidFormat, $"backing file name of {name.Length} bytes is too long");
         name.CopyTo(bytes, end);
         BigEndian.U64(bytes, 8, (ulong)end);
         BigEndian.U32(bytes, 16, (uint)name.Length);

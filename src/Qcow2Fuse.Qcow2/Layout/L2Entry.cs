@@ -18,7 +18,8 @@ public static class L1Entry
 /// sections "L2 table entry", "Standard Cluster Descriptor", "Extended L2 Entries".
 /// </summary>
 /// <param name="Descriptor">The first eight bytes.</param>
-/// <param name="Bitmap">The second eight bytes: low half "allocated", high half "reads as zeroes"; 0 if standard.</param>
+/// <param name="Bitmap">The second eight bytes: low half "allocated", high half "reads as zeroes"; 0 if
+/// standard.</param>
 public readonly record struct L2Entry(ulong Descriptor, ulong Bitmap)
 {
     /// <summary>Bits 9 to 55: host offset of the cluster, 0 where there is none.</summary>
@@ -67,14 +68,20 @@ public readonly record struct L2Entry(ulong Descriptor, ulong Bitmap)
             BinaryPrimitives.WriteUInt64BigEndian(entry[8..], Bitmap);
     }
 
-    /// <summary>The "allocated" bits of subclusters <paramref name="first"/> to before <paramref name="end"/>.</summary>
+    /// <summary>
+    /// The "allocated" bits of subclusters <paramref name="first"/> to before <paramref name="end"/>.
+    /// </summary>
     public static ulong AllocatedBits(int first, int end) =>
         (ulong)(uint)((ulong.MaxValue << first) & ~(end >= 64 ? 0 : ulong.MaxValue << end));
 
-    /// <summary>The "reads as zeroes" bits of subclusters <paramref name="first"/> to before <paramref name="end"/>.</summary>
+    /// <summary>
+    /// The "reads as zeroes" bits of subclusters <paramref name="first"/> to before <paramref name="end"/>.
+    /// </summary>
     public static ulong ZeroBits(int first, int end) => AllocatedBits(first, end) << 32;
 
-    /// <summary>What subcluster <paramref name="index"/> (0 in images without subclusters) of this cluster is.</summary>
+    /// <summary>
+    /// What subcluster <paramref name="index"/> (0 in images without subclusters) of this cluster is.
+    /// </summary>
     public SubclusterType TypeOf(int index, Qcow2Geometry geometry)
     {
         if (IsCompressed)

@@ -69,7 +69,8 @@ internal sealed partial class ClusterMap
             GuestOffset at = guest + covered;
             L2Entry entry = L2Entry.Read(slice, _geometry.IndexInSlice(at), _geometry);
             if (covered > 0
-                && (!IsWritableInPlace(entry) || CheckedHost(entry, at).Value != host.Value + (at - _geometry.ClusterStart(guest))
+                && (!IsWritableInPlace(entry)
+                    || CheckedHost(entry, at).Value != host.Value + (at - _geometry.ClusterStart(guest))
                     || IsNormalIn(slice, at, guest + length) != normal))
                 break;
             covered = (int)Math.Min(length, covered + _geometry.ClusterSize - _geometry.InCluster(at));

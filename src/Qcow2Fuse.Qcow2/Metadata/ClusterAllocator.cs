@@ -5,7 +5,8 @@ namespace Qcow2Fuse.Qcow2;
 
 /// <summary>A run of host clusters that was just allocated.</summary>
 /// <param name="Start">Host offset of the first cluster.</param>
-/// <param name="IsVirgin">Nothing was ever stored there: it lies beyond everything used so far and reads as zeroes.</param>
+/// <param name="IsVirgin">Nothing was ever stored there: it lies beyond everything used so far and reads as
+/// zeroes.</param>
 internal readonly record struct AllocatedRun(HostOffset Start, bool IsVirgin);
 
 /// <summary>

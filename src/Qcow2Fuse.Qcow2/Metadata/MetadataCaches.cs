@@ -145,7 +145,9 @@ internal sealed class MetadataCaches : IDisposable
         old.Dispose();
     }
 
-    /// <summary>Waits until no flush is under way and keeps others from starting; pair with <see cref="EndExclusive"/>.</summary>
+    /// <summary>
+    /// Waits until no flush is under way and keeps others from starting; pair with <see cref="EndExclusive"/>.
+    /// </summary>
     public void BeginExclusive()
     {
         while (_running)
@@ -191,7 +193,9 @@ internal sealed class MetadataCaches : IDisposable
         RefcountBlocks.Dispose();
     }
 
-    /// <summary>Called by the L2 cache when all its slices are dirty: writes them without making them durable.</summary>
+    /// <summary>
+    /// Called by the L2 cache when all its slices are dirty: writes them without making them durable.
+    /// </summary>
     private void MakeRoom()
     {
         ThrowIfFailed();

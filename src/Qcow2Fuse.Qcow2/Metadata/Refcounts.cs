@@ -91,7 +91,8 @@ internal sealed class Refcounts
         int index = IndexInSlice(cluster);
         ulong old = Read(slice.Bytes, index);
         if (increment ? old == RefcountMax : old == 0)
-            throw Corrupt($"the refcount of cluster {cluster} is {old} and cannot be {(increment ? "raised" : "lowered")}");
+            throw Corrupt(
+                $"the refcount of cluster {cluster} is {old} and cannot be {(increment ? "raised" : "lowered")}");
         ulong changed = increment ? old + 1 : old - 1;
         Write(slice.Modify(), index, changed);
         return changed;

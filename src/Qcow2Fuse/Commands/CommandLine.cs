@@ -8,6 +8,8 @@ namespace Qcow2Fuse.Commands;
 /// <summary>The verbs, and how a command line becomes a call of one of them.</summary>
 internal static class CommandLine
 {
+    private const string UnknownOption = "unknown option";
+
     /// <summary>Runs a command line that <see cref="Personality"/> has put into the form with a verb.</summary>
     /// <returns>The exit code.</returns>
     /// <exception cref="CommandException">It cannot be understood, or the command failed.</exception>
@@ -39,7 +41,7 @@ internal static class CommandLine
         if (result.Errors.Count > 0)
         {
             throw CommandException.Usage(
-                result.Errors[0].Message.TrimEnd('.'),
+                MessageOf(result),
                 $"{Report.ProgramName} {NameOf(result)}--help explains the usage");
         }
 
@@ -58,7 +60,15 @@ internal static class CommandLine
         string? option = result.Tokens.Select(static token => token.Value)
             .FirstOrDefault(static value => value.Length > 1 && value[0] == '-');
         if (option is not null)
-            result.AddError($"unknown option {option} (a file of that name is written ./{option})");
+            result.AddError($"{UnknownOption} {option} (a file of that name is written ./{option})");
+    }
+
+    /// <summary>Of several complaints, the one about an unknown option tells most.</summary>
+    private static string MessageOf(ParseResult result)
+    {
+        IEnumerable<string> messages = result.Errors.Select(static error => error.Message.TrimEnd('.'));
+        return messages.FirstOrDefault(static text => text.StartsWith(UnknownOption, StringComparison.Ordinal))
+            ?? messages.First();
     }
 
     private static string NameOf(ParseResult result)

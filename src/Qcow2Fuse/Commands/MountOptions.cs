@@ -3,7 +3,9 @@ using Qcow2Fuse.Block;
 
 namespace Qcow2Fuse.Commands;
 
-/// <summary>All options of a mount. Command line, <c>-o</c>, settings files, environment and help come from here.</summary>
+/// <summary>
+/// All options of a mount. Command line, <c>-o</c>, settings files, environment and help come from here.
+/// </summary>
 internal static class MountOptions
 {
     private const long CacheBytesMax = 1L << 40;

@@ -127,13 +127,15 @@ internal static class SettingsLoader
 
             return file;
         }
-        catch (FormatException exception)
+        catch (Exception exception) when (exception is FormatException or JsonException)
         {
-            string where = (exception.InnerException as JsonException)?.LineNumber is { } line
+            // The configuration system wraps the parser's exception when it reads files, but not streams.
+            JsonException? cause = exception as JsonException ?? exception.InnerException as JsonException;
+            string where = cause?.LineNumber is { } line
                 ? $"line {line + 1}: "
                 : "";
             throw CommandException.Usage(
-                $"{path}: {where}not a settings file: {Reason(exception)}",
+                $"{path}: {where}not a settings file: {Reason(cause ?? exception)}",
                 "it holds one JSON object, such as { \"cache\": \"none\" }",
                 exception);
         }
@@ -144,9 +146,9 @@ internal static class SettingsLoader
     }
 
     /// <summary>The parser's sentence without the position it adds, which the message has already.</summary>
-    private static string Reason(FormatException exception)
+    private static string Reason(Exception exception)
     {
-        string text = exception.InnerException?.Message ?? exception.Message;
+        string text = exception.Message;
         int position = text.IndexOf(" LineNumber:", StringComparison.Ordinal);
         return (position < 0 ? text : text[..position]).TrimEnd('.');
     }

@@ -4,13 +4,17 @@ using System.Text;
 
 namespace Qcow2Fuse.Hosting;
 
-/// <summary>Tells the service manager what state the daemon is in (sd_notify(3)). Without one it does nothing.</summary>
+/// <summary>
+/// Tells the service manager what state the daemon is in (sd_notify(3)). Without one it does nothing.
+/// </summary>
 internal static class ServiceNotifier
 {
     /// <summary>The mount answers.</summary>
     public static void Ready(string status) => Send($"READY=1\nSTATUS={status}\nMAINPID={Environment.ProcessId}");
 
-    /// <summary>The daemon is on its way out, and may need <paramref name="allowance"/> to write what is left.</summary>
+    /// <summary>
+    /// The daemon is on its way out, and may need <paramref name="allowance"/> to write what is left.
+    /// </summary>
     public static void Stopping(TimeSpan allowance) =>
         Send($"STOPPING=1\nSTATUS=writing the image\nEXTEND_TIMEOUT_USEC={(long)allowance.TotalMicroseconds}");
 

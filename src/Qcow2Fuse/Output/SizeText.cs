@@ -9,7 +9,8 @@ internal static class SizeText
     private const string Suffixes = "BKMGTPE";
 
     /// <summary>
-    /// Reads <c>512</c>, <c>64k</c>, <c>1.5G</c>; suffixes b k M G T P E in either case. A fraction needs a suffix above b.
+    /// Reads <c>512</c>, <c>64k</c>, <c>1.5G</c>; suffixes b k M G T P E in either case. A fraction needs a suffix
+    /// above b.
     /// </summary>
     /// <returns>False for anything else, negative sizes and sizes of 2^63 and more.</returns>
     public static bool TryParse(string text, out long bytes)
@@ -40,7 +41,8 @@ internal static class SizeText
         int exponent = bytes == 0 ? 0 : Math.ILogB(bytes * 1.024) + 1;
         int power = Math.Max(exponent - 1, 0) / 10;
         double value = bytes / (double)(1L << (10 * power));
-        string digits = value.ToString("G3", CultureInfo.InvariantCulture).Replace("E+03", "e+03", StringComparison.Ordinal);
+        string digits =
+            value.ToString("G3", CultureInfo.InvariantCulture).Replace("E+03", "e+03", StringComparison.Ordinal);
         return power == 0 ? $"{digits} B" : $"{digits} {Suffixes[power]}iB";
     }
 }

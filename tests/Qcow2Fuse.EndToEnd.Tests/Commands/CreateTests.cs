@@ -4,7 +4,9 @@ using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Commands;
 
-/// <summary><c>create</c> takes what <c>qemu-img create</c> takes, says what it says, and makes the same images.</summary>
+/// <summary>
+/// <c>create</c> takes what <c>qemu-img create</c> takes, says what it says, and makes the same images.
+/// </summary>
 public sealed class CreateTests : CommandTest
 {
     public static TheoryData<string, string> Requests => new()

@@ -89,12 +89,14 @@ public sealed class InfoTests : CommandTest
         ProcessResult refused = Run("info", "disk.qcow2");
         Assert.Equal(1, refused.ExitCode);
         OneLine.Error(refused, "qemu-storage");
-        Assert.Contains("virtual size: 8 MiB", Run("info", "-U", "disk.qcow2").ShouldSucceed().Output, StringComparison.Ordinal);
+        Assert.Contains(
+            "virtual size: 8 MiB", Run("info", "-U", "disk.qcow2").ShouldSucceed().Output, StringComparison.Ordinal);
     }
 
     private void ShouldAgree(string name)
     {
-        string theirs = ProcessRunner.Run("qemu-img", ["info", "--output=json", name], WorkDirectory).ShouldSucceed().Output;
+        string theirs =
+            ProcessRunner.Run("qemu-img", ["info", "--output=json", name], WorkDirectory).ShouldSucceed().Output;
         string ours = Run("info", "--output=json", name).ShouldSucceed().Output;
         Assert.Equal(Sorted(JsonNode.Parse(theirs)), Sorted(JsonNode.Parse(ours)));
 

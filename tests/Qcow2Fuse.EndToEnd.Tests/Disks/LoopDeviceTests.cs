@@ -51,7 +51,8 @@ public sealed class LoopDeviceTests(FileTree tree) : IClassFixture<FileTree>
                 Succeed("rm", "-r", Path.Combine(directory, "again"));
                 Succeed("sync", "-f", directory);
                 Succeed("fstrim", directory);
-                Succeed("diff", "-r", "--no-dereference", tree.Root, Path.Combine(directory, Path.GetFileName(tree.Root)));
+                Succeed(
+                    "diff", "-r", "--no-dereference", tree.Root, Path.Combine(directory, Path.GetFileName(tree.Root)));
             }
             finally
             {

@@ -92,7 +92,8 @@ public sealed class RealImageTests(FileTree tree) : IClassFixture<FileTree>
             "qemu-img",
             ["create", "-q", "-f", "qcow2", "-b", backing, "-F", format, "-o", cluster, image, "72M"],
             Path.GetDirectoryName(image)).ShouldSucceed();
-        QemuTools.Io(image, "write -P 0x5a 1M 300k", "write -z 5M 2M", "write -P 0xa5 67100k 100k", "write -P 1 71M 1k");
+        QemuTools.Io(
+            image, "write -P 0x5a 1M 300k", "write -z 5M 2M", "write -P 0xa5 67100k 100k", "write -P 1 71M 1k");
     }
 
     private static string HashOf(string path)

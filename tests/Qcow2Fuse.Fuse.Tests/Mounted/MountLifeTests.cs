@@ -132,7 +132,8 @@ public sealed class MountLifeTests : IDisposable
     {
         HostProcess.Require();
         using HostProcess host = HostProcess.Start(_directory.MountPoint, "ro,noatime,allow_other,max_read=65536");
-        Assert.Contains("Read-only file system", Shell.Run("echo x > \"$1\"", host.FilePath).Output, StringComparison.Ordinal);
+        Assert.Contains(
+            "Read-only file system", Shell.Run("echo x > \"$1\"", host.FilePath).Output, StringComparison.Ordinal);
         string options = Shell.Output("findmnt -n -o OPTIONS \"$1\"", host.MountPoint);
         Assert.Contains("ro,nosuid,nodev,noatime", options, StringComparison.Ordinal);
         Assert.Contains("allow_other", options, StringComparison.Ordinal);

@@ -55,7 +55,8 @@ public sealed class MountedFileTests : IDisposable
         Assert.Equal(HostProcess.Size, new FileInfo(host.FilePath).Length);
         Assert.Equal("same", Shell.Output("cmp -n 8388608 \"$1\" \"$2\" && echo same", _dataPath, host.FilePath));
         Assert.Equal("same", Shell.Output(
-            "dd if=\"$2\" iflag=direct bs=1M count=8 status=none | cmp - \"$1\" && echo same", _dataPath, host.FilePath));
+            "dd if=\"$2\" iflag=direct bs=1M count=8 status=none | cmp - \"$1\" && echo same", _dataPath,
+                host.FilePath));
     }
 
     [SkippableFact]
@@ -72,7 +73,8 @@ public sealed class MountedFileTests : IDisposable
             file.Flush(flushToDisk: true);
         }
 
-        string script = "dd if=\"$1\" iflag=direct bs=64k skip=16 count=1 status=none | tail -c +6 | head -c 60000 | cmp - \"$2\"";
+        string script =
+            "dd if=\"$1\" iflag=direct bs=64k skip=16 count=1 status=none | tail -c +6 | head -c 60000 | cmp - \"$2\"";
         Assert.Contains("EOF on -", Shell.Run(script, host.FilePath, _dataPath).Output, StringComparison.Ordinal);
     }
 
@@ -85,7 +87,8 @@ public sealed class MountedFileTests : IDisposable
         Assert.Contains("Operation not permitted", output, StringComparison.Ordinal);
         Shell.Output("truncate -s 67108864 \"$1\"", host.FilePath);
         Assert.Contains("No space left", Shell.Run(
-            "dd if=\"$1\" of=\"$2\" bs=1M seek=60 conv=notrunc", _dataPath, host.FilePath).Output, StringComparison.Ordinal);
+            "dd if=\"$1\" of=\"$2\" bs=1M seek=60 conv=notrunc", _dataPath, host.FilePath).Output,
+                StringComparison.Ordinal);
         Assert.Equal(HostProcess.Size, new FileInfo(host.FilePath).Length);
     }
 

@@ -59,7 +59,9 @@ public sealed class OrdinaryUserTests
     public void TakesItsOwnStaleMountOver()
     {
         (int exitCode, string output) = Run(
-            "", "kill -9 $host; wait $host 2>/dev/null || true; start \"$1\" ''; use \"$1\"; kill $host; wait $host; echo ended $?");
+            "",
+            "kill -9 $host; wait $host 2>/dev/null || true; start \"$1\" ''; "
+                + "use \"$1\"; kill $host; wait $host; echo ended $?");
         Assert.Equal((0, "ready\nready\nsame\nended 0\n"), (exitCode, output));
     }
 
@@ -67,7 +69,8 @@ public sealed class OrdinaryUserTests
     public void RootCannotTakeItForStale()
     {
         (int exitCode, string output) = Run(
-            "", "\"$2/Qcow2Fuse.Fuse.TestHost\" \"$1/mnt\" 4096 || echo refused $?; use \"$1\"; kill $host; wait $host");
+            "",
+            "\"$2/Qcow2Fuse.Fuse.TestHost\" \"$1/mnt\" 4096 || echo refused $?; use \"$1\"; kill $host; wait $host");
         Assert.Equal(0, exitCode);
         Assert.StartsWith("ready\nAlreadyMounted: ", output, StringComparison.Ordinal);
         Assert.EndsWith("refused 32\nsame\n", output, StringComparison.Ordinal);
