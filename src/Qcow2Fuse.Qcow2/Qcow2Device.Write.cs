@@ -217,8 +217,8 @@ public sealed partial class Qcow2Device
     }
 
     /// <summary>
-    /// Checks that the range can be written. Before the first write the autoclear bits are cleared, as nothing here keeps
-    /// what they vouch for (specification section "Header", autoclear_features).
+    /// Checks that the range can be written. Before the first write the autoclear bits are cleared, as nothing here
+    /// keeps what they vouch for (specification section "Header", autoclear_features).
     /// </summary>
     private void BeginWrite(long offset, long length)
     {

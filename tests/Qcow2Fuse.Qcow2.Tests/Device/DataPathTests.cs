@@ -5,7 +5,12 @@ using Xunit;
 
 namespace Qcow2Fuse.Qcow2.Tests.Device;
 
+/// <summary>Runs its tests while no other test of the assembly runs: what they measure is of the process.</summary>
+[CollectionDefinition(nameof(Alone), DisableParallelization = true)]
+public sealed class Alone;
+
 /// <summary>Reads and writes allocate no managed memory.</summary>
+[Collection(nameof(Alone))]
 public sealed class DataPathTests
 {
     private const int Requests = 100_000;
