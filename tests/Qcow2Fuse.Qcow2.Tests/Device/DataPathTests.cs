@@ -21,9 +21,7 @@ public sealed class DataPathTests
         MemoryDevice file = new(0);
         Qcow2Creator.Create(file, new Qcow2CreateOptions
         {
-            Size = DiskBytes,
-            ClusterSize = clusterSize,
-            ExtendedL2 = extendedL2,
+            Size = DiskBytes, ClusterSize = clusterSize, ExtendedL2 = extendedL2,
         });
         using Qcow2Device device = Qcow2Device.Open(file, new FormatOpenArguments());
         byte[] buffer = new byte[4096];
@@ -43,8 +41,8 @@ public sealed class DataPathTests
         int blocks = diskBytes / buffer.Length;
         for (int i = 0; i < requests; i++)
         {
-            device.Write((long)(i * 7919 % blocks) * buffer.Length, buffer);
-            device.Read((long)(i * 104729 % blocks) * buffer.Length, buffer);
+            device.Write(i * 7919L % blocks * buffer.Length, buffer);
+            device.Read(i * 104729L % blocks * buffer.Length, buffer);
             if (i % 1000 == 0)
                 device.Flush();
         }
