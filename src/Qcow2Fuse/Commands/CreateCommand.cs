@@ -28,9 +28,9 @@ internal static class CreateCommand
             HelpName = "NAME=VALUE,...",
         };
         Option<string> backing = new("-b", "--backing")
-            { Description = "Backing file, as seen from the directory of FILE", HelpName = "FILE" };
+        { Description = "Backing file, as seen from the directory of FILE", HelpName = "FILE" };
         Option<string> backingFormat = new("-F", "--backing-format")
-            { Description = "Format of the backing file", HelpName = "FORMAT" };
+        { Description = "Format of the backing file", HelpName = "FORMAT" };
         Option<bool> quiet = new("-q", "--quiet") { Description = "Print nothing" };
         Option<bool> isUnchecked = new("-u") { Description = "Do not look at the backing file" };
         Argument<string> file = new("FILE") { Description = "The image to make; an existing file is replaced" };

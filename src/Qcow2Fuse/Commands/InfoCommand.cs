@@ -26,9 +26,9 @@ internal static class InfoCommand
         };
         output.AcceptOnlyFromAmong("human", "json");
         Option<bool> forceShare = new("-U", "--force-share")
-            { Description = "Look although another process may be writing to the image" };
+        { Description = "Look although another process may be writing to the image" };
         Option<string?> format = new("-f", "--format")
-            { Description = "Format of the image: qcow2 or raw (default: recognised)", HelpName = "FORMAT" };
+        { Description = "Format of the image: qcow2 or raw (default: recognised)", HelpName = "FORMAT" };
         Argument<string> file = new("FILE") { Description = "The image" };
         Command command = new("info", "Show what an image is") { output, forceShare, format, file };
         command.SetAction(parsed => Run(

@@ -17,7 +17,7 @@ internal static class MountCommand
     public static Command Create(IReadOnlyList<string> arguments, bool isFake)
     {
         Option<bool> foreground = new("-f", "--foreground")
-            { Description = "Stay in the foreground; Ctrl-C unmounts" };
+        { Description = "Stay in the foreground; Ctrl-C unmounts" };
         Option<bool> readOnly = new("-r", "--read-only") { Description = "The same as -o ro" };
         Option<bool> debug = new("-d", "--debug") { Description = "Log more, and stay in the foreground" };
         Option<string[]> words = new("-o")
@@ -26,9 +26,9 @@ internal static class MountCommand
             HelpName = "NAME[=VALUE],...",
         };
         Argument<string?> source = new("SRC")
-            { Description = "The image", Arity = ArgumentArity.ZeroOrOne };
+        { Description = "The image", Arity = ArgumentArity.ZeroOrOne };
         Argument<string?> directory = new("DIR")
-            { Description = "The mount point, a directory", Arity = ArgumentArity.ZeroOrOne };
+        { Description = "The mount point, a directory", Arity = ArgumentArity.ZeroOrOne };
         Command command = new("mount", "Mount an image as a flat raw file")
             { foreground, readOnly, debug, words, source, directory };
         List<Func<ParseResult, IEnumerable<(MountOption, string)>>> listed = [];

@@ -124,7 +124,7 @@ internal static class MountOptions
             "dev", "nodev", "suid", "nosuid", "exec", "noexec", "sync", "async", "dirsync",
         ]
         select new MountOption(name, ValueName: null, "As in mount(8)", (s, _) => s.KernelFlags.Add(name))
-            { IsListed = false };
+        { IsListed = false };
 
     private static HashSet<string> Ignored { get; } = new(StringComparer.Ordinal)
     {

@@ -19,7 +19,7 @@ internal static class UmountCommand
     public static Command Create()
     {
         Option<bool> lazy = new("-l", "--lazy")
-            { Description = "Detach at once although files are open; the daemon ends when they are closed" };
+        { Description = "Detach at once although files are open; the daemon ends when they are closed" };
         Argument<string> directory = new("DIR") { Description = "The mount point" };
         Command command = new("umount", "Unmount an image") { lazy, directory };
         command.Aliases.Add("unmount");

@@ -84,7 +84,8 @@ public sealed class StandaloneTests : MountTest
         using Socket socket = new(
             AddressFamily.Unix,
             SocketType.Dgram,
-            ProtocolType.Unspecified) { ReceiveTimeout = 10_000 };
+            ProtocolType.Unspecified)
+        { ReceiveTimeout = 10_000 };
         socket.Bind(new UnixDomainSocketEndPoint(PathOf("notify")));
         SetEnvironment("NOTIFY_SOCKET", PathOf("notify"));
         Mount(image, mountPoint);

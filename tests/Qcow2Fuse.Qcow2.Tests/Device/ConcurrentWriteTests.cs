@@ -116,7 +116,10 @@ public sealed class ConcurrentWriteTests
         // Beyond what the file occupies now the disk is full.
         image.Faults.Fail(new FaultRule
         {
-            Op = BlockOp.Write, Offset = end, Times = int.MaxValue, Error = BlockErrorKind.NoSpace,
+            Op = BlockOp.Write,
+            Offset = end,
+            Times = int.MaxValue,
+            Error = BlockErrorKind.NoSpace,
         });
         image.Write(32 * 4096, 16 * 4096, 2);
         image.Faults.Heal();

@@ -26,7 +26,9 @@ public sealed class DataPathTests
         MemoryDevice file = new(0);
         Qcow2Creator.Create(file, new Qcow2CreateOptions
         {
-            Size = DiskBytes, ClusterSize = clusterSize, ExtendedL2 = extendedL2,
+            Size = DiskBytes,
+            ClusterSize = clusterSize,
+            ExtendedL2 = extendedL2,
         });
         using Qcow2Device device = Qcow2Device.Open(file, new FormatOpenArguments());
         byte[] buffer = new byte[4096];
