@@ -44,7 +44,9 @@ public sealed class HostileImageTests
     {
         using TestImage image = TestImage.Create(new Qcow2CreateOptions
         {
-            Size = DiskBytes, ClusterSize = clusterSize, ExtendedL2 = extendedL2,
+            Size = DiskBytes,
+            ClusterSize = clusterSize,
+            ExtendedL2 = extendedL2,
         });
         image.Write(0, 200_000, 1).Write(500_000, 100_000, 2);
         image.Device.WriteZeroes(100_000, 50_000, mayUnmap: false);
