@@ -13,11 +13,11 @@ public sealed partial class Qcow2Device
     /// </remarks>
     public override void Resize(long length)
     {
+        BeginWrite(offset: 0, length: 0);
         if (length < Length)
             throw new BlockException(BlockErrorKind.NotSupported, $"{Name}: shrinking is not supported");
         if (length % 512 != 0)
             throw new BlockException(BlockErrorKind.OutOfRange, $"{Name}: size {length} is not a multiple of 512");
-        BeginWrite();
         long entries = _geometry.L1EntriesFor(length);
         if (entries > (32L << 20) / 8)
             throw new BlockException(BlockErrorKind.TooLarge, $"{Name}: {length} bytes need too large an L1 table");

@@ -19,8 +19,7 @@ public sealed partial class Qcow2Device
     /// <inheritdoc/>
     public override void Write(long offset, ReadOnlySpan<byte> source)
     {
-        CheckRange(offset, source.Length);
-        BeginWrite();
+        BeginWrite(offset, source.Length);
         try
         {
             WriteGuest(new GuestOffset(offset), source);
@@ -45,8 +44,7 @@ public sealed partial class Qcow2Device
     /// <remarks>Whole subclusters are zeroed by metadata, the edges by writing zeroes where they hold data.</remarks>
     public override void WriteZeroes(long offset, long length, bool mayUnmap)
     {
-        CheckRange(offset, length);
-        BeginWrite();
+        BeginWrite(offset, length);
         try
         {
             ZeroGuest(offset, length, mayUnmap && _discard == DiscardMode.Unmap);
@@ -65,14 +63,9 @@ public sealed partial class Qcow2Device
     /// </remarks>
     public override void Discard(long offset, long length)
     {
-        CheckRange(offset, length);
+        BeginWrite(offset, length);
         if (_discard == DiscardMode.Ignore)
-        {
-            CheckWritable();
             return;
-        }
-
-        BeginWrite();
         long end = EndOfWholeSubclusters(offset + length);
         for (long at = _geometry.RoundUpToSubcluster(offset); at < end;)
         {
@@ -224,12 +217,13 @@ public sealed partial class Qcow2Device
     }
 
     /// <summary>
-    /// Checks that writing is allowed. Before the first write the autoclear bits are cleared, as nothing here keeps
-    /// what they vouch for (specification section "Header", autoclear_features).
+    /// Checks that the range can be written. Before the first write the autoclear bits are cleared, as nothing here
+    /// keeps what they vouch for (specification section "Header", autoclear_features).
     /// </summary>
-    private void BeginWrite()
+    private void BeginWrite(long offset, long length)
     {
         CheckWritable();
+        CheckRange(offset, length);
         if (_foundCorrupt)
             throw new BlockException(
                 BlockErrorKind.Io, $"{Name}: the image was found corrupt and is not written any more");

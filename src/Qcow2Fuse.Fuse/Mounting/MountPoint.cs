@@ -58,8 +58,8 @@ public sealed record MountPoint(MountPointState State, string Path, uint Mode, i
                 0 => ours ? MountPointState.Mounted : MountPointState.Free,
                 FuseErrno.ENOTCONN => ours ? MountPointState.Stale : MountPointState.StaleForeign,
 
-                // Root may not look into a user's mount, so that it counts as living.
-                FuseErrno.EACCES when ours => MountPointState.Mounted,
+                // Root may not look into a user's mount; and a mount that answers with errors can be unmounted.
+                _ when ours => MountPointState.Mounted,
                 _ => MountPointState.Unusable,
             };
             return new MountPoint(state, real, mode, -probe, entry);

@@ -132,7 +132,11 @@ internal static class MountCommand
             ? directory
             : Path.Combine(directory, RawFileName.For(Path.GetFullPath(settings.Source!)));
         if (!File.Exists(file))
+        {
+            FuseMount.Unmount(directory, lazy: true);
             throw new CommandException(ExitCode.MountFailed, $"{file}: does not answer");
+        }
+
         if (!Console.IsOutputRedirected)
             Console.Out.WriteLine($"mounted {status} on {directory}  [pid {processId}]");
     }

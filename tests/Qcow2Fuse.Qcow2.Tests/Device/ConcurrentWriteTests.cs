@@ -94,7 +94,11 @@ public sealed class ConcurrentWriteTests
         using HeldRequest held = image.Faults.Hold(BlockOp.Flush);
         Task first = Task.Run(image.Device.Flush);
         held.WaitUntilHeld();
-        Task[] others = [.. Enumerable.Range(0, 8).Select(_ => Task.Run(image.Device.Flush))];
+        Task[] others =
+        [
+            .. Enumerable.Range(0, 8).Select(_ => Task.Factory.StartNew(
+                image.Device.Flush, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default)),
+        ];
         await Task.Delay(Moment);
         held.Release();
         await Task.WhenAll([first, .. others]).WaitAsync(Patience);

@@ -5,7 +5,12 @@ using Xunit;
 
 namespace Qcow2Fuse.Qcow2.Tests.Device;
 
+/// <summary>Runs its tests while no other test of the assembly runs: what they measure is of the process.</summary>
+[CollectionDefinition(nameof(Alone), DisableParallelization = true)]
+public sealed class Alone;
+
 /// <summary>Reads and writes allocate no managed memory.</summary>
+[Collection(nameof(Alone))]
 public sealed class DataPathTests
 {
     private const int Requests = 100_000;
@@ -43,8 +48,8 @@ public sealed class DataPathTests
         int blocks = diskBytes / buffer.Length;
         for (int i = 0; i < requests; i++)
         {
-            device.Write((long)(i * 7919 % blocks) * buffer.Length, buffer);
-            device.Read((long)(i * 104729 % blocks) * buffer.Length, buffer);
+            device.Write(i * 7919L % blocks * buffer.Length, buffer);
+            device.Read(i * 104729L % blocks * buffer.Length, buffer);
             if (i % 1000 == 0)
                 device.Flush();
         }

@@ -11,8 +11,7 @@ public abstract class Qcow2Contract : DurableDeviceContract
 {
     private readonly Dictionary<BlockDevice, KeptDevice> _files = new(ReferenceEqualityComparer.Instance);
 
-    /// <summary>Shrinking is not supported; growing has tests of its own.</summary>
-    protected override bool CanResize => false;
+    protected override bool CanShrink => false;
 
     protected abstract Qcow2CreateOptions Options { get; }
 

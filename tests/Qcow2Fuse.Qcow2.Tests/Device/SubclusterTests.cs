@@ -63,6 +63,7 @@ public sealed class SubclusterTests
 
         image.Device.WriteZeroes(Cluster + start, length, mayUnmap);
 
+        image.Device.Flush();
         image.ShouldRead(Cluster, expected).ShouldPassCheck();
         Assert.Equal(after, Picture(image));
     }

@@ -20,6 +20,9 @@ public abstract class BlockDeviceContract
     /// <summary>Whether <see cref="BlockDevice.Resize"/> works; otherwise it must say that it does not.</summary>
     protected virtual bool CanResize => true;
 
+    /// <summary>Whether it can be made smaller too.</summary>
+    protected virtual bool CanShrink => CanResize;
+
     /// <summary>A writable device of <paramref name="length"/> bytes, n × 4096, that reads as zeroes.</summary>
     protected abstract BlockDevice Create(long length);
 
@@ -335,6 +338,15 @@ public abstract class BlockDeviceContract
         }
 
         byte[] expected = new byte[2 * Size];
+        if (!CanShrink)
+        {
+            ShouldFail(BlockErrorKind.NotSupported, () => device.Resize(Size / 2));
+            DeviceModel.Pattern(Size, seed: 1).CopyTo(expected, 0);
+            device.Resize(2 * Size);
+            Assert.Equal(expected, ReadAll(device));
+            return;
+        }
+
         DeviceModel.Pattern(Size, seed: 1).AsSpan(0, 8192 + 512).CopyTo(expected);
         device.Resize(8192 + 512);
         Assert.Equal(8192 + 512, device.Length);
