@@ -89,7 +89,10 @@ internal static class MountCommand
         }
         catch (FuseMountException exception)
         {
-            throw new CommandException(ExitCode.MountFailed, exception.Message, exception.Hint, exception);
+            int exitCode = exception.Error is FuseMountError.AllowOtherRefused or FuseMountError.NotPermitted
+                ? ExitCode.Usage
+                : ExitCode.MountFailed;
+            throw new CommandException(exitCode, exception.Message, exception.Hint, exception);
         }
     }
 
