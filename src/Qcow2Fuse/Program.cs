@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Runtime.InteropServices;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Output;
@@ -8,8 +9,14 @@ namespace Qcow2Fuse;
 /// <summary>The program <c>qcow2fuse</c>.</summary>
 internal static class Program
 {
+    /// <summary>The number of SIGXFSZ, for which the runtime has no name.</summary>
+    private const PosixSignal FileSizeLimit = (PosixSignal)25;
+
     private static int Main(string[] arguments)
     {
+        // A write beyond the limit of file sizes is to fail as too large, and not to end the process.
+        using PosixSignalRegistration sizeLimit =
+            PosixSignalRegistration.Create(FileSizeLimit, context => context.Cancel = true);
         bool debug = arguments.Contains("-d", StringComparer.Ordinal);
         try
         {

@@ -15,14 +15,14 @@ public sealed class ConstrainedTests : MountTest
         """
         set -eu
         chmod 755 "$1"
-        mkdir "$1/bin" "$1/work" "$1/work/mnt"
+        mkdir "$1/bin" "$1/place" "$1/place/mnt"
         cp "$2" "$1/bin/qcow2fuse"
-        chown -R 65534:65534 "$1/work"
+        chown -R 65534:65534 "$1/place"
         mknod -m 666 "$1/fuse" c 10 229
         mount --bind "$1/fuse" /dev/fuse
         bare="env -i PATH=/usr/bin:/bin:/usr/sbin:/sbin"
         nobody="setpriv --reuid=65534 --regid=65534 --clear-groups $bare"
-        cd "$1/work"
+        cd "$1/place"
         """;
 
     [SkippableFact]
@@ -41,7 +41,7 @@ public sealed class ConstrainedTests : MountTest
             $bare "$1/bin/qcow2fuse" info disk.qcow2 | grep 'virtual size'
             """);
         Assert.Equal("disk.raw\nsame\nvirtual size: 64 MiB (67108864 bytes)\n", output);
-        QemuTools.ShouldPassCheck(PathOf("work/disk.qcow2"));
+        QemuTools.ShouldPassCheck(PathOf("place/disk.qcow2"));
     }
 
     [SkippableFact]
