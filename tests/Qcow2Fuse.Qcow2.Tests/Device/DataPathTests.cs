@@ -15,6 +15,7 @@ public sealed class DataPathTests
 {
     private const int Requests = 100_000;
     private const long BytesAllowed = 64 * 1024;
+    private const int RoundsMax = 10;
 
     [Theory]
     [InlineData(65536, false)]
@@ -37,10 +38,17 @@ public sealed class DataPathTests
         device.Flush();
         Work(device, buffer, 1000, DiskBytes);
 
-        long before = GC.GetTotalAllocatedBytes(precise: true);
-        Work(device, buffer, Requests, DiskBytes);
-        long allocated = GC.GetTotalAllocatedBytes(precise: true) - before;
-        Assert.InRange(allocated, 0, BytesAllowed);
+        // The figure is of the process, and the test runner's own threads add to it: what the requests themselves
+        // allocate is there every time.
+        long least = long.MaxValue;
+        for (int round = 0; round < RoundsMax && least > BytesAllowed; round++)
+        {
+            long before = GC.GetTotalAllocatedBytes(precise: true);
+            Work(device, buffer, Requests, DiskBytes);
+            least = Math.Min(least, GC.GetTotalAllocatedBytes(precise: true) - before);
+        }
+
+        Assert.InRange(least, 0, BytesAllowed);
     }
 
     private static void Work(Qcow2Device device, byte[] buffer, int requests, int diskBytes)
