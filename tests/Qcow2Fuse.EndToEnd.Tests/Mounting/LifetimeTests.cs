@@ -215,7 +215,10 @@ public sealed class LifetimeTests : MountTest
     {
         string? program = FindProgram();
         QemuTools.Require(program is not null, "out/qcow2fuse is not built");
-        Process daemon = Process.Start(program!, ["mount", "-f", image, mountPoint]);
+
+        // A shell without job control starts what it puts into the background with SIGINT ignored, and a program keeps
+        // it so: whoever runs the tests there has handed that on.
+        Process daemon = Process.Start("env", ["--default-signal=INT", program!, "mount", "-f", image, mountPoint]);
         WaitUntil(
             () => daemon.HasExited || File.Exists(RawFileOf(image, mountPoint)), "the raw file does not appear");
         Assert.False(daemon.HasExited, "the daemon ended");
