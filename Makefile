@@ -54,10 +54,11 @@ check:
 bench: build test-deps
 	packaging/scripts/bench $(PROGRAM)
 
-# The random crash-state runs of the engine, longer than in make test: RUNS=N of them.
+# Crash states of random runs of the engine, ten times as many as in make test: RUNS=N runs, STATES=N states in all.
 crash: build test-deps
-	QCOW2FUSE_CRASH_RUNS=$(or $(RUNS),20000) $(DOTNET) test tests/Qcow2Fuse.Qcow2.Tests \
-		--filter 'FullyQualifiedName~Crash' --logger 'console;verbosity=normal' --nologo
+	QCOW2FUSE_CRASH_RUNS=$(or $(RUNS),20000) QCOW2FUSE_CRASH_STATES=$(or $(STATES),4000000) \
+		$(DOTNET) test tests/Qcow2Fuse.Qcow2.Tests -c Release --filter 'FullyQualifiedName~CrashTests' \
+		--logger 'console;verbosity=normal' --nologo
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man1
