@@ -2,6 +2,7 @@
 using System.Runtime.InteropServices;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse;
@@ -12,8 +13,14 @@ internal static class Program
     /// <summary>The number of SIGXFSZ, for which the runtime has no name.</summary>
     private const PosixSignal FileSizeLimit = (PosixSignal)25;
 
+    /// <summary>Heaps of the C library that all threads share.</summary>
+    private const int ArenasMax = 2;
+
     private static int Main(string[] arguments)
     {
+        // Before any thread begins. Only a matter of address space: where it cannot be had, all works as well.
+        _ = NativeHeap.TryLimitArenas(ArenasMax);
+
         // A write beyond the limit of file sizes is to fail as too large, and not to end the process.
         using PosixSignalRegistration sizeLimit =
             PosixSignalRegistration.Create(FileSizeLimit, context => context.Cancel = true);

@@ -37,6 +37,9 @@ internal static class BackgroundStart
             RedirectStandardError = true,
         };
         start.Environment[DaemonVariable] = "1";
+
+        // The daemon's own limit (NativeHeap) comes after the runtime's first threads.
+        start.Environment["MALLOC_ARENA_MAX"] = "2";
         using Process child = Process.Start(start)
             ?? throw new CommandException(ExitCode.System, "the daemon cannot be started");
         child.StandardInput.Close();

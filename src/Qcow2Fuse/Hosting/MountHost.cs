@@ -3,7 +3,6 @@ using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Hosting;
@@ -19,7 +18,6 @@ internal sealed class MountHost : IDisposable
     private static readonly TimeSpan InitTimeout = TimeSpan.FromSeconds(30);
     private static readonly TimeSpan FlushAllowance = TimeSpan.FromMinutes(5);
 
-    private const int ArenasMax = 2;
 
     private readonly MountSettings _settings;
     private readonly ILogger _logger;
@@ -42,8 +40,6 @@ internal sealed class MountHost : IDisposable
     /// <exception cref="FuseMountException">It cannot be mounted.</exception>
     public static int Run(MountSettings settings, ILogger logger, Action<string> ready)
     {
-        // Only a matter of address space; where it cannot be had, serving works as well.
-        _ = NativeHeap.TryLimitArenas(ArenasMax);
         string imagePath = Path.GetFullPath(settings.Source!);
         string directory = Path.GetFullPath(settings.Directory!);
         DateTime modified = File.GetLastWriteTimeUtc(imagePath);
