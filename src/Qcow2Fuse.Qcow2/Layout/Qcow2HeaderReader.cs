@@ -258,7 +258,7 @@ public static class Qcow2HeaderReader
                 {
                     if (content[at] == 0)
                         found.FeatureNames[content[at + 1]] =
-                            Encoding.UTF8.GetString(content.Slice(at + 2, 46).TrimEnd((byte)0));
+                            Printable.Text(Encoding.UTF8.GetString(content.Slice(at + 2, 46).TrimEnd((byte)0)));
                 }
 
                 break;
