@@ -56,10 +56,7 @@ public sealed partial class Qcow2Device
             ResidentTable larger = old.CopyTo(place, entries);
             larger.WriteAll(clusters << _geometry.ClusterBits);
             _caches.Barrier();
-            Span<byte> fields = stackalloc byte[12];
-            BigEndian.U32(fields, 0, (uint)entries);
-            BigEndian.U64(fields, 4, (ulong)place.Value);
-            _file.Write(Qcow2Header.L1SizeField, fields);
+            _header.Update(header => header with { L1Size = entries, L1Offset = place.Value });
             _caches.Barrier();
             _caches.ReplaceL1(larger);
             if (oldClusters > 0)
@@ -73,7 +70,7 @@ public sealed partial class Qcow2Device
 
     private void WriteSize(long length)
     {
-        WriteHeaderField(Qcow2Header.SizeField, (ulong)length);
+        _header.Update(header => header with { Size = length });
         _caches.Barrier();
     }
 }

@@ -70,7 +70,9 @@ public sealed partial class Qcow2Device
         for (long at = _geometry.RoundUpToSubcluster(offset); at < end;)
         {
             lock (_gate)
-                at += _map.Zero(new GuestOffset(at), end - at, mayUnmap: true, out _);
+            {
+                    at += _map.Zero(new GuestOffset(at), end - at, mayUnmap: true, out _);
+            }
         }
 
         FlushManyPending();
@@ -164,7 +166,7 @@ public sealed partial class Qcow2Device
             long step;
             lock (_gate)
             {
-                _caches.ThrowIfFailed();
+                    _caches.ThrowIfFailed();
                 step = _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap, out handled);
             }
 
@@ -233,9 +235,9 @@ public sealed partial class Qcow2Device
         {
             if (_mayWrite)
                 return;
-            if (_header.Autoclear != 0)
+            if (_header.Current.Autoclear != 0)
             {
-                WriteHeaderField(Qcow2Header.AutoclearField, 0);
+                _header.Update(static header => header with { Autoclear = 0 });
                 _file.Flush();
             }
 
@@ -253,18 +255,11 @@ public sealed partial class Qcow2Device
             if (_foundCorrupt || IsReadOnly)
                 return;
             _foundCorrupt = true;
-            if (_header.Version < 3)
+            if (_geometry.Version < 3)
                 return;
-            WriteHeaderField(Qcow2Header.IncompatibleField, _header.Incompatible | FeatureBits.Corrupt);
+            _header.Update(static header => header with { Incompatible = header.Incompatible | FeatureBits.Corrupt });
             _file.Flush();
         }
-    }
-
-    private void WriteHeaderField(int field, ulong value)
-    {
-        Span<byte> bytes = stackalloc byte[8];
-        BigEndian.U64(bytes, 0, value);
-        _file.Write(field, bytes);
     }
 
     /// <summary>A clean close leaves nothing behind: all durable, nothing leaked.</summary>

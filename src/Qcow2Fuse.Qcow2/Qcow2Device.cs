@@ -12,7 +12,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
 {
     private readonly BlockDevice _file;
     private readonly BlockDevice _data;
-    private readonly Qcow2Header _header;
+    private readonly HeaderStore _header;
     private readonly Qcow2Geometry _geometry;
     private readonly MetadataCaches _caches;
     private readonly ClusterMap _map;
@@ -26,7 +26,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     {
         _file = file;
         _data = arguments.DataFile ?? file;
-        _header = header;
+        _header = new HeaderStore(file, header);
         _geometry = new Qcow2Geometry(header);
         _discard = arguments.Discard;
         _length = header.Size & ~511L;

@@ -82,6 +82,8 @@ public static class Qcow2Creator
             Incompatible = incompatible,
             Compatible = 0,
             Autoclear = 0,
+            HeaderLength = options.Version == 2
+                ? Qcow2HeaderWriter.Version2Bytes : Qcow2HeaderWriter.Version3Bytes,
             RefcountOrder = BitOperations.Log2((uint)options.RefcountBits),
             Compression = options.Compression,
             BackingFile = options.BackingFile,
@@ -149,25 +151,8 @@ public static class Qcow2Creator
     private static byte[] Encode(Qcow2Header header, Qcow2Geometry geometry)
     {
         var bytes = new byte[geometry.ClusterSize];
-        bool version3 = header.Version == 3;
-        BigEndian.U32(bytes, 0, Qcow2HeaderReader.Magic);
-        BigEndian.U32(bytes, 4, (uint)header.Version);
-        BigEndian.U32(bytes, 20, (uint)header.ClusterBits);
-        BigEndian.U64(bytes, Qcow2Header.SizeField, (ulong)header.Size);
-        BigEndian.U32(bytes, Qcow2Header.L1SizeField, (uint)header.L1Size);
-        BigEndian.U64(bytes, Qcow2Header.L1OffsetField, (ulong)header.L1Offset);
-        BigEndian.U64(bytes, 48, (ulong)header.RefcountTableOffset);
-        BigEndian.U32(bytes, 56, (uint)header.RefcountTableClusters);
-        int end = 72;
-        if (version3)
-        {
-            end = 112;
-            BigEndian.U64(bytes, Qcow2Header.IncompatibleField, header.Incompatible);
-            BigEndian.U32(bytes, 96, (uint)header.RefcountOrder);
-            BigEndian.U32(bytes, 100, (uint)end);
-            bytes[104] = (byte)header.Compression;
-        }
-
+        Qcow2HeaderWriter.Encode(header, bytes);
+        int end = header.HeaderLength;
         WriteNames(bytes, end, header);
         return bytes;
     }
@@ -177,7 +162,7 @@ public static class Qcow2Creator
         if (header.BackingFormat is not null)
         {
             byte[] format = Encoding.UTF8.GetBytes(header.BackingFormat);
-            BigEndian.U32(bytes, end, 0xe2792aca);
+            BigEndian.U32(bytes, end, HeaderExtension.BackingFormat);
             BigEndian.U32(bytes, end + 4, (uint)format.Length);
             format.CopyTo(bytes, end + 8);
             end += 8 + ((format.Length + 7) & ~7);

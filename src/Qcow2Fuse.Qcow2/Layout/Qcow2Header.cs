@@ -48,13 +48,6 @@ public static class FeatureBits
 /// </summary>
 public sealed record Qcow2Header
 {
-    /// <summary>Byte offsets of fields that are rewritten in place.</summary>
-    public const int SizeField = 24;
-    public const int L1SizeField = 36;
-    public const int L1OffsetField = 40;
-    public const int IncompatibleField = 72;
-    public const int AutoclearField = 88;
-
     /// <summary>Format version, 2 or 3.</summary>
     public required int Version { get; init; }
 
@@ -94,17 +87,29 @@ public sealed record Qcow2Header
     /// <summary>Autoclear features; 0 in version 2.</summary>
     public required ulong Autoclear { get; init; }
 
+    /// <summary>Where header extensions begin: 72 in version 2, at least 104 in version 3.</summary>
+    public required int HeaderLength { get; init; }
+
     /// <summary>log2 of the refcount width in bits, 0 to 6.</summary>
     public required int RefcountOrder { get; init; }
 
     /// <summary>How compressed clusters are compressed.</summary>
     public required CompressionType Compression { get; init; }
 
+    /// <summary>Where the backing file's name lies in the first cluster, 0 for no backing file.</summary>
+    public int BackingNameOffset { get; init; }
+
+    /// <summary>Bytes of the backing file's name.</summary>
+    public int BackingNameBytes { get; init; }
+
     /// <summary>The backing file's name, or null.</summary>
     public string? BackingFile { get; init; }
 
     /// <summary>The backing file's format from the header extension, or null.</summary>
     public string? BackingFormat { get; init; }
+
+    /// <summary>All header extensions in their order, the unknown ones among them.</summary>
+    public IReadOnlyList<HeaderExtension> Extensions { get; init; } = [];
 
     /// <summary>The external data file's name from the header extension, or null.</summary>
     public string? DataFile { get; init; }

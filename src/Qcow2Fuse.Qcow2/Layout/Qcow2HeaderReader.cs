@@ -21,13 +21,6 @@ public static class Qcow2HeaderReader
     private const long RefcountTableBytesMax = 8L << 20;
     private const int SnapshotsMax = 65536;
 
-    private const uint ExtensionEnd = 0;
-    private const uint ExtensionBackingFormat = 0xe2792aca;
-    private const uint ExtensionFeatureNames = 0x6803f857;
-    private const uint ExtensionDataFile = 0x44415441;
-    private const uint ExtensionBitmaps = 0x23852875;
-    private const uint ExtensionCrypto = 0x0537be77;
-
     /// <summary>Whether the first bytes of a file are a qcow2 header's (version 2 or later).</summary>
     public static bool Probe(ReadOnlySpan<byte> head) =>
         head.Length >= 8 && BigEndian.U32(head, 0) == Magic && BigEndian.U32(head, 4) >= 2;
@@ -93,10 +86,14 @@ public static class Qcow2HeaderReader
             Incompatible = incompatible,
             Compatible = version == 2 ? 0 : BigEndian.U64(fields, 80),
             Autoclear = version == 2 ? 0 : BigEndian.U64(fields, 88),
+            HeaderLength = (int)headerLength,
             RefcountOrder = (int)refcountOrder,
             Compression = compression,
             BackingFile = ReadBackingName(file, area, backingOffset, BigEndian.U32(fields, 16)),
+            BackingNameOffset = (int)backingOffset,
+            BackingNameBytes = backingOffset == 0 ? 0 : (int)BigEndian.U32(fields, 16),
             BackingFormat = extensions.BackingFormat,
+            Extensions = extensions.All,
             DataFile = extensions.DataFile,
         };
         CheckTables(file, header);
@@ -216,6 +213,8 @@ public static class Qcow2HeaderReader
         public string? DataFile { get; set; }
 
         public Dictionary<int, string> FeatureNames { get; } = [];
+
+        public List<HeaderExtension> All { get; } = [];
     }
 
     private static HeaderExtensions ReadExtensions(BlockDevice file, ReadOnlySpan<byte> area, int start, int end)
@@ -227,11 +226,12 @@ public static class Qcow2HeaderReader
             uint type = BigEndian.U32(area, offset);
             uint length = BigEndian.U32(area, offset + 4);
             offset += 8;
-            if (type == ExtensionEnd)
+            if (type == HeaderExtension.End)
                 break;
             if (length > end - offset)
                 throw Invalid(file, $"header extension 0x{type:x8} of {length} bytes is too large");
             ReadOnlySpan<byte> content = area.Slice(offset, (int)length);
+            found.All.Add(new HeaderExtension(type, content.ToArray()));
             ReadExtension(file, found, type, content);
             offset = (int)Math.Min(end, offset + (((long)length + 7) & ~7L));
         }
@@ -243,17 +243,17 @@ public static class Qcow2HeaderReader
     {
         switch (type)
         {
-            case ExtensionBackingFormat:
+            case HeaderExtension.BackingFormat:
                 if (content.Length > 15)
                     throw Invalid(file, $"backing format name of {content.Length} bytes is too long");
                 found.BackingFormat = Encoding.UTF8.GetString(content);
                 break;
-            case ExtensionDataFile:
+            case HeaderExtension.DataFile:
                 if (content.Length > BackingNameBytesMax)
                     throw Invalid(file, $"data file name of {content.Length} bytes is too long");
                 found.DataFile = Encoding.UTF8.GetString(content);
                 break;
-            case ExtensionFeatureNames:
+            case HeaderExtension.FeatureNames:
                 for (int at = 0; at + 48 <= content.Length; at += 48)
                 {
                     if (content[at] == 0)
@@ -262,11 +262,11 @@ public static class Qcow2HeaderReader
                 }
 
                 break;
-            case ExtensionBitmaps:
+            case HeaderExtension.Bitmaps:
                 if (content.Length != 24)
                     throw Invalid(file, $"bitmaps extension of {content.Length} bytes, not 24");
                 break;
-            case ExtensionCrypto:
+            case HeaderExtension.Crypto:
                 if (content.Length != 16)
                     throw Invalid(file, $"encryption extension of {content.Length} bytes, not 16");
                 break;

@@ -12,7 +12,7 @@ internal sealed partial class ClusterMap
     /// </summary>
     public void Link(ClusterAllocation allocation)
     {
-        using (CachedTable slice = GetSliceForWrite(allocation.Start))
+        using (CachedTable slice = GetSliceForWrite(allocation.Start, isInFlight: true))
         {
             Span<byte> entries = slice.Modify();
             int index = _geometry.IndexInSlice(allocation.Start);

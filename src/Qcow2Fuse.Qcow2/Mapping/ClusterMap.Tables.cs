@@ -10,13 +10,16 @@ internal sealed partial class ClusterMap
 
     /// <summary>
     /// Pins the slice that maps <paramref name="guest"/> for changing it: creates the L2 table where there is none, and
-    /// copies it where a snapshot shares it.
+    /// copies it where a snapshot shares it. Waits while writes are held back, unless it is called for an allocation
+    /// that is in flight already.
     /// </summary>
-    private CachedTable GetSliceForWrite(GuestOffset guest)
+    private CachedTable GetSliceForWrite(GuestOffset guest, bool isInFlight = false)
     {
         long index = _geometry.L1Index(guest);
         while (true)
         {
+            if (!isInFlight)
+                WaitWhileHeld();
             ulong entry = _caches.L1[index];
             long table = CheckedTable(entry, guest);
             if (table == 0 || (entry & L1Entry.Copied) == 0)
@@ -26,7 +29,7 @@ internal sealed partial class ClusterMap
             }
 
             CachedTable slice = _caches.L2.Get(table + _geometry.SliceOffset(guest));
-            if (_caches.L1[index] == entry)
+            if (_caches.L1[index] == entry && (isInFlight || !_held))
                 return slice;
             slice.Dispose();
         }

@@ -22,6 +22,9 @@ internal sealed class InFlightAllocations
         _gate = gate;
     }
 
+    /// <summary>Whether any allocation is under way.</summary>
+    public bool Any => _active.Count > 0;
+
     /// <summary>
     /// Shortens a write at <paramref name="guest"/> to what no allocation under way forbids; 0 when it has to wait
     /// from its first byte on.
