@@ -38,16 +38,8 @@ public sealed partial class Qcow2Device
     {
         int clusters = (int)(_geometry.RoundUpToCluster(entries * 8L) >> _geometry.ClusterBits);
         HostOffset place = _caches.Allocator.Allocate(clusters).Start;
-        while (true)
-        {
-            // The copy must not hold entries of tables that are not durable yet.
-            _caches.Flush();
-            _caches.BeginExclusive();
-            if (!_caches.L1.HasDirty)
-                break;
-            _caches.EndExclusive();
-        }
-
+        // The copy must not hold entries of tables that are not durable yet.
+        _caches.BeginExclusiveWhenClean(() => _caches.L1);
         try
         {
             ResidentTable old = _caches.L1;

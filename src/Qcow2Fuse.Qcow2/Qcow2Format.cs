@@ -57,8 +57,6 @@ public sealed class Qcow2Format : IImageFormat
     {
         if (header.HasExternalData)
             return "writing to an external data file is not supported yet";
-        if (header.RefcountBits != 16)
-            return $"writing with refcounts of {header.RefcountBits} bits is not supported yet";
         return null;
     }
 }

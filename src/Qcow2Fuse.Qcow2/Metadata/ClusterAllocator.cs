@@ -22,13 +22,24 @@ internal sealed class ClusterAllocator
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
     private readonly Refcounts _refcounts;
+    private readonly Action _growTable;
     private readonly object _gate;
     private long _hint;
     private long _virginFrom;
+
+    /// <summary>The first cluster freed while the allocation under way had released the gate.</summary>
+    private long _freedFrom;
     private bool _busy;
 
-    public ClusterAllocator(BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, object gate)
+    /// <param name="file">The image file.</param>
+    /// <param name="geometry">Its geometry.</param>
+    /// <param name="refcounts">What counts clusters.</param>
+    /// <param name="growTable">Makes the refcount table larger, or throws <see cref="BlockErrorKind.NoSpace"/>.</param>
+    /// <param name="gate">The image's gate.</param>
+    public ClusterAllocator(
+        BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, Action growTable, object gate)
     {
+        _growTable = growTable;
         _file = file;
         _geometry = geometry;
         _refcounts = refcounts;
@@ -49,9 +60,10 @@ internal sealed class ClusterAllocator
         _busy = true;
         try
         {
+            _freedFrom = long.MaxValue;
             long first = FindRun(count);
             _refcounts.Increment(first, count);
-            _hint = first + count;
+            _hint = Math.Min(first + count, _freedFrom);
             long start = first << _geometry.ClusterBits;
             long end = start + ((long)count << _geometry.ClusterBits);
             bool virgin = start >= _virginFrom;
@@ -75,7 +87,11 @@ internal sealed class ClusterAllocator
     }
 
     /// <summary>Says that the refcount of <paramref name="cluster"/> has become zero.</summary>
-    public void NoteFree(long cluster) => _hint = Math.Min(_hint, cluster);
+    public void NoteFree(long cluster)
+    {
+        _hint = Math.Min(_hint, cluster);
+        _freedFrom = Math.Min(_freedFrom, cluster);
+    }
 
     private long FindRun(int count)
     {
@@ -84,9 +100,15 @@ internal sealed class ClusterAllocator
         int found = 0;
         while (found < count)
         {
-            if (cluster >= _refcounts.ClustersMax || cluster >= HostBytesMax >> _geometry.ClusterBits)
+            if (cluster >= HostBytesMax >> _geometry.ClusterBits)
                 throw new BlockException(BlockErrorKind.NoSpace,
-                    $"{_file.Name}: the refcount table is full ({_refcounts.ClustersMax} clusters)");
+                    $"{_file.Name}: no offset is left for another cluster ({cluster} clusters)");
+            if (cluster >= _refcounts.ClustersMax)
+            {
+                _growTable();
+                _virginFrom = Math.Max(_virginFrom, _geometry.RoundUpToCluster(_file.Length));
+            }
+
             if (!_refcounts.HasBlock(cluster))
             {
                 CreateBlock(cluster);

@@ -25,10 +25,11 @@ namespace Qcow2Fuse.Qcow2;
 /// flush and every write fails.
 /// </para>
 /// </remarks>
-internal sealed class MetadataCaches : IDisposable
+internal sealed partial class MetadataCaches : IDisposable
 {
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
+    private readonly HeaderStore _header;
     private readonly object _gate;
     private readonly Func<long, bool> _isPublishing;
     private readonly bool _punch;
@@ -40,8 +41,9 @@ internal sealed class MetadataCaches : IDisposable
     private BlockException? _failure;
 
     public MetadataCaches(
-        BlockDevice file, Qcow2Header header, Qcow2Geometry geometry, FormatOpenArguments arguments, object gate)
+        BlockDevice file, HeaderStore headerStore, Qcow2Geometry geometry, FormatOpenArguments arguments, object gate)
     {
+        Qcow2Header header = headerStore.Current;
         _file = file;
         _geometry = geometry;
         _gate = gate;
@@ -55,7 +57,8 @@ internal sealed class MetadataCaches : IDisposable
         RefcountBlocks = new TableCache(file, geometry.SliceBytes, CacheSizes.RefcountSlices(geometry, arguments), gate,
             DirtyEviction.WriteVictim);
         Refcounts = new Refcounts(file, geometry, RefcountTable, RefcountBlocks);
-        Allocator = new ClusterAllocator(file, geometry, Refcounts, gate);
+        _header = headerStore;
+        Allocator = new ClusterAllocator(file, geometry, Refcounts, GrowRefcountTable, gate);
         Frees = new PendingFrees(geometry.ClusterBits);
     }
 
@@ -73,7 +76,7 @@ internal sealed class MetadataCaches : IDisposable
 
     public OperationEpochs Epochs { get; } = new();
 
-    private ResidentTable RefcountTable { get; }
+    private ResidentTable RefcountTable { get; set; }
 
     private TableCache RefcountBlocks { get; }
 
@@ -130,6 +133,22 @@ internal sealed class MetadataCaches : IDisposable
             {
                 EndExclusive();
             }
+        }
+    }
+
+    /// <summary>
+    /// Waits until no flush is under way and nothing of <paramref name="table"/> is dirty, so that a copy of it may be
+    /// written anywhere: it refers to nothing that is not durable. Pair with <see cref="EndExclusive"/>.
+    /// </summary>
+    public void BeginExclusiveWhenClean(Func<ResidentTable> table)
+    {
+        while (true)
+        {
+            Flush();
+            BeginExclusive();
+            if (!table().HasDirty)
+                return;
+            EndExclusive();
         }
     }
 
