@@ -51,8 +51,9 @@ public sealed partial class Qcow2Device
             _header.Update(header => header with { L1Size = entries, L1Offset = place.Value });
             _caches.Barrier();
             _caches.ReplaceL1(larger);
+            _caches.Guard.Add(place, entries * 8L, MetadataKind.L1Table);
             if (oldClusters > 0)
-                _caches.Frees.Add(oldPlace, oldClusters, _caches.Epochs.Current);
+                _caches.Frees.Add(oldPlace, oldClusters, _caches.Epochs.Current, isTable: true);
         }
         finally
         {

@@ -218,10 +218,7 @@ public sealed partial class Qcow2Device
         }
     }
 
-    /// <summary>
-    /// Checks that the range can be written. Before the first write the autoclear bits are cleared, as nothing here
-    /// keeps what they vouch for (specification section "Header", autoclear_features).
-    /// </summary>
+    /// <summary>Checks that the range can be written, and prepares the image for its first write.</summary>
     private void BeginWrite(long offset, long length)
     {
         CheckWritable();
@@ -235,14 +232,32 @@ public sealed partial class Qcow2Device
         {
             if (_mayWrite)
                 return;
-            if (_header.Current.Autoclear != 0)
-            {
-                _header.Update(static header => header with { Autoclear = 0 });
-                _file.Flush();
-            }
-
+            PrepareFirstWrite();
             _mayWrite = true;
         }
+    }
+
+    /// <summary>
+    /// Looks where all metadata lies, and clears the autoclear bits, as nothing here keeps what they vouch for
+    /// (specification section "Header", autoclear_features).
+    /// </summary>
+    private void PrepareFirstWrite()
+    {
+        try
+        {
+            lock (_gate)
+                _caches.BuildGuard();
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
+        }
+
+        if (_header.Current.Autoclear == 0)
+            return;
+        _header.Update(static header => header with { Autoclear = 0 });
+        _file.Flush();
     }
 
     /// <summary>

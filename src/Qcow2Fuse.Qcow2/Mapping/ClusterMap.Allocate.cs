@@ -76,6 +76,8 @@ internal sealed partial class ClusterMap
             covered = (int)Math.Min(length, covered + _geometry.ClusterSize - _geometry.InCluster(at));
         }
 
+        if (!_geometry.DataIsExternal)
+            _caches.Guard.CheckData(host, _geometry.InCluster(guest) + covered, guest);
         if (normal)
         {
             return new WriteMapping(
@@ -96,6 +98,8 @@ internal sealed partial class ClusterMap
     /// <summary>Clusters that need a new place: unallocated, zero without a cluster, compressed, or shared.</summary>
     private WriteMapping AllocateNew(ReadOnlySpan<byte> slice, GuestOffset guest, int length)
     {
+        length = (int)Math.Min(
+            length, ((long)_caches.Allocator.UsualRunMax << _geometry.ClusterBits) - _geometry.InCluster(guest));
         int covered = 0;
         while (covered < length)
         {

@@ -22,7 +22,9 @@ internal sealed class ClusterAllocator
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
     private readonly Refcounts _refcounts;
+    private readonly OverlapGuard _guard;
     private readonly Action _growTable;
+    private readonly Action _flush;
     private readonly object _gate;
     private long _hint;
     private long _virginFrom;
@@ -34,11 +36,16 @@ internal sealed class ClusterAllocator
     /// <param name="file">The image file.</param>
     /// <param name="geometry">Its geometry.</param>
     /// <param name="refcounts">What counts clusters.</param>
+    /// <param name="guard">Knows which clusters hold metadata.</param>
     /// <param name="growTable">Makes the refcount table larger, or throws <see cref="BlockErrorKind.NoSpace"/>.</param>
+    /// <param name="flush">Makes all metadata durable.</param>
     /// <param name="gate">The image's gate.</param>
     public ClusterAllocator(
-        BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, Action growTable, object gate)
+        BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, OverlapGuard guard, Action growTable,
+        Action flush, object gate)
     {
+        _flush = flush;
+        _guard = guard;
         _growTable = growTable;
         _file = file;
         _geometry = geometry;
@@ -46,6 +53,12 @@ internal sealed class ClusterAllocator
         _gate = gate;
         _virginFrom = geometry.RoundUpToCluster(file.Length);
     }
+
+    /// <summary>
+    /// Clusters that are free together in a range of one refcount block that counts itself. Longer runs need more work
+    /// and are for tables only.
+    /// </summary>
+    public int UsualRunMax => (1 << _geometry.RefcountBlockBits) - 1;
 
     /// <summary>Allocates <paramref name="count"/> adjacent clusters, each with refcount 1.</summary>
     /// <exception cref="BlockException">
@@ -62,6 +75,7 @@ internal sealed class ClusterAllocator
         {
             _freedFrom = long.MaxValue;
             long first = FindRun(count);
+            _guard.CheckFree(first, count);
             _refcounts.Increment(first, count);
             _hint = Math.Min(first + count, _freedFrom);
             long start = first << _geometry.ClusterBits;
@@ -111,8 +125,8 @@ internal sealed class ClusterAllocator
 
             if (!_refcounts.HasBlock(cluster))
             {
-                CreateBlock(cluster);
-                first = ++cluster;
+                cluster = count > UsualRunMax ? CreateBlocks(cluster, count) : CreateBlock(cluster);
+                first = cluster;
                 found = 0;
                 continue;
             }
@@ -134,11 +148,57 @@ internal sealed class ClusterAllocator
     /// Makes a cluster without a refcount block the block of its range. All clusters of such a range are free, and a
     /// block that counts itself depends on no other block being durable first.
     /// </summary>
-    private void CreateBlock(long cluster)
+    /// <returns>The cluster behind it.</returns>
+    private long CreateBlock(long cluster)
+    {
+        ZeroForBlock(cluster, 1);
+        _refcounts.AddBlock(cluster);
+        _refcounts.Increment(cluster, 1);
+        return cluster + 1;
+    }
+
+    /// <summary>
+    /// Creates so many blocks, one behind the other, that <paramref name="count"/> clusters fit between the last of
+    /// them and the end of what they count. The first counts itself and the others: they become blocks only once that
+    /// is durable.
+    /// </summary>
+    /// <returns>The cluster behind them.</returns>
+    private long CreateBlocks(long cluster, int count)
+    {
+        int perBlock = 1 << _geometry.RefcountBlockBits;
+        int blocks = 1;
+        while ((long)blocks * perBlock < (long)count + blocks + perBlock)
+            blocks++;
+        while (cluster + ((long)blocks * perBlock) > _refcounts.ClustersMax)
+        {
+            // The table moves to the first clusters it could not count, which may be among those wanted here.
+            _growTable();
+            if (_refcounts.HasBlock(cluster))
+                return cluster;
+        }
+
+        for (int i = 1; i < blocks; i++)
+        {
+            if (_refcounts.HasBlock(cluster + ((long)i * perBlock)))
+                return CreateBlock(cluster);
+        }
+
+        ZeroForBlock(cluster, blocks);
+        _refcounts.AddBlock(cluster);
+        _refcounts.Increment(cluster, blocks);
+        _flush();
+        for (int i = 1; i < blocks; i++)
+            _refcounts.AddBlock(cluster + ((long)i * perBlock), cluster + i);
+        return cluster + blocks;
+    }
+
+    private void ZeroForBlock(long cluster, int count)
     {
         long offset = cluster << _geometry.ClusterBits;
-        _file.WriteZeroes(offset, _geometry.ClusterSize, mayUnmap: false);
-        _virginFrom = Math.Max(_virginFrom, offset + _geometry.ClusterSize);
-        _refcounts.AddBlock(cluster);
+        long length = (long)count << _geometry.ClusterBits;
+        _guard.CheckFree(cluster, count);
+        _file.WriteZeroes(offset, length, mayUnmap: false);
+        _virginFrom = Math.Max(_virginFrom, offset + length);
+        _guard.Add(new HostOffset(offset), length, MetadataKind.RefcountBlock);
     }
 }

@@ -40,6 +40,7 @@ internal sealed partial class MetadataCaches
             new HostOffset(tableStart), (int)(((long)tableClusters << _geometry.ClusterBits) / 8));
         try
         {
+            Guard.CheckFree(Refcounts.ClustersMax, blocks + tableClusters);
             WriteFirstBlocks(blocksStart, blocks, blocks + tableClusters);
             for (int i = 0; i < blocks; i++)
                 larger[old.Count + i] = (ulong)(blocksStart + ((long)i << _geometry.ClusterBits));
@@ -58,7 +59,9 @@ internal sealed partial class MetadataCaches
             throw;
         }
 
-        Frees.Add(old.Offset, (int)((old.Count * 8L) >> _geometry.ClusterBits), Epochs.Current);
+        Guard.Add(new HostOffset(blocksStart), (long)blocks << _geometry.ClusterBits, MetadataKind.RefcountBlock);
+        Guard.Add(larger.Offset, larger.Count * 8L, MetadataKind.RefcountTable);
+        Frees.Add(old.Offset, (int)((old.Count * 8L) >> _geometry.ClusterBits), Epochs.Current, isTable: true);
         RefcountTable = larger;
         Refcounts.ReplaceTable(larger);
         old.Dispose();

@@ -58,7 +58,8 @@ internal sealed partial class MetadataCaches : IDisposable
             DirtyEviction.WriteVictim);
         Refcounts = new Refcounts(file, geometry, RefcountTable, RefcountBlocks);
         _header = headerStore;
-        Allocator = new ClusterAllocator(file, geometry, Refcounts, GrowRefcountTable, gate);
+        Guard = new OverlapGuard(file.Name, geometry);
+        Allocator = new ClusterAllocator(file, geometry, Refcounts, Guard, GrowRefcountTable, Flush, gate);
         Frees = new PendingFrees(geometry.ClusterBits);
     }
 
@@ -324,7 +325,11 @@ internal sealed partial class MetadataCaches : IDisposable
                 {
                     // A damaged image may refer to a cluster that it does not count: then there is nothing to free.
                     if (Refcounts.Get(first + done) != 0 && Refcounts.Decrement(first + done) == 0)
+                    {
+                        if (run.IsTable)
+                            Guard.Remove(new HostOffset((first + done) << _geometry.ClusterBits), 1);
                         Allocator.NoteFree(first + done);
+                    }
                 }
             }
         }

@@ -49,14 +49,17 @@ internal sealed class Refcounts
     public bool HasBlock(long cluster) => BlockOffset(cluster) != 0;
 
     /// <summary>
-    /// Registers the zeroed cluster <paramref name="cluster"/> as the refcount block of the range it lies in, itself
-    /// counted once. Nothing on disk points at it before the next flush.
+    /// Registers the zeroed cluster <paramref name="cluster"/> as the refcount block of the range it lies in; the
+    /// caller counts it next. Nothing on disk points at it before the next flush.
     /// </summary>
-    public void AddBlock(long cluster)
-    {
-        _table[cluster >> _geometry.RefcountBlockBits] = (ulong)cluster << _geometry.ClusterBits;
-        Change(cluster, increment: true);
-    }
+    public void AddBlock(long cluster) => AddBlock(cluster, cluster);
+
+    /// <summary>
+    /// Registers the zeroed cluster <paramref name="block"/>, which is durably counted elsewhere, as the refcount block
+    /// of the range that <paramref name="cluster"/> lies in.
+    /// </summary>
+    public void AddBlock(long cluster, long block) =>
+        _table[cluster >> _geometry.RefcountBlockBits] = (ulong)block << _geometry.ClusterBits;
 
     /// <summary>Adds one reference to each of <paramref name="count"/> clusters that have a refcount block.</summary>
     public void Increment(long cluster, int count)

@@ -156,6 +156,27 @@ public sealed class InteropTests
         Assert.True(expected.AsSpan().SequenceEqual(QemuTools.ConvertToRaw(image)), "QEMU reads other bytes");
     }
 
+    [SkippableFact]
+    public void A_table_longer_than_a_refcount_block_counts_is_allocated()
+    {
+        QemuTools.RequireTool("qemu-img");
+        using TempDirectory directory = new();
+        string image = directory.File("image.qcow2");
+        QemuTools.Img("create", "-q", "-f", "qcow2", "-o", "refcount_bits=64,cluster_size=512", image, "1M");
+        using (Qcow2Device device = Open(image, readOnly: false))
+        {
+            // 1,024 clusters of L1 table, where a block counts 64.
+            device.Resize(2L << 30);
+            device.Write((2L << 30) - 512, Stamp.Bytes(0, 512, 5));
+        }
+
+        QemuTools.ShouldPassCheck(image);
+        using Qcow2Device again = Open(image, readOnly: true);
+        byte[] seen = new byte[512];
+        again.Read((2L << 30) - 512, seen);
+        Assert.Equal(Stamp.Bytes(0, 512, 5), seen);
+    }
+
     /// <summary>300 random writes, zeroes, discards and flushes, made on the image and on an array alike.</summary>
     private static void Change(string image, byte[] model, int seed)
     {
