@@ -26,6 +26,8 @@ public sealed partial class Qcow2Device
         {
             if (entries > _caches.L1.Count)
                 GrowL1((int)entries);
+            if (IsRawExternal && _data.Length < length)
+                _data.Resize(length);
             WriteSize(length);
             Volatile.Write(ref _length, length);
         }

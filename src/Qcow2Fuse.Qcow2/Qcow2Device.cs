@@ -98,6 +98,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         ReadMapping mapping;
         lock (_gate)
             mapping = _map.Lookup(new GuestOffset(offset), length);
+        if (mapping.Kind == MappingKind.Data && _geometry.DataIsExternal)
+            return ExternalExtent(offset, mapping.Length);
         ExtentKind kind = mapping.Kind switch
         {
             MappingKind.Data => ExtentKind.Data,

@@ -28,6 +28,7 @@ namespace Qcow2Fuse.Qcow2;
 internal sealed partial class MetadataCaches : IDisposable
 {
     private readonly BlockDevice _file;
+    private readonly BlockDevice? _externalData;
     private readonly Qcow2Geometry _geometry;
     private readonly HeaderStore _header;
     private readonly object _gate;
@@ -35,6 +36,7 @@ internal sealed partial class MetadataCaches : IDisposable
     private readonly bool _punch;
     private HashSet<long> _newTables = [];
     private HashSet<long> _publishing = [];
+    private bool _isLazy;
     private bool _running;
     private long _started;
     private long _completed;
@@ -45,6 +47,7 @@ internal sealed partial class MetadataCaches : IDisposable
     {
         Qcow2Header header = headerStore.Current;
         _file = file;
+        _externalData = arguments.DataFile;
         _geometry = geometry;
         _gate = gate;
         _isPublishing = offset => _publishing.Contains(offset & ~_geometry.ClusterMask);
@@ -99,6 +102,23 @@ internal sealed partial class MetadataCaches : IDisposable
     public void AddNewTable(HostOffset table) => _newTables.Add(table.Value);
 
     /// <summary>
+    /// Leaves refcounts in memory from now on: the image is durably marked dirty, so that whoever opens it after a
+    /// crash counts anew (specification section "Header", lazy refcounts).
+    /// </summary>
+    public void BeginLazy() => _isLazy = true;
+
+    /// <summary>
+    /// Makes everything durable, refcounts included, and whatever the first flush frees with a second one: a clean
+    /// close leaves nothing behind.
+    /// </summary>
+    public void FlushForClose()
+    {
+        _isLazy = false;
+        Flush();
+        Flush();
+    }
+
+    /// <summary>
     /// Makes everything linked before the call durable. The gate is held and released meanwhile. Callers that arrive
     /// while a flush is under way share the next one.
     /// </summary>
@@ -143,13 +163,22 @@ internal sealed partial class MetadataCaches : IDisposable
     /// </summary>
     public void BeginExclusiveWhenClean(Func<ResidentTable> table)
     {
-        while (true)
+        bool wasLazy = _isLazy;
+        _isLazy = false;
+        try
         {
-            Flush();
-            BeginExclusive();
-            if (!table().HasDirty)
-                return;
-            EndExclusive();
+            while (true)
+            {
+                Flush();
+                BeginExclusive();
+                if (!table().HasDirty)
+                    return;
+                EndExclusive();
+            }
+        }
+        finally
+        {
+            _isLazy = wasLazy;
         }
     }
 
@@ -181,13 +210,17 @@ internal sealed partial class MetadataCaches : IDisposable
         Monitor.PulseAll(_gate);
     }
 
-    /// <summary>Flushes the file with the gate released. A failure is final.</summary>
-    public void Barrier()
+    /// <summary>
+    /// Flushes the file, before it the external data file where asked to, with the gate released. A failure is final.
+    /// </summary>
+    public void Barrier(bool withData = false)
     {
         Monitor.Exit(_gate);
         BlockException? failure = null;
         try
         {
+            if (withData)
+                _externalData?.Flush();
             _file.Flush();
         }
         catch (BlockException e)
@@ -243,7 +276,7 @@ internal sealed partial class MetadataCaches : IDisposable
             L2.WriteFrozen(_isPublishing);
             bool publishes = L2.HasFrozen || L1.HasFrozen;
             if (publishes || durable)
-                Barrier();
+                Barrier(withData: true);
             published = true;
             L2.WriteFrozen();
             L1.WriteFrozen();
@@ -269,8 +302,12 @@ internal sealed partial class MetadataCaches : IDisposable
     {
         L2.Freeze();
         L1.Freeze();
-        RefcountBlocks.Freeze();
-        RefcountTable.Freeze();
+        if (!_isLazy)
+        {
+            RefcountBlocks.Freeze();
+            RefcountTable.Freeze();
+        }
+
         Frees.Freeze();
         (_newTables, _publishing) = (_publishing, _newTables);
     }

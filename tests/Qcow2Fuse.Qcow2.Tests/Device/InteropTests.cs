@@ -180,8 +180,14 @@ public sealed class InteropTests
     /// <summary>300 random writes, zeroes, discards and flushes, made on the image and on an array alike.</summary>
     private static void Change(string image, byte[] model, int seed)
     {
-        SeededRandom random = new((ulong)seed);
         using Qcow2Device device = Open(image, readOnly: false);
+        Change(device, model, seed);
+    }
+
+    /// <summary>300 random writes, zeroes, discards and flushes, made on the device and on an array alike.</summary>
+    internal static void Change(Qcow2Device device, byte[] model, int seed)
+    {
+        SeededRandom random = new((ulong)seed);
         for (int i = 0; i < 300; i++)
         {
             int length = 1 + random.Below(i % 7 == 0 ? 400_000 : 9000);
