@@ -3,7 +3,7 @@ using Qcow2Fuse.Block;
 
 namespace Qcow2Fuse.Qcow2;
 
-/// <summary>Growing of the refcount table.</summary>
+/// <summary>Growing of the refcount table, and cutting the file behind the last cluster in use.</summary>
 internal sealed partial class MetadataCaches
 {
     /// <summary>The limit QEMU has when it opens an image.</summary>
@@ -65,6 +65,28 @@ internal sealed partial class MetadataCaches
         RefcountTable = larger;
         Refcounts.ReplaceTable(larger);
         old.Dispose();
+    }
+
+    /// <summary>
+    /// Cuts the file behind the last cluster in use. Frees are durable, writes are held back, and nothing is
+    /// allocated meanwhile. Where the file cannot be cut it stays as it is.
+    /// </summary>
+    public void TrimFile()
+    {
+        long last = (_file.Length - 1) >> _geometry.ClusterBits;
+        while (last > 0 && Refcounts.Get(last) == 0)
+            last--;
+        long end = (last + 1) << _geometry.ClusterBits;
+        if (end >= _file.Length)
+            return;
+        try
+        {
+            _file.Resize(end);
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.NotSupported)
+        {
+            // A block device cannot be cut; its clusters are free all the same.
+        }
     }
 
     /// <summary>
