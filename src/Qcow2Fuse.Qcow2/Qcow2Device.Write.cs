@@ -38,7 +38,10 @@ public sealed partial class Qcow2Device
         if (IsReadOnly)
             return;
         lock (_gate)
+        {
             _caches.Flush();
+            _map.PunchKept();
+        }
     }
 
     /// <inheritdoc/>
@@ -48,7 +51,7 @@ public sealed partial class Qcow2Device
         BeginWrite(offset, length);
         try
         {
-            ZeroGuest(offset, length, mayUnmap && _discard == DiscardMode.Unmap);
+            ZeroGuest(offset, length, mayUnmap && _discard != DiscardMode.Ignore);
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {

@@ -19,8 +19,10 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     private readonly CompressedClusters _compressed;
     private readonly CowWriter _cow;
     private readonly DiscardMode _discard;
+    private readonly Timer? _cleaner;
     private readonly object _gate = new();
     private long _length;
+    private bool _isClosed;
 
     private Qcow2Device(BlockDevice file, Qcow2Header header, FormatOpenArguments arguments)
     {
@@ -33,9 +35,16 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         Backing = arguments.Backing;
         IsReadOnly = arguments.ReadOnly;
         _caches = new MetadataCaches(file, _header, _geometry, arguments, _gate);
-        _map = new ClusterMap(file, _geometry, _caches, _gate, Backing?.Length ?? 0);
+        _map = new ClusterMap(
+            file, _geometry, _caches, _gate, Backing?.Length ?? 0,
+            keepsPlace: _discard == DiscardMode.NoUnref && header.Version >= 3);
         _compressed = new CompressedClusters(file, _geometry, header.Compression);
         _cow = new CowWriter(_data, this);
+        if (arguments.CacheCleanInterval > TimeSpan.Zero)
+        {
+            _cleaner = new Timer(
+                DropIdleTables, state: null, arguments.CacheCleanInterval, arguments.CacheCleanInterval);
+        }
     }
 
     /// <inheritdoc/>
@@ -53,6 +62,16 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// <inheritdoc/>
     public override long AllocatedBytes =>
         ReferenceEquals(_file, _data) ? _file.AllocatedBytes : _file.AllocatedBytes + _data.AllocatedBytes;
+
+    /// <summary>What the metadata caches did so far.</summary>
+    public MetadataStatistics Statistics
+    {
+        get
+        {
+            lock (_gate)
+                return _caches.Statistics;
+        }
+    }
 
     /// <summary>Cluster size in bytes.</summary>
     public int ClusterSize => _geometry.ClusterSize;
@@ -140,6 +159,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
+        _cleaner?.Dispose();
         try
         {
             // Who wrote was told when a flush failed.
@@ -149,12 +169,26 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         finally
         {
             _compressed.Dispose();
-            _caches.Dispose();
+            lock (_gate)
+            {
+                _isClosed = true;
+                _caches.Dispose();
+            }
+
             if (!ReferenceEquals(_file, _data))
                 _data.Dispose();
             Backing?.Dispose();
             _file.Dispose();
             base.Dispose(disposing);
+        }
+    }
+
+    private void DropIdleTables(object? state)
+    {
+        lock (_gate)
+        {
+            if (!_isClosed)
+                _caches.DropIdle();
         }
     }
 

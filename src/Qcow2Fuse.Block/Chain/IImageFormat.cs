@@ -74,6 +74,11 @@ public sealed record FormatOpenArguments
 
     /// <summary>Upper bound of the cache of refcount blocks in bytes; 0 for the default.</summary>
     public long RefcountCacheBytesMax { get; init; }
+
+    /// <summary>
+    /// Cached tables that nobody used for so long are given up; <see cref="TimeSpan.Zero"/> keeps them for ever.
+    /// </summary>
+    public TimeSpan CacheCleanInterval { get; init; } = TimeSpan.FromMinutes(10);
 }
 
 /// <summary>What becomes of the storage behind a discarded range.</summary>
@@ -84,4 +89,10 @@ public enum DiscardMode
 
     /// <summary>Nothing happens.</summary>
     Ignore,
+
+    /// <summary>
+    /// It is given back to the host, but the image keeps the place: the next write goes there again, which keeps the
+    /// file from being scattered.
+    /// </summary>
+    NoUnref,
 }

@@ -64,4 +64,9 @@ public sealed record ImageOpenOptions
 
     /// <summary>Upper bound of the cache of refcount blocks in bytes; 0 for the default.</summary>
     public long RefcountCacheBytesMax { get; init; }
+
+    /// <summary>
+    /// Cached tables that nobody used for so long are given up; <see cref="TimeSpan.Zero"/> keeps them for ever.
+    /// </summary>
+    public TimeSpan CacheCleanInterval { get; init; } = TimeSpan.FromMinutes(10);
 }

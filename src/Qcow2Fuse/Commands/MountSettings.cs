@@ -51,6 +51,12 @@ internal sealed class MountSettings
     /// <summary>Upper bound of the refcount cache in bytes; 0 for the default.</summary>
     public long RefcountCacheBytesMax { get; set; }
 
+    /// <summary>How long unused tables stay cached; zero for ever.</summary>
+    public TimeSpan CacheCleanInterval { get; set; } = TimeSpan.FromMinutes(10);
+
+    /// <summary>The size of the raw file can be changed, and with it the disk's.</summary>
+    public bool Resize { get; set; }
+
     /// <summary>Other users may enter the mount.</summary>
     public bool AllowOther { get; set; }
 
@@ -101,5 +107,6 @@ internal sealed class MountSettings
         ForceShare = ForceShare,
         L2CacheBytesMax = L2CacheBytesMax,
         RefcountCacheBytesMax = RefcountCacheBytesMax,
+        CacheCleanInterval = CacheCleanInterval,
     };
 }

@@ -66,7 +66,8 @@ internal sealed class MountHost : IDisposable
         DiskFileSystem fileSystem = new(
             _image,
             rootIsFile: mount.IsFile,
-            unmapsHoles: _settings.Discard == DiscardMode.Unmap,
+            unmapsHoles: _settings.Discard != DiscardMode.Ignore,
+            mayResize: _settings.Resize,
             FileOwnership.From(_settings),
             modified,
             _logger);
