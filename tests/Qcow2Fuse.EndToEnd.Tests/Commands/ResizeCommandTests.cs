@@ -46,8 +46,8 @@ public sealed class ResizeCommandTests : CommandTest
         string image = NewImage();
         Run("resize", "-q", $"--preallocation={mode}", image, "+8M").ShouldSucceed();
         QemuTools.ShouldPassCheck(image);
-        Assert.Contains("\"start\": 67108864, \"length\": 8388608, \"depth\": 0, \"present\": true, \"zero\": false",
-            QemuTools.Img("map", "--output=json", image), StringComparison.Ordinal);
+        Assert.Matches(
+            @"""start"": 67108864, ""length"": 8388608, [^}]*""offset""", QemuTools.Img("map", "--output=json", image));
     }
 
     [SkippableFact]
@@ -65,7 +65,7 @@ public sealed class ResizeCommandTests : CommandTest
     [SkippableTheory]
     [InlineData("much", "invalid size 'much'\nhint: sizes are written like 512M, 10G, +1G or -1G")]
     [InlineData("-65M", "has only 67108864 bytes")]
-    [InlineData("9E", "the size is too large")]
+    [InlineData("7E", "need too large an L1 table")]
     public void A_size_that_makes_no_sense_is_refused(string size, string message)
     {
         string image = NewImage();

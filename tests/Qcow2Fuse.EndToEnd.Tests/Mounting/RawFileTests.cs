@@ -113,7 +113,7 @@ public sealed class RawFileTests : MountTest
         // What lay beyond 61 MiB is gone, what lay before is not.
         Tool("qemu-io", "-r", "-c", "read -P 0 61M 3M", image);
         Assert.Contains("Pattern verification failed",
-            Tool("qemu-io", "-r", "-c", "read -P 0 60M 1M", image), StringComparison.Ordinal);
+            TryTool("qemu-io", "-r", "-c", "read -P 0 60M 1M", image).Output, StringComparison.Ordinal);
     }
 
     [SkippableFact]
