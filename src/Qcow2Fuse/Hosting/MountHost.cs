@@ -4,6 +4,7 @@ using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Hosting;
 
@@ -18,11 +19,10 @@ internal sealed class MountHost : IDisposable
     private static readonly TimeSpan InitTimeout = TimeSpan.FromSeconds(30);
     private static readonly TimeSpan FlushAllowance = TimeSpan.FromMinutes(5);
 
-
     private readonly MountSettings _settings;
     private readonly ILogger _logger;
     private readonly ServedImage _image;
-    private readonly StopSignals _signals = new();
+    private readonly HostEvents _events = new(hangupStops: !BackgroundStart.IsChild && !ServiceNotifier.IsPresent);
 
     private MountHost(MountSettings settings, ServedImage image, ILogger logger)
     {
@@ -44,14 +44,17 @@ internal sealed class MountHost : IDisposable
         string directory = Path.GetFullPath(settings.Directory!);
         DateTime modified = File.GetLastWriteTimeUtc(imagePath);
         using MountHost host = new(settings, ServedImage.Open(settings, imagePath), logger);
-        return host.Run(directory, modified, ready);
+        int exitCode = host.Run(directory, modified, ready);
+        if (BackgroundStart.IsPrivate)
+            PrivateMount.RemoveDirectory(directory);
+        return exitCode;
     }
 
     /// <inheritdoc/>
     public void Dispose()
     {
         _image.Dispose();
-        _signals.Dispose();
+        _events.Dispose();
     }
 
     private int Run(string directory, DateTime modified, Action<string> ready)
@@ -76,6 +79,7 @@ internal sealed class MountHost : IDisposable
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,
             WritebackCache = _settings.Writeback,
             MapException = fileSystem.OnFailure,
+            OnUnused = () => _events.Post(HostEvent.Unused),
         });
         server.Start();
         if (!server.WaitForInit(InitTimeout))
@@ -86,9 +90,43 @@ internal sealed class MountHost : IDisposable
         HostLog.Mounted(_logger, _image.ImagePath, size, mount.MountPoint);
         ServiceNotifier.Ready($"{Path.GetFileName(_image.ImagePath)} ({size}) on {mount.MountPoint}");
         if (TryAnnounce(ready, $"{Path.GetFileName(_image.ImagePath)} ({size})"))
-            _signals.WaitFor(server.Ended);
+            Serve(mount, server);
         Stop(mount, server);
         return Close();
+    }
+
+    /// <summary>Returns when the mount has gone or should go.</summary>
+    private void Serve(FuseMount mount, FuseServer server)
+    {
+        _events.Watch(server.Ended);
+        while (true)
+        {
+            switch (_events.Take())
+            {
+                case HostEvent.Stop or HostEvent.Ended:
+                    return;
+                case HostEvent.Unused when _settings.IdleExit && TryUnmountUnused(mount):
+                    return;
+                case HostEvent.Reload:
+                    HostLog.Reloaded(_logger);
+                    break;
+            }
+        }
+    }
+
+    /// <summary>False if somebody uses the mount again, or stands in it.</summary>
+    private bool TryUnmountUnused(FuseMount mount)
+    {
+        try
+        {
+            mount.Unmount(lazy: false);
+            return true;
+        }
+        catch (FuseMountException exception)
+        {
+            HostLog.StaysMounted(_logger, mount.MountPoint, exception.Message);
+            return false;
+        }
     }
 
     /// <summary>False if whoever waited for the start has gone, and the mount with him.</summary>
@@ -122,7 +160,11 @@ internal sealed class MountHost : IDisposable
         }
 
         // Files that are still open keep the session alive; after the grace, or a second signal, they get errors.
-        _signals.WaitAgainFor(server.Ended, Grace);
+        _events.Watch(server.Ended);
+        HostEvent happened;
+        do
+            happened = _events.Take(Grace);
+        while (happened is HostEvent.Reload or HostEvent.Unused);
         server.Stop();
     }
 

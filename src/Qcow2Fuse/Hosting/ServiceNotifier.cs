@@ -9,6 +9,9 @@ namespace Qcow2Fuse.Hosting;
 /// </summary>
 internal static class ServiceNotifier
 {
+    /// <summary>Whether there is a service manager that listens.</summary>
+    public static bool IsPresent => !string.IsNullOrEmpty(Environment.GetEnvironmentVariable("NOTIFY_SOCKET"));
+
     /// <summary>The mount answers.</summary>
     public static void Ready(string status) => Send($"READY=1\nSTATUS={status}\nMAINPID={Environment.ProcessId}");
 
