@@ -17,15 +17,16 @@ internal sealed class MountHost : IDisposable
     /// <summary>How long those who have files open are waited for after a signal.</summary>
     private static readonly TimeSpan Grace = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan InitTimeout = TimeSpan.FromSeconds(30);
-    private static readonly TimeSpan FlushAllowance = TimeSpan.FromMinutes(5);
 
     private readonly MountSettings _settings;
     private readonly ILogger _logger;
+    private readonly ServiceReporter _reporter;
     private readonly ServedImage _image;
     private readonly HostEvents _events = new(hangupStops: !BackgroundStart.IsChild && !ServiceNotifier.IsPresent);
 
-    private MountHost(MountSettings settings, ServedImage image, ILogger logger)
+    private MountHost(MountSettings settings, ServedImage image, ServiceReporter reporter, ILogger logger)
     {
+        _reporter = reporter;
         _settings = settings;
         _image = image;
         _logger = logger;
@@ -43,8 +44,10 @@ internal sealed class MountHost : IDisposable
         string imagePath = Path.GetFullPath(settings.Source!);
         string directory = Path.GetFullPath(settings.Directory!);
         DateTime modified = File.GetLastWriteTimeUtc(imagePath);
-        using MountHost host = new(settings, ServedImage.Open(settings, imagePath), logger);
-        int exitCode = host.Run(directory, modified, ready);
+        using ServiceReporter reporter = new(logger);
+        int exitCode;
+        using (MountHost host = new(settings, ServedImage.Open(settings, imagePath), reporter, logger))
+            exitCode = host.Run(directory, modified, ready);
         if (BackgroundStart.IsPrivate)
             PrivateMount.RemoveDirectory(directory);
         return exitCode;
@@ -88,7 +91,7 @@ internal sealed class MountHost : IDisposable
 
         string size = SizeText.Human(_image.Device.Length);
         HostLog.Mounted(_logger, _image.ImagePath, size, mount.MountPoint);
-        ServiceNotifier.Ready($"{Path.GetFileName(_image.ImagePath)} ({size}) on {mount.MountPoint}");
+        _reporter.Ready(server, $"{Path.GetFileName(_image.ImagePath)} ({size}) on {mount.MountPoint}");
         if (TryAnnounce(ready, $"{Path.GetFileName(_image.ImagePath)} ({size})"))
             Serve(mount, server);
         Stop(mount, server);
@@ -109,6 +112,7 @@ internal sealed class MountHost : IDisposable
                     return;
                 case HostEvent.Reload:
                     HostLog.Reloaded(_logger);
+                    _reporter.Reloaded();
                     break;
             }
         }
@@ -147,7 +151,7 @@ internal sealed class MountHost : IDisposable
     /// <summary>Takes the mount away and lets requests under way finish.</summary>
     private void Stop(FuseMount mount, FuseServer server)
     {
-        ServiceNotifier.Stopping(FlushAllowance);
+        _reporter.Stopping();
         if (server.Ended.IsCompleted)
             return;
         try
