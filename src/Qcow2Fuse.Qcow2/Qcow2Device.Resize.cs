@@ -24,10 +24,19 @@ public sealed partial class Qcow2Device
         long old = Length;
         lock (_gate)
         {
-            if (entries > _caches.L1.Count)
-                GrowL1((int)entries);
-            WriteSize(length);
-            Volatile.Write(ref _length, length);
+            BeginBitmapResize(length);
+            try
+            {
+                if (entries > _caches.L1.Count)
+                    GrowL1((int)entries);
+                WriteSize(length);
+                ResizeBitmaps(length);
+                Volatile.Write(ref _length, length);
+            }
+            finally
+            {
+                EndBitmapResize();
+            }
         }
 
         if (Backing is not null && Backing.Length > old)

@@ -45,6 +45,7 @@ public sealed partial class Qcow2Device
     public override void WriteZeroes(long offset, long length, bool mayUnmap)
     {
         BeginWrite(offset, length);
+        RecordChange(offset, length);
         try
         {
             ZeroGuest(offset, length, mayUnmap && _discard == DiscardMode.Unmap);
@@ -66,13 +67,12 @@ public sealed partial class Qcow2Device
         BeginWrite(offset, length);
         if (_discard == DiscardMode.Ignore)
             return;
+        RecordChange(offset, length);
         long end = EndOfWholeSubclusters(offset + length);
         for (long at = _geometry.RoundUpToSubcluster(offset); at < end;)
         {
             lock (_gate)
-            {
-                    at += _map.Zero(new GuestOffset(at), end - at, mayUnmap: true, out _);
-            }
+                at += ZeroRecorded(at, end - at, mayUnmap: true, out _);
         }
 
         FlushManyPending();
@@ -106,6 +106,9 @@ public sealed partial class Qcow2Device
         {
             _caches.ThrowIfFailed();
             mapping = _map.Allocate(guest, source.Length);
+
+            // After the place is known and before the data is there: held writes have either been recorded or not begun.
+            _bitmaps!.Mark(guest.Value, mapping.Length);
         }
 
         ReadOnlySpan<byte> part = source[..mapping.Length];
@@ -166,8 +169,8 @@ public sealed partial class Qcow2Device
             long step;
             lock (_gate)
             {
-                    _caches.ThrowIfFailed();
-                step = _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap, out handled);
+                _caches.ThrowIfFailed();
+                step = ZeroRecorded(at, wholeEnd - at, mayUnmap, out handled);
             }
 
             if (!handled)
@@ -219,8 +222,7 @@ public sealed partial class Qcow2Device
     }
 
     /// <summary>
-    /// Checks that the range can be written. Before the first write the autoclear bits are cleared, as nothing here
-    /// keeps what they vouch for (specification section "Header", autoclear_features).
+    /// Checks that the range can be written, and prepares the image for the first write.
     /// </summary>
     private void BeginWrite(long offset, long length)
     {
@@ -231,18 +233,8 @@ public sealed partial class Qcow2Device
                 BlockErrorKind.Io, $"{Name}: the image was found corrupt and is not written any more");
         if (_mayWrite)
             return;
-        lock (_firstWriteLock)
-        {
-            if (_mayWrite)
-                return;
-            if (_header.Current.Autoclear != 0)
-            {
-                _header.Update(static header => header with { Autoclear = 0 });
-                _file.Flush();
-            }
-
-            _mayWrite = true;
-        }
+        PrepareFirstWrite();
+        _mayWrite = true;
     }
 
     /// <summary>
@@ -268,9 +260,16 @@ public sealed partial class Qcow2Device
         lock (_gate)
         {
             _caches.Flush();
-
-            // The first flush freed clusters; their refcounts go to disk with the second.
-            _caches.Flush();
+            try
+            {
+                StoreBitmapsAtClose();
+            }
+            finally
+            {
+                // The first flush freed clusters; their refcounts go to disk with the last.
+                if (!_caches.HasFailed)
+                    _caches.Flush();
+            }
         }
     }
 }

@@ -26,7 +26,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     {
         _file = file;
         _data = arguments.DataFile ?? file;
-        _header = new HeaderStore(file, header);
+        _header = new HeaderStore(file, header, _gate);
         _geometry = new Qcow2Geometry(header);
         _discard = arguments.Discard;
         _length = header.Size & ~511L;
@@ -36,6 +36,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         _map = new ClusterMap(file, _geometry, _caches, _gate, Backing?.Length ?? 0);
         _compressed = new CompressedClusters(file, _geometry, header.Compression);
         _cow = new CowWriter(_data, this);
+        _bitmapStore = new BitmapStore(file, _geometry, _header, _caches, _gate);
     }
 
     /// <inheritdoc/>
@@ -69,11 +70,16 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         if (!arguments.ReadOnly && (references.WriteRefusal ?? references.ReadOnlyReason) is { } reason)
             throw new BlockException(
                 BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", hint: references.WriteRefusalHint);
+        if (!arguments.ReadOnly && !arguments.AllowLoss && references.WriteLoss is { } loss)
+            throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {loss}");
         if (header.HasExternalData != arguments.DataFile is not null)
             throw new BlockException(BlockErrorKind.InvalidFormat, header.HasExternalData
                 ? $"{file.Name}: the external data file is missing"
                 : $"{file.Name}: the image has no external data file");
-        return new Qcow2Device(file, header, arguments);
+        var device = new Qcow2Device(file, header, arguments);
+        if (!arguments.ReadOnly)
+            device.OpenBitmaps(references.WriteLoss is not null);
+        return device;
     }
 
     /// <inheritdoc/>
@@ -146,6 +152,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         }
         finally
         {
+            _bitmaps?.Dispose();
             _compressed.Dispose();
             _caches.Dispose();
             if (!ReferenceEquals(_file, _data))

@@ -39,6 +39,7 @@ public sealed class Qcow2Format : IImageFormat
             WriteRefusal = refusal,
             WriteRefusalHint = hint,
             ReadOnlyReason = ReadOnlyReason(header),
+            WriteLoss = BitmapSet.WhyNotKept(file, header),
         };
     }
 

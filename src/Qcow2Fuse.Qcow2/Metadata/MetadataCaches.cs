@@ -161,6 +161,11 @@ internal sealed class MetadataCaches : IDisposable
         Monitor.PulseAll(_gate);
     }
 
+    /// <summary>
+    /// Says that a change of the header failed, so that nobody knows what the file holds: final, like a failed flush.
+    /// </summary>
+    public void Fail(BlockException failure) => _failure ??= failure;
+
     /// <summary>Flushes the file with the gate released. A failure is final.</summary>
     public void Barrier()
     {
