@@ -35,8 +35,11 @@ internal sealed class HeaderCluster
     /// <summary>Where the list of extensions ends, its end marker included.</summary>
     public int ListEnd { get; }
 
-    /// <summary>The end of all that is in use.</summary>
-    public int End => Math.Max(ListEnd, Header.BackingNameOffset + Header.BackingNameBytes);
+    /// <summary>Where the backing file's name ends.</summary>
+    public int NameEnd => Header.BackingNameOffset + Header.BackingNameBytes;
+
+    /// <summary>Whether a part of the backing file's name lies in a range.</summary>
+    public bool HasNameIn(int start, int end) => Header.BackingNameOffset < end && NameEnd > start;
 
     /// <summary>Reads the cluster of an open image whose header is known.</summary>
     public static HeaderCluster Read(BlockDevice file, Qcow2Header header)

@@ -8,7 +8,7 @@ namespace Qcow2Fuse.Qcow2;
 /// <remarks>
 /// A crash at any moment leaves the old header or the new one. What the old header does not use is written first and
 /// made durable, then the one sector that is in use changes. Where that would be several sectors, the new list of
-/// extensions is built behind both lists, sector 0 moves the end of the header there (<c>header_length</c>: what lies before is then an
+/// extensions is built beside both lists, sector 0 moves the end of the header there (<c>header_length</c>: what lies before is then an
 /// unknown field of a longer header), and the same way back puts it where it belongs.
 /// </remarks>
 internal sealed partial class HeaderStore
@@ -19,7 +19,7 @@ internal sealed partial class HeaderStore
     /// Sets the content of the extension of one type, adds it at the end of the list, or removes it where
     /// <paramref name="content"/> is null; see <see cref="Rewrite"/>.
     /// </summary>
-    public void UpdateExtension(uint type, ReadOnlyMemory<byte>? content, Action barrier) => Rewrite(
+    public void UpdateExtension(uint type, byte[]? content, Action barrier) => Rewrite(
         header =>
         {
             var extensions = new List<HeaderExtension>(header.Extensions);
@@ -27,9 +27,9 @@ internal sealed partial class HeaderStore
             if (content is null)
                 extensions.RemoveAll(extension => extension.Type == type);
             else if (index < 0)
-                extensions.Add(new HeaderExtension(type, content.Value));
+                extensions.Add(new HeaderExtension(type, content));
             else
-                extensions[index] = new HeaderExtension(type, content.Value);
+                extensions[index] = new HeaderExtension(type, content);
             return header with { Extensions = extensions };
         },
         barrier);
@@ -110,17 +110,24 @@ internal sealed partial class HeaderStore
         return true;
     }
 
-    /// <summary>Where a list behind both the old and the new one would begin.</summary>
+    /// <summary>Where a copy of the new list and name touches neither the old ones nor their final place.</summary>
     private int PlanStage(Func<Qcow2Header, Qcow2Header> change)
     {
         lock (_lock)
         {
             HeaderCluster old = HeaderCluster.Read(_file, _current);
             HeaderCluster changed = old.With(change(_current), moveName: false) ?? throw NoRoom();
-            int stage = (Math.Max(old.End, changed.End) + 7) & ~7;
-            if (_current.Version == 2 || stage + 8 > old.Bytes.Length)
-                throw NoRoom();
-            return stage;
+            int lists = Math.Max(old.ListEnd, changed.ListEnd);
+            foreach (int end in (ReadOnlySpan<int>)[lists, old.NameEnd, changed.NameEnd])
+            {
+                int stage = (end + 7) & ~7;
+                int stageEnd = stage + changed.ListEnd - changed.Header.HeaderLength + changed.Header.BackingNameBytes;
+                if (_current.Version > 2 && stage >= lists && stageEnd <= old.Bytes.Length
+                    && !old.HasNameIn(stage, stageEnd) && !changed.HasNameIn(stage, stageEnd))
+                    return stage;
+            }
+
+            throw NoRoom();
         }
     }
 
