@@ -51,8 +51,11 @@ internal sealed class Refcounts
     /// </summary>
     public void AddBlock(long cluster)
     {
-        _table[cluster >> _geometry.RefcountBlockBits] = (ulong)cluster << _geometry.ClusterBits;
-        Change(cluster, increment: true);
+        // Loaded first: if that fails, nothing may lead to a block that does not count itself.
+        long block = cluster << _geometry.ClusterBits;
+        using CachedTable slice = _cache.Get(block + SliceOffset(cluster));
+        _table[cluster >> _geometry.RefcountBlockBits] = (ulong)block;
+        Write(slice.Modify(), IndexInSlice(cluster), 1);
     }
 
     /// <summary>Adds one reference to each of <paramref name="count"/> clusters that have a refcount block.</summary>
@@ -103,9 +106,12 @@ internal sealed class Refcounts
         ulong block = BlockOffset(cluster);
         if (block == 0)
             throw Corrupt($"no refcount block counts cluster {cluster}");
-        long inBlock = (cluster & ((1L << _geometry.RefcountBlockBits) - 1)) / _geometry.RefcountSliceEntries;
-        return _cache.Get((long)block + (inBlock * _geometry.SliceBytes));
+        return _cache.Get((long)block + SliceOffset(cluster));
     }
+
+    /// <summary>Byte offset in the cluster's refcount block of the slice that counts it.</summary>
+    private long SliceOffset(long cluster) => (cluster & ((1L << _geometry.RefcountBlockBits) - 1))
+        / _geometry.RefcountSliceEntries * _geometry.SliceBytes;
 
     /// <summary>Table entries hold the offset in bits 9 to 63 ("Refcount table entry").</summary>
     private ulong BlockOffset(long cluster)
