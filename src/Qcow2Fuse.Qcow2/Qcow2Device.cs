@@ -28,7 +28,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     {
         _file = file;
         _data = arguments.DataFile ?? file;
-        _header = new HeaderStore(file, header);
+        _header = new HeaderStore(file, header, _gate);
         _geometry = new Qcow2Geometry(header);
         _discard = arguments.Discard;
         _length = header.Size & ~511L;
@@ -40,6 +40,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             keepsPlace: _discard == DiscardMode.NoUnref && header.Version >= 3);
         _compressed = new CompressedClusters(file, _geometry, header.Compression);
         _cow = new CowWriter(_data, this);
+        _bitmapStore = new BitmapStore(file, _geometry, _header, _caches, _gate);
         if (arguments.CacheCleanInterval > TimeSpan.Zero)
         {
             _cleaner = new Timer(
@@ -88,11 +89,16 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         if (!arguments.ReadOnly && (references.WriteRefusal ?? references.ReadOnlyReason) is { } reason)
             throw new BlockException(
                 BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", hint: references.WriteRefusalHint);
+        if (!arguments.ReadOnly && !arguments.AllowLoss && references.WriteLoss is { } loss)
+            throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {loss}");
         if (header.HasExternalData != arguments.DataFile is not null)
             throw new BlockException(BlockErrorKind.InvalidFormat, header.HasExternalData
                 ? $"{file.Name}: the external data file is missing"
                 : $"{file.Name}: the image has no external data file");
-        return new Qcow2Device(file, header, arguments);
+        var device = new Qcow2Device(file, header, arguments);
+        if (!arguments.ReadOnly)
+            device.OpenBitmaps(references.WriteLoss is not null);
+        return device;
     }
 
     /// <inheritdoc/>
@@ -113,7 +119,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// <inheritdoc/>
     public override Extent GetExtent(long offset, long length)
     {
-        CheckRange(offset, length);
+        if (offset < 0 || length < 0 || length > Reach - offset)
+            throw BlockException.OutOfRange(this, offset, length);
         ReadMapping mapping;
         lock (_gate)
             mapping = _map.Lookup(new GuestOffset(offset), length);
@@ -135,7 +142,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// </summary>
     internal bool ReadsAsZero(GuestOffset guest, long length)
     {
-        length = Math.Min(length, Length - guest.Value);
+        length = Math.Min(length, Reach - guest.Value);
         while (length > 0)
         {
             Extent extent = BackingChain.GetExtent(this, guest.Value, length);
@@ -151,7 +158,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// <summary>Reads what a copied head or tail holds; zeroes beyond the end of the disk.</summary>
     internal void ReadForCopy(GuestOffset guest, Span<byte> destination)
     {
-        int inside = (int)Math.Clamp(Length - guest.Value, 0, destination.Length);
+        int inside = (int)Math.Clamp(Reach - guest.Value, 0, destination.Length);
         ReadGuest(guest, destination[..inside]);
         destination[inside..].Clear();
     }
@@ -168,6 +175,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         }
         finally
         {
+            _bitmaps?.Dispose();
             _compressed.Dispose();
             lock (_gate)
             {

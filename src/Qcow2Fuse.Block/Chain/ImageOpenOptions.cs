@@ -29,6 +29,9 @@ public sealed record ImageOpenOptions
     /// <summary>Open for reading only: not a byte of any file changes.</summary>
     public bool ReadOnly { get; init; }
 
+    /// <summary>Write an image although it loses bitmaps by it that cannot be kept valid.</summary>
+    public bool DropBitmaps { get; init; }
+
     /// <summary>What discards do.</summary>
     public DiscardMode Discard { get; init; } = DiscardMode.Unmap;
 

@@ -153,7 +153,6 @@ internal sealed class ClusterAllocator
     {
         ZeroForBlock(cluster, 1);
         _refcounts.AddBlock(cluster);
-        _refcounts.Increment(cluster, 1);
         return cluster + 1;
     }
 
@@ -185,7 +184,7 @@ internal sealed class ClusterAllocator
 
         ZeroForBlock(cluster, blocks);
         _refcounts.AddBlock(cluster);
-        _refcounts.Increment(cluster, blocks);
+        _refcounts.Increment(cluster + 1, blocks - 1);
         _flush();
         for (int i = 1; i < blocks; i++)
             _refcounts.AddBlock(cluster + ((long)i * perBlock), cluster + i);

@@ -212,9 +212,17 @@ internal sealed partial class MetadataCaches : IDisposable
     }
 
     /// <summary>
+    /// Says that a change of the header failed, so that nobody knows what the file holds: final, like a failed flush.
+    /// </summary>
+    public void Fail(BlockException failure) => _failure ??= failure;
+
+    /// <summary>Flushes the file with the gate released. A failure is final.</summary>
+    public void Barrier() => Barrier(withData: false);
+
+    /// <summary>
     /// Flushes the file, before it the external data file where asked to, with the gate released. A failure is final.
     /// </summary>
-    public void Barrier(bool withData = false)
+    private void Barrier(bool withData)
     {
         Monitor.Exit(_gate);
         BlockException? failure = null;
