@@ -12,7 +12,7 @@ public sealed partial class Qcow2Device
     /// </summary>
     private const long PendingBytesMax = 256L << 20;
 
-    private readonly Lock _firstWriteLock = new();
+    private readonly Lock _corruptLock = new();
     private volatile bool _mayWrite;
     private volatile bool _foundCorrupt;
 
@@ -107,7 +107,8 @@ public sealed partial class Qcow2Device
             _caches.ThrowIfFailed();
             mapping = _map.Allocate(guest, source.Length);
 
-            // After the place is known and before the data is there: held writes have either been recorded or not begun.
+            // After the place is known and before the data is there: a write that is held back has either been
+            // recorded or not begun.
             _bitmaps!.Mark(guest.Value, mapping.Length);
         }
 
@@ -242,7 +243,7 @@ public sealed partial class Qcow2Device
     /// </summary>
     private void MarkCorrupt()
     {
-        lock (_firstWriteLock)
+        lock (_corruptLock)
         {
             if (_foundCorrupt || IsReadOnly)
                 return;

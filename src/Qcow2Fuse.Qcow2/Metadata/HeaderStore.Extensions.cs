@@ -8,8 +8,8 @@ namespace Qcow2Fuse.Qcow2;
 /// <remarks>
 /// A crash at any moment leaves the old header or the new one. What the old header does not use is written first and
 /// made durable, then the one sector that is in use changes. Where that would be several sectors, the new list of
-/// extensions is built beside both lists, sector 0 moves the end of the header there (<c>header_length</c>: what lies before is then an
-/// unknown field of a longer header), and the same way back puts it where it belongs.
+/// extensions is built beside both lists, sector 0 moves the end of the header there (<c>header_length</c>: what lies
+/// before is then an unknown field of a longer header), and the same way back puts it where it belongs.
 /// </remarks>
 internal sealed partial class HeaderStore
 {
@@ -40,7 +40,9 @@ internal sealed partial class HeaderStore
     /// released meanwhile; others may call <see cref="Update"/>, a second caller of this method waits.
     /// </summary>
     /// <param name="change">What to change; called several times, each time with the present header.</param>
-    /// <param name="barrier">Flushes the file with the gate held, which it may release: <see cref="MetadataCaches.Barrier"/>.</param>
+    /// <param name="barrier">
+    /// Flushes the file, with the gate held, which it may release: <see cref="MetadataCaches.Barrier"/>.
+    /// </param>
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.NotSupported"/> when the first cluster has no room; nothing has changed then.
     /// </exception>
