@@ -116,7 +116,8 @@ public sealed partial class Qcow2Device
             _caches.ThrowIfFailed();
             mapping = _map.Allocate(guest, source.Length);
 
-            // After the place is known and before the data is there: held writes have either been recorded or not begun.
+            // After the place is known and before the data is there: a write that is held back has either been
+            // recorded or not begun.
             _bitmaps!.Mark(guest.Value, mapping.Length);
         }
 

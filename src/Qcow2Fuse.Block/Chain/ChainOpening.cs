@@ -35,7 +35,7 @@ internal sealed class ChainOpening(
             // Opened anew, so that neither the descriptor nor the locks claim what is not going to happen.
             layer.File.Device.Dispose();
             _opened.Remove(layer.File.Identity);
-            _messages.Add(new ImageMessage($"{layer.File.Device.Name}: is opened read-only: {reason}", loss is null
+            _messages.Add(new ImageMessage($"{layer.File.Device.Name}: is opened read-only: {reason}", reason != loss
                 ? null : "-o drop_bitmaps writes to it and gives its bitmaps up"));
         }
 

@@ -108,7 +108,8 @@ internal sealed class BitmapStore(
         caches.Barrier();
     }
 
-    /// <summary>Without its autoclear bit the extension means nothing: it may stay where there is no room to go.</summary>
+    /// <summary>Without its autoclear bit the extension means nothing: it may stay where there is no room to change
+    /// the header.</summary>
     private void RemoveExtension()
     {
         try
@@ -228,9 +229,11 @@ internal sealed class BitmapStore(
         long end = extension.Directory.Value + extension.DirectoryBytes;
         for (long at = extension.Directory.Value; at < end; at += geometry.ClusterSize)
             old.Add(new HostOffset(at));
+        var left = new HashSet<PersistentBitmap>(kept);
+        left.ExceptWith(rewritten);
         foreach (PersistentBitmap bitmap in set.All)
         {
-            if (rewritten.Contains(bitmap) || !kept.Contains(bitmap))
+            if (!left.Contains(bitmap))
                 old.AddRange(BitmapTable.ClustersOf(file, bitmap.Entry, geometry.ClusterBits));
         }
 

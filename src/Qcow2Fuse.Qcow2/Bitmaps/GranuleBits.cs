@@ -33,7 +33,8 @@ internal sealed unsafe class GranuleBits : IDisposable
         diskBytes == 0 ? 0 : ((diskBytes - 1) >> granularityBits) + 1;
 
     /// <summary>Bytes for a disk.</summary>
-    public static long LengthFor(long diskBytes, int granularityBits) => (CountFor(diskBytes, granularityBits) + 7) >> 3;
+    public static long LengthFor(long diskBytes, int granularityBits) =>
+        (CountFor(diskBytes, granularityBits) + 7) >> 3;
 
     /// <summary>Bytes of the bitmap, at most 2^31−1 of them.</summary>
     public Span<byte> Bytes(long start, long length)

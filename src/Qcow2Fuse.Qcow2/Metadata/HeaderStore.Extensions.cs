@@ -8,8 +8,8 @@ namespace Qcow2Fuse.Qcow2;
 /// <remarks>
 /// A crash at any moment leaves the old header or the new one. What the old header does not use is written first and
 /// made durable, then the one sector that is in use changes. Where that would be several sectors, the new list of
-/// extensions is built beside both lists, sector 0 moves the end of the header there (<c>header_length</c>: what lies before is then an
-/// unknown field of a longer header), and the same way back puts it where it belongs.
+/// extensions is built beside both lists, sector 0 moves the end of the header there (<c>header_length</c>: what lies
+/// before is then an unknown field of a longer header), and the same way back puts it where it belongs.
 /// </remarks>
 internal sealed partial class HeaderStore
 {

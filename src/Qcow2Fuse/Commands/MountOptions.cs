@@ -60,6 +60,9 @@ internal static class MountOptions
             "data_file", "FILE", "Use FILE as external data file instead of the one the image names",
             (s, v) => s.DataFile = v),
         MountOption.Flag(
+            "drop_bitmaps", "Write to an image with bitmaps that cannot be kept valid; they are given up",
+            (s, on) => s.DropBitmaps = on),
+        MountOption.Flag(
             "force_share", "With ro: look although another process may be writing to the image",
             (s, on) => s.ForceShare = on),
         MountOption.Flag(

@@ -33,6 +33,9 @@ internal sealed class MountSettings
     /// <summary>Open without the backing file.</summary>
     public bool NoBacking { get; set; }
 
+    /// <summary>Write to an image whose bitmaps cannot be kept valid.</summary>
+    public bool DropBitmaps { get; set; }
+
     /// <summary>Caching of the image file.</summary>
     public CacheMode Cache { get; set; } = CacheMode.Writeback;
 
@@ -103,6 +106,7 @@ internal sealed class MountSettings
         NoBacking = NoBacking,
         BackingFormat = BackingFormat,
         DataFile = DataFile,
+        DropBitmaps = DropBitmaps,
         NoLock = NoLock,
         ForceShare = ForceShare,
         L2CacheBytesMax = L2CacheBytesMax,

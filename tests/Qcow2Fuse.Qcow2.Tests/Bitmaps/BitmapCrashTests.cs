@@ -172,7 +172,8 @@ public sealed class BitmapCrashTests(ITestOutputHelper output)
         PlainReader reader = new(copy.Current);
         Assert.Empty(reader.Check().Errors);
         Assert.DoesNotContain(PlainBitmaps.Read(reader), bitmap => bitmap.InUse);
-        Assert.Equal(1, PlainBitmaps.Read(reader).Single(bitmap => bitmap.Name == "after the crash").Bits!.Count(b => b));
+        PlainBitmap added = PlainBitmaps.Read(reader).Single(bitmap => bitmap.Name == "after the crash");
+        Assert.Equal(1, added.Bits!.Count(bit => bit));
     }
 
     private static Qcow2Device Open(BlockDevice disk) => Qcow2Device.Open(disk, new FormatOpenArguments());

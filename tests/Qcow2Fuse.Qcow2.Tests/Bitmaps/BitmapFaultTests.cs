@@ -50,7 +50,11 @@ public sealed class BitmapFaultTests(ITestOutputHelper output)
         work.Next()(device);
         faulty.Fail(new FaultRule
         {
-            Op = op, Nth = nth, Error = error, TornBytes = nth % 2 == 0 ? 5000 : 0, TornAlignment = 512,
+            Op = op,
+            Nth = nth,
+            Error = error,
+            TornBytes = nth % 2 == 0 ? 5000 : 0,
+            TornAlignment = 512,
         });
         List<BitmapModel> possible = [work.Model.Copy()];
         string last = "";

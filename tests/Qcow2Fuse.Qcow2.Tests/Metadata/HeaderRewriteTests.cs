@@ -15,6 +15,7 @@ namespace Qcow2Fuse.Qcow2.Tests.Metadata;
 public sealed class HeaderRewriteTests
 {
     private const uint Unknown = 0x75000000;
+    private int _onTheWay;
 
     [Fact]
     public void Random_changes_leave_the_old_header_or_the_new_one()
@@ -31,6 +32,7 @@ public sealed class HeaderRewriteTests
         // Small clusters and version 2 leave little room; all others never refuse.
         Assert.InRange(refused, 1, 250);
         Assert.InRange(done, 350, 599);
+        Assert.True(_onTheWay > 100, $"{_onTheWay} states in which the extensions were on their way");
     }
 
     [Theory]
@@ -89,7 +91,7 @@ public sealed class HeaderRewriteTests
     }
 
     /// <summary>One image, one change, all its crash states. False where the change was refused.</summary>
-    private static bool ChangeAtRandom(ulong seed)
+    private bool ChangeAtRandom(ulong seed)
     {
         SeededRandom random = new(seed);
         CrashDevice file = new();
@@ -136,7 +138,7 @@ public sealed class HeaderRewriteTests
         Assert.Equal(Describe(Expected(before, type, content, newName)), Describe(after));
         Assert.Equal(before.HeaderLength, after.HeaderLength);
         Assert.Equal(Describe(after), Describe(store.Current));
-        JudgeStates(file, seed, Describe(before), Describe(after));
+        JudgeStates(file, seed, before.HeaderLength, Describe(before), Describe(after));
         return true;
     }
 
@@ -153,7 +155,7 @@ public sealed class HeaderRewriteTests
         return header with { Extensions = extensions, BackingFile = name ?? header.BackingFile };
     }
 
-    private static void JudgeStates(CrashDevice file, ulong seed, string before, string after)
+    private void JudgeStates(CrashDevice file, ulong seed, int home, string before, string after)
     {
         CrashStates states = new(file.Initial, file.Log, seed, 60);
         CrashDevice crashed = new(file.Clock, file.Table);
@@ -163,7 +165,12 @@ public sealed class HeaderRewriteTests
             string found;
             try
             {
-                found = Describe(Qcow2HeaderReader.Read(crashed));
+                Qcow2Header header = Qcow2HeaderReader.Read(crashed);
+                found = Describe(header);
+
+                // QEMU takes a header that is on its way for one with unknown fields.
+                if (header.HeaderLength != home && _onTheWay++ % 100 == 0 && QemuTools.HasQemuImg)
+                    QemuOpens(states.State);
             }
             catch (BlockException e)
             {
@@ -173,6 +180,13 @@ public sealed class HeaderRewriteTests
             Assert.True(found == before || found == after,
                 $"seed {seed}: {states.Describe()}\nfound {found}\nbefore {before}\nafter {after}");
         }
+    }
+
+    private static void QemuOpens(SectorImage state)
+    {
+        using TempDirectory directory = new();
+        File.WriteAllBytes(directory.File("image.qcow2"), state.ToArray());
+        QemuTools.Img("info", "-f", "qcow2", directory.File("image.qcow2"));
     }
 
     private static string Describe(Qcow2Header header)
@@ -219,7 +233,9 @@ public sealed class HeaderRewriteTests
     {
         Qcow2Creator.Create(file, new Qcow2CreateOptions
         {
-            Size = 1 << 20, Version = version, ClusterSize = clusterSize,
+            Size = 1 << 20,
+            Version = version,
+            ClusterSize = clusterSize,
         });
         byte[] cluster = new byte[clusterSize];
         file.Read(0, cluster);

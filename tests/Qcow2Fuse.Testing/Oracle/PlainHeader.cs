@@ -198,8 +198,9 @@ public sealed class PlainHeader
                     break;
                 case BitmapsMagic:
                     BitmapCount = BinaryPrimitives.ReadUInt32BigEndian(body);
-                    BitmapDirectory = (checked((long)BinaryPrimitives.ReadUInt64BigEndian(body.AsSpan(16))),
-                        checked((long)BinaryPrimitives.ReadUInt64BigEndian(body.AsSpan(8))));
+                    // Not checked here: without its autoclear bit the extension means nothing.
+                    BitmapDirectory = ((long)BinaryPrimitives.ReadUInt64BigEndian(body.AsSpan(16)),
+                        (long)BinaryPrimitives.ReadUInt64BigEndian(body.AsSpan(8)));
                     break;
                 default:
                     break;
