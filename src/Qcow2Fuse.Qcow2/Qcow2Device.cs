@@ -73,6 +73,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             throw new BlockException(BlockErrorKind.InvalidFormat, header.HasExternalData
                 ? $"{file.Name}: the external data file is missing"
                 : $"{file.Name}: the image has no external data file");
+        if (!arguments.ReadOnly && header.IsDirty)
+            header = RepairAtOpen(file, arguments);
         return new Qcow2Device(file, header, arguments);
     }
 

@@ -104,6 +104,7 @@ internal sealed class ChainOpening(
                     Discard = options.Discard,
                     L2CacheBytesMax = options.L2CacheBytesMax,
                     RefcountCacheBytesMax = options.RefcountCacheBytesMax,
+                    Report = _messages.Add,
                 });
         }
         catch

@@ -74,6 +74,9 @@ public sealed record FormatOpenArguments
 
     /// <summary>Upper bound of the cache of refcount blocks in bytes; 0 for the default.</summary>
     public long RefcountCacheBytesMax { get; init; }
+
+    /// <summary>Takes what the user should know although the image is opened.</summary>
+    public Action<ImageMessage> Report { get; init; } = static _ => { };
 }
 
 /// <summary>What becomes of the storage behind a discarded range.</summary>
