@@ -152,10 +152,8 @@ internal sealed partial class CheckRun
         // In an external data file offset 0 is guest cluster 0's own place, and the flag says that it is there.
         if (!entry.HasHost && !(Geometry.DataIsExternal && entry.IsCopied))
             CheckUnallocated(entry, place, table);
-        else if (((uint)entry.Bitmap & (uint)(entry.Bitmap >> 32)) == 0)
+        else
             CheckAllocated(entry, place, table);
-        else if (Noted(FindingKind.InvalidEntry, table.Times))
-            Note(place, $"L2 entry {entry.Descriptor:x16} at 0x{place:x}: subclusters both data and zero");
     }
 
     private void CheckUnallocated(L2Entry entry, long place, in L2Table table)
@@ -176,6 +174,9 @@ internal sealed partial class CheckRun
         long host = entry.Host.Value;
         if (!IsAligned(host) && Noted(FindingKind.InvalidEntry, table.Times))
             Note(place, $"L2 entry {entry.Descriptor:x16} at 0x{place:x}: its cluster is not aligned");
+        if (((uint)entry.Bitmap & (uint)(entry.Bitmap >> 32)) != 0
+            && Noted(FindingKind.InvalidEntry, table.Times))
+            Note(place, $"L2 entry {entry.Descriptor:x16} at 0x{place:x}: subclusters both data and zero");
         if (table.Active > 0)
         {
             _allocated += table.Active;

@@ -8,20 +8,19 @@ internal sealed partial class CheckRun
 {
     private const ulong RefcountTableReserved = 0x1ff;
 
+    private readonly HashSet<int> _namedAgain = [];
     private ulong[] _refcountTable = [];
 
     /// <summary>The refcount table.</summary>
     public ReadOnlySpan<ulong> RefcountTable => _refcountTable;
 
     /// <summary>
-    /// The host offset of the block that an entry of the refcount table names, −1 where there is none that can be used.
+    /// The host offset of the block that an entry of the refcount table names, −1 where there is none of use.
     /// </summary>
     public long BlockAt(int index) =>
         _refcountTable[index] == 0 || !IsBlock(_refcountTable[index]) || _namedAgain.Contains(index)
             ? -1
             : (long)_refcountTable[index];
-
-    private readonly HashSet<int> _namedAgain = [];
 
     private bool IsBlock(ulong entry) =>
         (entry & RefcountTableReserved) == 0 && entry < (ulong)_fileLength && IsAligned((long)entry);
@@ -100,7 +99,7 @@ internal sealed partial class CheckRun
         });
     }
 
-    /// <summary>Counts the blocks themselves, last of all, so that a block used for something else is noticed.</summary>
+    /// <summary>Counts the blocks themselves, last of all, so that one used for something else is noticed.</summary>
     private void CountRefcountBlocks()
     {
         for (int i = 0; i < _refcountTable.Length; i++)

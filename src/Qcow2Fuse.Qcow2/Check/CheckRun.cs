@@ -13,7 +13,7 @@ namespace Qcow2Fuse.Qcow2;
 /// </remarks>
 internal sealed partial class CheckRun : IDisposable
 {
-    private const long CountBytesMax = 2L << 30;
+    private const long CountBytesMax = 1L << 30;
     private const long EncryptionBytesMax = 64L << 20;
 
     private readonly BlockDevice _file;
@@ -27,6 +27,7 @@ internal sealed partial class CheckRun : IDisposable
     private long _fragmented;
     private long _compressed;
     private long _highest;
+    private FindingKind _noted;
 
     /// <exception cref="BlockException">The header is invalid.</exception>
     public CheckRun(BlockDevice file)
@@ -157,8 +158,6 @@ internal sealed partial class CheckRun : IDisposable
         _noted = kind;
         return _findings.Count < CheckResult.FindingsMax;
     }
-
-    private FindingKind _noted;
 
     private void Note(long place, string text) => _findings.Add(new CheckFinding(_noted, place, text));
 

@@ -53,7 +53,7 @@ public static class ImageRepair
     /// <exception cref="BlockException">
     /// More is wrong than refcounts, or a request fails; the image is still marked dirty.
     /// </exception>
-    internal static RepairResult Dirty(BlockDevice file)
+    public static RepairResult Dirty(BlockDevice file)
     {
         CheckResult before;
         RepairRun repair;

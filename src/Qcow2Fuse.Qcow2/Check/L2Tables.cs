@@ -42,14 +42,14 @@ internal sealed class L2Tables
     /// <summary>How many L1 entries name the table number <paramref name="index"/>.</summary>
     public uint Times(int index) => _times[index];
 
-    /// <summary>How many L1 entries name the table in <paramref name="cluster"/>, 0 where it is none of these.</summary>
+    /// <summary>How many L1 entries name the table in <paramref name="cluster"/>, 0 where none does.</summary>
     public uint TimesOf(long cluster)
     {
         int index = Array.BinarySearch(_clusters, cluster);
         return index < 0 ? 0 : _times[index];
     }
 
-    /// <summary>Index of the first L1 entry that names the table, once <see cref="FindFirstUses"/> was called.</summary>
+    /// <summary>Index of the first L1 entry that names a table; after <see cref="FindFirstUses"/>.</summary>
     public int FirstUseOf(long cluster) => _firstUses[Array.BinarySearch(_clusters, cluster)];
 
     /// <summary>Goes through the active L1 table and notes for each table the first entry that names it.</summary>
