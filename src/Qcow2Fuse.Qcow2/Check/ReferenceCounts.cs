@@ -145,6 +145,9 @@ internal sealed unsafe class ReferenceCounts : IDisposable
         return Overlap;
     }
 
+    private BlockException TooMany(Exception? cause) =>
+        new(BlockErrorKind.TooLarge, $"{_name}: its clusters are too many to be counted in memory", cause);
+
     private bool Find(long index)
     {
         if (index == _lastIndex)
@@ -162,9 +165,16 @@ internal sealed unsafe class ReferenceCounts : IDisposable
         if (!Find(index))
         {
             if (_chunks.Count >= _chunksMax)
-                throw new BlockException(
-                    BlockErrorKind.TooLarge, $"{_name}: its clusters are too many to be counted in memory");
-            _last = (uint*)NativeMemory.AllocZeroed(ChunkBytes);
+                throw TooMany(null);
+            try
+            {
+                _last = (uint*)NativeMemory.AllocZeroed(ChunkBytes);
+            }
+            catch (OutOfMemoryException failure)
+            {
+                throw TooMany(failure);
+            }
+
             _lastIndex = index;
             _chunks.Add(index, (nint)_last);
         }

@@ -142,9 +142,11 @@ public sealed class RepairTests
     public void A_block_without_room_among_its_own_clusters_goes_to_the_end()
     {
         QemuTools.RequireTool("qemu-img");
-        DamagedImage image = new(QemuImages.Get("512"));
-        MakeDirty(image);
         const int PerBlock = 256;
+        byte[] longer = QemuImages.Get("512");
+        Array.Resize(ref longer, 2 * PerBlock * 512);
+        DamagedImage image = new(longer);
+        MakeDirty(image);
         ulong old = image.Peek(image.RefcountEntryAt(1));
         Assert.NotEqual(0UL, old);
         image.Poke(image.RefcountEntryAt(1), 0);
