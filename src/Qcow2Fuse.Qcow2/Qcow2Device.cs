@@ -95,6 +95,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             throw new BlockException(BlockErrorKind.InvalidFormat, header.HasExternalData
                 ? $"{file.Name}: the external data file is missing"
                 : $"{file.Name}: the image has no external data file");
+        if (!arguments.ReadOnly && header.IsDirty)
+            header = RepairAtOpen(file, arguments);
         var device = new Qcow2Device(file, header, arguments);
         if (!arguments.ReadOnly)
             device.OpenBitmaps(references.WriteLoss is not null);

@@ -47,9 +47,6 @@ public sealed class Qcow2Format : IImageFormat
         if (header.IsCorrupt)
             return ("the image is marked corrupt and cannot be written",
                 "mount it read-only with -r, or repair a copy with qemu-img check -r all");
-        if (header.IsDirty)
-            return ("the image was not closed cleanly and its refcounts need repair",
-                "mount it read-only with -r, or repair it with qemu-img check -r all");
         return (null, null);
     }
 }

@@ -108,6 +108,7 @@ internal sealed class ChainOpening(
                     L2CacheBytesMax = options.L2CacheBytesMax,
                     RefcountCacheBytesMax = options.RefcountCacheBytesMax,
                     CacheCleanInterval = options.CacheCleanInterval,
+                    Report = _messages.Add,
                 });
         }
         catch

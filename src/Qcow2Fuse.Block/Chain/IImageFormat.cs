@@ -88,6 +88,9 @@ public sealed record FormatOpenArguments
     /// Cached tables that nobody used for so long are given up; <see cref="TimeSpan.Zero"/> keeps them for ever.
     /// </summary>
     public TimeSpan CacheCleanInterval { get; init; } = TimeSpan.FromMinutes(10);
+
+    /// <summary>Takes what the user should know although the image is opened.</summary>
+    public Action<ImageMessage> Report { get; init; } = static _ => { };
 }
 
 /// <summary>What becomes of the storage behind a discarded range.</summary>

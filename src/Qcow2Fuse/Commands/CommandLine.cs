@@ -24,6 +24,7 @@ internal static class CommandLine
             InfoCommand.Create(),
             ResizeCommand.Create(),
             BitmapCommand.Create(),
+            CheckCommand.Create(),
         };
         root.Directives.Clear();
         foreach (Option option in root.Options.Where(static option => option.Name is "--version"))
