@@ -24,10 +24,18 @@ public sealed partial class Qcow2Device
         long old = Length;
         lock (_gate)
         {
-            if (entries > _caches.L1.Count)
-                GrowL1((int)entries);
-            WriteSize(length);
-            Volatile.Write(ref _length, length);
+            _map.HoldWrites();
+            try
+            {
+                if (entries > _caches.L1.Count)
+                    GrowL1((int)entries);
+                WriteSize(length);
+                Volatile.Write(ref _length, length);
+            }
+            finally
+            {
+                _map.ReleaseWrites();
+            }
         }
 
         if (Backing is not null && Backing.Length > old)
