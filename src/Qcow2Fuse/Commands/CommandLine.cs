@@ -22,6 +22,7 @@ internal static class CommandLine
             UmountCommand.Create(),
             CreateCommand.Create(),
             InfoCommand.Create(),
+            SnapshotCommand.Create(),
         };
         root.Directives.Clear();
         foreach (Option option in root.Options.Where(static option => option.Name is "--version"))
