@@ -128,6 +128,12 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             mapping = _map.Lookup(new GuestOffset(offset), length);
         if (mapping.Kind == MappingKind.Data && _geometry.DataIsExternal)
             return ExternalExtent(offset, mapping.Length);
+        return ToExtent(mapping, offset);
+    }
+
+    /// <summary>What a lookup at <paramref name="offset"/> found, in the terms of a block device.</summary>
+    internal static Extent ToExtent(ReadMapping mapping, long offset)
+    {
         ExtentKind kind = mapping.Kind switch
         {
             MappingKind.Data => ExtentKind.Data,
@@ -229,7 +235,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         }
     }
 
-    private void ReadMapped(ReadMapping mapping, GuestOffset guest, Span<byte> destination)
+    /// <summary>Reads what a lookup found; the clusters must stay where they are meanwhile.</summary>
+    internal void ReadMapped(ReadMapping mapping, GuestOffset guest, Span<byte> destination)
     {
         switch (mapping.Kind)
         {

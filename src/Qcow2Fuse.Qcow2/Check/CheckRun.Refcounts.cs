@@ -91,7 +91,7 @@ internal sealed partial class CheckRun
                 ReadOnlySpan<byte> eight = piece.Slice(word * 8, 8);
                 for (int i = 0; i < perWord; i++)
                 {
-                    ulong stored = RefcountField.Get(eight, i, order);
+                    ulong stored = RefcountField.Read(eight, i, order);
                     if (stored != 0)
                         visitor(first + ((long)word * perWord) + i, stored);
                 }

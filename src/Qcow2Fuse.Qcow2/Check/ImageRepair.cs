@@ -94,7 +94,7 @@ public static class ImageRepair
         Qcow2Header header = Qcow2HeaderReader.Read(file);
         if ((header.Incompatible & marks) == 0)
             return;
-        new HeaderStore(file, header).Update(h => h with { Incompatible = h.Incompatible & ~marks });
+        new HeaderStore(file, header, new object()).Update(h => h with { Incompatible = h.Incompatible & ~marks });
         file.Flush();
     }
 }

@@ -159,7 +159,7 @@ internal sealed class RepairRun(BlockDevice file, CheckRun run)
             uint count = ReferenceCounts.CountOf(_counts[((long)index << _geometry.RefcountBlockBits) + i]);
             if (count == 0)
                 continue;
-            RefcountField.Set(bytes, i, _geometry.RefcountOrder, count);
+            RefcountField.Write(bytes, i, _geometry.RefcountOrder, count);
             Raised++;
         }
 
@@ -201,9 +201,9 @@ internal sealed class RepairRun(BlockDevice file, CheckRun run)
                 loaded = place;
             }
 
-            if (RefcountField.Get(slice, number % perSlice, order) >= count)
+            if (RefcountField.Read(slice, number % perSlice, order) >= count)
                 return;
-            RefcountField.Set(slice, number % perSlice, order, count);
+            RefcountField.Write(slice, number % perSlice, order, count);
             changed = true;
             Raised++;
         });
@@ -223,9 +223,9 @@ internal sealed class RepairRun(BlockDevice file, CheckRun run)
             for (int i = word * perWord; i < (word + 1) * perWord; i++)
             {
                 uint count = ReferenceCounts.CountOf(_counts[first + i]);
-                if (RefcountField.Get(slice, i, order) <= count)
+                if (RefcountField.Read(slice, i, order) <= count)
                     continue;
-                RefcountField.Set(slice, i, order, count);
+                RefcountField.Write(slice, i, order, count);
                 changed = true;
                 Lowered++;
             }

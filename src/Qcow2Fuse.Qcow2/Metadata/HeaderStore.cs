@@ -51,4 +51,19 @@ internal sealed partial class HeaderStore
             _current = changed;
         }
     }
+    /// <summary>
+    /// Writes the fields once more as <see cref="Current"/> has them, after an <see cref="Update"/> that failed: the
+    /// new fields may have reached the file although the request failed.
+    /// </summary>
+    public void Reassert()
+    {
+        lock (_lock)
+        {
+            int length = Math.Min(Qcow2HeaderWriter.FieldsBytes(_current), Qcow2HeaderWriter.Version3Bytes);
+            Span<byte> fields = stackalloc byte[Qcow2HeaderWriter.Version3Bytes];
+            fields.Clear();
+            Qcow2HeaderWriter.Encode(_current, fields);
+            _file.Write(0, fields[..length]);
+        }
+    }
 }

@@ -25,6 +25,7 @@ internal static class CommandLine
             ResizeCommand.Create(),
             BitmapCommand.Create(),
             CheckCommand.Create(),
+            SnapshotCommand.Create(),
         };
         root.Directives.Clear();
         foreach (Option option in root.Options.Where(static option => option.Name is "--version"))

@@ -44,7 +44,8 @@ internal static class ImageReportText
             output.WriteLine($"backing file format: {Printable.Text(format)}");
     }
 
-    private static void WriteSnapshots(IReadOnlyList<SnapshotInfo> snapshots, TextWriter output)
+    /// <summary>Prints the list of snapshots as qemu-img does.</summary>
+    public static void WriteSnapshots(IReadOnlyList<SnapshotInfo> snapshots, TextWriter output)
     {
         output.WriteLine("Snapshot list:");
         output.WriteLine(

@@ -16,6 +16,7 @@ public sealed class PlainCheck
     private const int ErrorsMax = 20;
 
     private readonly List<string> _errors = [];
+    private readonly bool _allowStaleFlags;
     private readonly PlainReader _reader;
     private readonly PlainHeader _header;
     private readonly ByteImage _file;
@@ -24,8 +25,9 @@ public sealed class PlainCheck
     private readonly Use[] _uses;
     private readonly ulong[] _stored;
 
-    internal PlainCheck(PlainReader reader)
+    internal PlainCheck(PlainReader reader, bool allowStaleFlags = false)
     {
+        _allowStaleFlags = allowStaleFlags;
         _reader = reader;
         _header = reader.Header;
         _file = reader.File;
@@ -330,7 +332,10 @@ public sealed class PlainCheck
     private void CheckFlag(ulong entry, long offset, string level)
     {
         long cluster = offset / _clusterSize;
-        if (cluster < _stored.Length && (entry & PlainReader.CopiedFlag) != 0 != (_stored[cluster] == 1))
+        bool isSet = (entry & PlainReader.CopiedFlag) != 0;
+        if (cluster >= _stored.Length || isSet == (_stored[cluster] == 1))
+            return;
+        if (!_allowStaleFlags || (isSet && _references[cluster] > 1))
             Error("{0} entry 0x{1:x} and refcount {2} disagree about COPIED", level, entry, _stored[cluster]);
     }
 }

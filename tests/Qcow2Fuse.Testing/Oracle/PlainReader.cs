@@ -120,7 +120,12 @@ public sealed class PlainReader
     public PlainReader At(PlainSnapshot snapshot) => new(this, snapshot);
 
     /// <summary>Checks all metadata.</summary>
-    public PlainCheck Check() => new(this);
+    /// <param name="allowStaleFlags">
+    /// COPIED may disagree with the refcount where that costs space or a copy only: it may be missing, and it may be
+    /// set where a cluster with too high a refcount has one reference. A power cut while a snapshot is being made
+    /// leaves that, as flags and refcounts lie in different sectors.
+    /// </param>
+    public PlainCheck Check(bool allowStaleFlags = false) => new(this, allowStaleFlags);
 
     /// <summary>Finds the place of the guest byte at <paramref name="guestOffset"/> and those after it.</summary>
     /// <exception cref="PlainReaderException">An entry on the way is invalid.</exception>
