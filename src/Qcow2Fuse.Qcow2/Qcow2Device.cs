@@ -12,6 +12,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
 {
     private readonly BlockDevice _file;
     private readonly BlockDevice _data;
+    private readonly GuestData _guestData;
     private readonly HeaderStore _header;
     private readonly Qcow2Geometry _geometry;
     private readonly MetadataCaches _caches;
@@ -22,7 +23,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     private readonly object _gate = new();
     private long _length;
 
-    private Qcow2Device(BlockDevice file, Qcow2Header header, FormatOpenArguments arguments)
+    private Qcow2Device(
+        BlockDevice file, Qcow2Header header, FormatOpenArguments arguments, GuestCipher? cipher)
     {
         _file = file;
         _data = arguments.DataFile ?? file;
@@ -35,7 +37,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         _caches = new MetadataCaches(file, header, _geometry, arguments, _gate);
         _map = new ClusterMap(file, _geometry, _caches, _gate, Backing?.Length ?? 0);
         _compressed = new CompressedClusters(file, _geometry, header.Compression);
-        _cow = new CowWriter(_data, this);
+        _guestData = new GuestData(_data, cipher);
+        _cow = new CowWriter(_guestData, this);
     }
 
     /// <inheritdoc/>
@@ -73,7 +76,16 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             throw new BlockException(BlockErrorKind.InvalidFormat, header.HasExternalData
                 ? $"{file.Name}: the external data file is missing"
                 : $"{file.Name}: the image has no external data file");
-        return new Qcow2Device(file, header, arguments);
+        GuestCipher? cipher = GuestCipher.Open(file, header, arguments.Secrets);
+        try
+        {
+            return new Qcow2Device(file, header, arguments, cipher);
+        }
+        catch
+        {
+            cipher?.Dispose();
+            throw;
+        }
     }
 
     /// <inheritdoc/>
@@ -105,7 +117,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             MappingKind.Compressed => ExtentKind.Compressed,
             _ => ExtentKind.Unallocated,
         };
-        return new Extent(offset, mapping.Length, kind, kind == ExtentKind.Data ? mapping.Host.Value : -1, Depth: 0);
+        bool isPlain = kind == ExtentKind.Data && !_guestData.IsEncrypted;
+        return new Extent(offset, mapping.Length, kind, isPlain ? mapping.Host.Value : -1, Depth: 0);
     }
 
     /// <summary>
@@ -146,6 +159,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         }
         finally
         {
+            _guestData.Dispose();
             _compressed.Dispose();
             _caches.Dispose();
             if (!ReferenceEquals(_file, _data))
@@ -189,7 +203,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         {
             case MappingKind.Data:
                 CheckInsideFile(mapping.Host, destination.Length, guest);
-                _data.ReadPadded(mapping.Host.Value, destination);
+                _guestData.Read(guest, mapping.Host, destination);
                 break;
             case MappingKind.Zero:
                 destination.Clear();

@@ -101,6 +101,7 @@ internal sealed class ChainOpening(
                     ReadOnly = layer.ReadOnly,
                     Backing = backing,
                     DataFile = dataFile,
+                    Secrets = options.Secrets,
                     Discard = options.Discard,
                     L2CacheBytesMax = options.L2CacheBytesMax,
                     RefcountCacheBytesMax = options.RefcountCacheBytesMax,

@@ -66,6 +66,9 @@ public sealed record FormatOpenArguments
     /// <summary>The open external data file, or null for none.</summary>
     public BlockDevice? DataFile { get; init; }
 
+    /// <summary>Passphrases for an encrypted image, or null for none.</summary>
+    public ImageSecrets? Secrets { get; init; }
+
     /// <summary>What discards do with the storage behind them.</summary>
     public DiscardMode Discard { get; init; } = DiscardMode.Unmap;
 
