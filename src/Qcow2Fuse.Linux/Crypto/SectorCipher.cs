@@ -35,7 +35,7 @@ public enum SectorIv
 public sealed record SectorCipherSpec(SectorChaining Chaining, SectorIv Iv, CryptoHash? EssivHash = null)
 {
     /// <summary>Whether AES of this kind takes keys of so many bytes.</summary>
-    public bool TakesKeyOf(int bytes) => Chaining == SectorChaining.Xts ? bytes is 32 or 64 : bytes is 16 or 24 or 32;
+    public bool TakesKeyOf(int bytes) => Chaining == SectorChaining.Xts ? bytes is 32 or 64 : bytes is 16 or 32;
 
     /// <summary>libcrypto's name for a key of so many bytes.</summary>
     internal string CipherName(int keyBytes) => Chaining == SectorChaining.Xts

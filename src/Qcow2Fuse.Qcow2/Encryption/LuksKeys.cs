@@ -49,8 +49,8 @@ internal sealed class LuksKeys
     {
         using WipedBuffer slotKey = new(_header.KeyBytes);
         Hash.DeriveKey(passphrase, slot.Salt.Span, slot.Iterations, slotKey.Span);
-        using WipedBuffer split = new(SplitSectorBytes(slot));
-        AntiForensic.Split(master, split.Span[..SplitBytes(slot)], Hash);
+        using WipedBuffer split = new(SplitBytes(slot));
+        AntiForensic.Split(master, split.Span, Hash);
         using (SectorCipher cipher = SlotCipher(slotKey.Span))
             cipher.Encrypt(sector: 0, split.Span);
         split.Span.CopyTo(material);
@@ -88,22 +88,19 @@ internal sealed class LuksKeys
     {
         using WipedBuffer slotKey = new(_header.KeyBytes);
         Hash.DeriveKey(passphrase, slot.Salt.Span, slot.Iterations, slotKey.Span);
-        using WipedBuffer split = new(SplitSectorBytes(slot));
+        using WipedBuffer split = new(SplitBytes(slot));
         _file.ReadPadded(_header.Offset + slot.MaterialOffset, split.Span);
         using (SectorCipher cipher = SlotCipher(slotKey.Span))
             cipher.Decrypt(sector: 0, split.Span);
-        AntiForensic.Merge(split.Span[..SplitBytes(slot)], master, Hash);
+        AntiForensic.Merge(split.Span, master, Hash);
 
         Span<byte> digest = stackalloc byte[LuksHeader.DigestBytes];
         Hash.DeriveKey(master, _header.MasterSalt.Span, _header.MasterIterations, digest);
         return CryptographicOperations.FixedTimeEquals(digest, _header.MasterDigest.Span);
     }
 
+    /// <summary>Whole sectors: every key that is taken has 16 bytes or a multiple of them.</summary>
     private int SplitBytes(LuksSlot slot) => _header.KeyBytes * slot.Stripes;
-
-    /// <summary>Keys of 192 bits do not fill the last sector.</summary>
-    private int SplitSectorBytes(LuksSlot slot) =>
-        (SplitBytes(slot) + SectorCipher.SectorBytes - 1) & -SectorCipher.SectorBytes;
 
     /// <summary>Key material is encrypted like data, with the key that the passphrase gives.</summary>
     private SectorCipher SlotCipher(ReadOnlySpan<byte> key)

@@ -58,6 +58,9 @@ internal static class MountOptions
         MountOption.Text(
             "data_file", "FILE", "Use FILE as external data file instead of the one the image names",
             (s, v) => s.DataFile = v),
+        MountOption.Text(
+            "secret", SecretSource.Form, "Where the passphrase of an encrypted image is read from (repeatable)",
+            (s, v) => s.Secrets = [.. s.Secrets, SecretSource.Parse(v)]) with { Repeatable = true, IsPrivate = true },
         MountOption.Flag(
             "force_share", "With ro: look although another process may be writing to the image",
             (s, on) => s.ForceShare = on),

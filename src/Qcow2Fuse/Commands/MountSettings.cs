@@ -33,6 +33,9 @@ internal sealed class MountSettings
     /// <summary>Open without the backing file.</summary>
     public bool NoBacking { get; set; }
 
+    /// <summary>Where passphrases of encrypted images come from.</summary>
+    public IReadOnlyList<SecretSource> Secrets { get; set; } = [];
+
     /// <summary>Caching of the image file.</summary>
     public CacheMode Cache { get; set; } = CacheMode.Writeback;
 

@@ -63,6 +63,8 @@ internal static class ImageReportJson
         if (image.Version >= 3)
             json.WriteBoolean("lazy-refcounts", image.LazyRefcounts);
         json.WriteNumber("refcount-bits", image.RefcountBits);
+        if (image.EncryptionMethod != 0)
+            EncryptionReport.Write(image, json);
         if (image is { HasExternalData: true, DataFile: not null })
             json.WriteString("data-file", image.DataFile);
         if (image.HasExternalData)

@@ -26,8 +26,8 @@ internal static class ImageReportText
         if (image.Snapshots.Count > 0)
             WriteSnapshots(image.Snapshots, output);
         output.WriteLine("Format specific information:");
-        foreach ((string name, string value) in Details(image))
-            output.WriteLine($"    {name}: {value}");
+        foreach (string line in Details(image))
+            output.WriteLine($"    {line}");
     }
 
     private static void WriteBacking(ImageReport report, Qcow2ImageInfo image, TextWriter output)
@@ -61,21 +61,28 @@ internal static class ImageReportText
         }
     }
 
-    private static IEnumerable<(string Name, string Value)> Details(Qcow2ImageInfo image)
+    private static IEnumerable<string> Details(Qcow2ImageInfo image)
     {
-        yield return ("compat", ImageReport.CompatOf(image));
-        yield return ("compression type", ImageReport.CompressionOf(image));
+        yield return $"compat: {ImageReport.CompatOf(image)}";
+        yield return $"compression type: {ImageReport.CompressionOf(image)}";
         if (image.Version >= 3)
-            yield return ("lazy refcounts", YesNo(image.LazyRefcounts));
-        yield return ("refcount bits", image.RefcountBits.ToString(CultureInfo.InvariantCulture));
+            yield return $"lazy refcounts: {YesNo(image.LazyRefcounts)}";
+        yield return string.Create(CultureInfo.InvariantCulture, $"refcount bits: {image.RefcountBits}");
+        if (image.EncryptionMethod != 0)
+        {
+            yield return "encrypt:";
+            foreach (string line in EncryptionReport.Lines(image))
+                yield return $"    {line}";
+        }
+
         if (image is { HasExternalData: true, DataFile: not null })
-            yield return ("data file", Printable.Text(image.DataFile));
+            yield return $"data file: {Printable.Text(image.DataFile)}";
         if (image.HasExternalData)
-            yield return ("data file raw", YesNo(image.DataFileRaw));
+            yield return $"data file raw: {YesNo(image.DataFileRaw)}";
         if (image.Version >= 3)
         {
-            yield return ("corrupt", YesNo(image.Corrupt));
-            yield return ("extended l2", YesNo(image.ExtendedL2));
+            yield return $"corrupt: {YesNo(image.Corrupt)}";
+            yield return $"extended l2: {YesNo(image.ExtendedL2)}";
         }
     }
 
