@@ -12,9 +12,15 @@ public sealed class QemuSecret
 
     /// <summary>Writes the passphrase into a file of <paramref name="directory"/>.</summary>
     public QemuSecret(TempDirectory directory, string passphrase = "correct horse", string name = "passphrase")
+        : this(directory, Encoding.UTF8.GetBytes(passphrase), name)
+    {
+    }
+
+    /// <summary>Writes the passphrase into a file of <paramref name="directory"/>.</summary>
+    public QemuSecret(TempDirectory directory, byte[] passphrase, string name = "passphrase")
     {
         _path = directory.File(name);
-        Passphrase = Encoding.UTF8.GetBytes(passphrase);
+        Passphrase = passphrase;
         File.WriteAllBytes(_path, Passphrase);
     }
 

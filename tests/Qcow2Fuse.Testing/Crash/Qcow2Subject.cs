@@ -26,7 +26,10 @@ public sealed class Qcow2Subject : ICrashSubject
     public bool Supports(ImageKind kind) => true;
 
     /// <inheritdoc/>
-    public void Create(BlockDevice file, ImageKind kind) => Qcow2Creator.Create(file, new Qcow2CreateOptions
+    public void Create(BlockDevice file, ImageKind kind) => Qcow2Creator.Create(file, OptionsOf(kind));
+
+    /// <summary>What an image of a kind is made with.</summary>
+    internal static Qcow2CreateOptions OptionsOf(ImageKind kind) => new()
     {
         Size = kind.Size,
         Version = kind.Version,
@@ -34,7 +37,7 @@ public sealed class Qcow2Subject : ICrashSubject
         ExtendedL2 = kind.ExtendedL2,
         BackingFile = kind.HasBacking ? "backing.raw" : null,
         BackingFormat = kind.HasBacking ? "raw" : null,
-    });
+    };
 
     /// <inheritdoc/>
     public BlockDevice Open(BlockDevice file, BlockDevice? backing) =>
