@@ -30,7 +30,9 @@ public sealed partial class Qcow2Device
 
             try
             {
-                if (mapping.Kind == MappingKind.Data)
+                if (mapping.Kind == MappingKind.Data && _guestData.IsEncrypted)
+                    WriteZeroBytes(new GuestOffset(at), mapping.Host, mapping.Length);
+                else if (mapping.Kind == MappingKind.Data)
                     _data.WriteZeroes(at, mapping.Length, mayUnmap);
             }
             finally

@@ -126,7 +126,7 @@ public sealed partial class Qcow2Device
         {
             try
             {
-                _data.Write(mapping.Host.Value, part);
+                _guestData.Write(guest, mapping.Host, head: [], part, tail: []);
             }
             finally
             {

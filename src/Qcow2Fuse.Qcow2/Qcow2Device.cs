@@ -12,6 +12,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
 {
     private readonly BlockDevice _file;
     private readonly BlockDevice _data;
+    private readonly GuestData _guestData;
     private readonly HeaderStore _header;
     private readonly Qcow2Geometry _geometry;
     private readonly MetadataCaches _caches;
@@ -24,7 +25,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     private long _length;
     private bool _isClosed;
 
-    private Qcow2Device(BlockDevice file, Qcow2Header header, FormatOpenArguments arguments)
+    private Qcow2Device(
+        BlockDevice file, Qcow2Header header, FormatOpenArguments arguments, GuestCipher? cipher)
     {
         _file = file;
         _data = arguments.DataFile ?? file;
@@ -39,7 +41,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             file, _geometry, _caches, _gate, Backing?.Length ?? 0,
             keepsPlace: _discard == DiscardMode.NoUnref && header.Version >= 3);
         _compressed = new CompressedClusters(file, _geometry, header.Compression);
-        _cow = new CowWriter(_data, this);
+        _guestData = new GuestData(_data, cipher);
+        _cow = new CowWriter(_guestData, this);
         _bitmapStore = new BitmapStore(file, _geometry, _header, _caches, _gate);
         if (arguments.CacheCleanInterval > TimeSpan.Zero)
         {
@@ -97,10 +100,19 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
                 : $"{file.Name}: the image has no external data file");
         if (!arguments.ReadOnly && header.IsDirty)
             header = RepairAtOpen(file, arguments);
-        var device = new Qcow2Device(file, header, arguments);
-        if (!arguments.ReadOnly)
-            device.OpenBitmaps(references.WriteLoss is not null);
-        return device;
+        GuestCipher? cipher = GuestCipher.Open(file, header, arguments.Secrets);
+        try
+        {
+            var device = new Qcow2Device(file, header, arguments, cipher);
+            if (!arguments.ReadOnly)
+                device.OpenBitmaps(references.WriteLoss is not null);
+            return device;
+        }
+        catch
+        {
+            cipher?.Dispose();
+            throw;
+        }
     }
 
     /// <inheritdoc/>
@@ -132,7 +144,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     }
 
     /// <summary>What a lookup at <paramref name="offset"/> found, in the terms of a block device.</summary>
-    internal static Extent ToExtent(ReadMapping mapping, long offset)
+    internal Extent ToExtent(ReadMapping mapping, long offset)
     {
         ExtentKind kind = mapping.Kind switch
         {
@@ -141,7 +153,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             MappingKind.Compressed => ExtentKind.Compressed,
             _ => ExtentKind.Unallocated,
         };
-        return new Extent(offset, mapping.Length, kind, kind == ExtentKind.Data ? mapping.Host.Value : -1, Depth: 0);
+        bool isPlain = kind == ExtentKind.Data && !_guestData.IsEncrypted;
+        return new Extent(offset, mapping.Length, kind, isPlain ? mapping.Host.Value : -1, Depth: 0);
     }
 
     /// <summary>
@@ -184,6 +197,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         finally
         {
             _bitmaps?.Dispose();
+            _guestData.Dispose();
             _compressed.Dispose();
             lock (_gate)
             {
@@ -242,7 +256,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         {
             case MappingKind.Data:
                 CheckInsideFile(mapping.Host, destination.Length, guest);
-                _data.ReadPadded(mapping.Host.Value, destination);
+                _guestData.Read(guest, mapping.Host, destination);
                 break;
             case MappingKind.Zero:
                 destination.Clear();

@@ -21,10 +21,6 @@ public sealed class Qcow2Format : IImageFormat
     /// <summary>What a valid header names, and what keeps the image from being written.</summary>
     internal static ImageReferences References(BlockDevice file, Qcow2Header header)
     {
-        if (header.EncryptionMethod != 0)
-            throw new BlockException(BlockErrorKind.UnsupportedFeature,
-                $"{file.Name}: the image is encrypted ({(header.EncryptionMethod == 1 ? "AES" : "LUKS")}), "
-                + "which is not supported yet");
         bool rawData = (header.Autoclear & FeatureBits.RawExternalData) != 0;
         if (header.HasExternalData && rawData && header.BackingFile is not null)
             throw new BlockException(BlockErrorKind.InvalidFormat,

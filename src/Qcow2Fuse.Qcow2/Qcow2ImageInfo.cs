@@ -42,6 +42,9 @@ public sealed record Qcow2ImageInfo
     /// <summary>0 none, 1 AES, 2 LUKS.</summary>
     public required int EncryptionMethod { get; init; }
 
+    /// <summary>The LUKS header of an image encrypted so, or null.</summary>
+    public LuksHeader? Luks { get; init; }
+
     public string? BackingFile { get; init; }
 
     public string? BackingFormat { get; init; }
@@ -74,6 +77,7 @@ public sealed record Qcow2ImageInfo
             Dirty = header.IsDirty,
             Corrupt = header.IsCorrupt,
             EncryptionMethod = header.EncryptionMethod,
+            Luks = header.EncryptionMethod == 2 ? LuksHeader.Read(file, header) : null,
             BackingFile = header.BackingFile,
             BackingFormat = header.BackingFormat,
             HasExternalData = header.HasExternalData,

@@ -103,6 +103,7 @@ internal sealed class ChainOpening(
                     ReadOnly = layer.ReadOnly,
                     Backing = backing,
                     DataFile = dataFile,
+                    Secrets = options.Secrets,
                     Discard = options.Discard,
                     AllowLoss = options.DropBitmaps,
                     L2CacheBytesMax = options.L2CacheBytesMax,

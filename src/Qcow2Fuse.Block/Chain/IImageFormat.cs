@@ -75,6 +75,9 @@ public sealed record FormatOpenArguments
     /// <summary>Write although something is lost by it; see <see cref="ImageReferences.WriteLoss"/>.</summary>
     public bool AllowLoss { get; init; }
 
+    /// <summary>Passphrases for an encrypted image, or null for none.</summary>
+    public ImageSecrets? Secrets { get; init; }
+
     /// <summary>What discards do with the storage behind them.</summary>
     public DiscardMode Discard { get; init; } = DiscardMode.Unmap;
 

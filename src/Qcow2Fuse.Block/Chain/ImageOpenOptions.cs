@@ -53,6 +53,9 @@ public sealed record ImageOpenOptions
     /// <summary>The external data file, trusted because the user named it; null to use the image's own name.</summary>
     public string? DataFile { get; init; }
 
+    /// <summary>Passphrases for encrypted images, needed until the image is open; null for none.</summary>
+    public ImageSecrets? Secrets { get; init; }
+
     /// <summary>Take no image lock (for file systems without OFD locks).</summary>
     public bool NoLock { get; init; }
 

@@ -70,7 +70,7 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
         ReadMapping mapping;
         lock (_gate)
             mapping = _map.Lookup(new GuestOffset(offset), length);
-        return Qcow2Device.ToExtent(mapping, offset);
+        return _image.ToExtent(mapping, offset);
     }
 
     /// <inheritdoc/>

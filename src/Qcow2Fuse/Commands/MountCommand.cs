@@ -81,7 +81,10 @@ internal static class MountCommand
             bool stays = foreground || debug;
             return stays || BackgroundStart.IsChild
                 ? Serve(settings, debug)
-                : BackgroundStart.Run(arguments, (status, id) => Confirm(settings, status, id));
+                : BackgroundStart.Run(
+                    arguments,
+                    input => SecretReader.PassOn(settings.Secrets, input),
+                    (status, id) => Confirm(settings, status, id));
         }
         catch (BlockException exception)
         {

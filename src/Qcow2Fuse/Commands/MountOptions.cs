@@ -59,6 +59,9 @@ internal static class MountOptions
         MountOption.Text(
             "data_file", "FILE", "Use FILE as external data file instead of the one the image names",
             (s, v) => s.DataFile = v),
+        MountOption.Text(
+            "secret", SecretSource.Form, "Where the passphrase of an encrypted image is read from (repeatable)",
+            (s, v) => s.Secrets = [.. s.Secrets, SecretSource.Parse(v)]) with { Repeatable = true, IsPrivate = true },
         MountOption.Flag(
             "drop_bitmaps", "Write to an image with bitmaps that cannot be kept valid; they are given up",
             (s, on) => s.DropBitmaps = on),

@@ -36,6 +36,9 @@ internal sealed class MountSettings
     /// <summary>Write to an image whose bitmaps cannot be kept valid.</summary>
     public bool DropBitmaps { get; set; }
 
+    /// <summary>Where passphrases of encrypted images come from.</summary>
+    public IReadOnlyList<SecretSource> Secrets { get; set; } = [];
+
     /// <summary>Caching of the image file.</summary>
     public CacheMode Cache { get; set; } = CacheMode.Writeback;
 

@@ -36,8 +36,12 @@ internal sealed class ServedImage : IDisposable
 
     /// <summary>Opens the image with all the files it needs.</summary>
     /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
-    public static ServedImage Open(MountSettings settings, string path) =>
-        new(new ImageOpener(new FileStorage(), Formats).Open(settings.ToOpenOptions(path)), path);
+    public static ServedImage Open(MountSettings settings, string path)
+    {
+        using ImageSecrets? secrets = SecretReader.Read(settings.Secrets);
+        ImageOpenOptions options = settings.ToOpenOptions(path) with { Secrets = secrets };
+        return new ServedImage(new ImageOpener(new FileStorage(), Formats).Open(options), path);
+    }
 
     /// <summary>Makes everything durable that was written.</summary>
     /// <exception cref="BlockException">Something is lost.</exception>

@@ -75,6 +75,8 @@ internal static class ImageReportJson
         if (image.Bitmaps.Count > 0)
             WriteBitmaps(image.Bitmaps, json);
         json.WriteNumber("refcount-bits", image.RefcountBits);
+        if (image.EncryptionMethod != 0)
+            EncryptionReport.Write(image, json);
         if (image is { HasExternalData: true, DataFile: not null })
             json.WriteString("data-file", image.DataFile);
         if (image.HasExternalData)

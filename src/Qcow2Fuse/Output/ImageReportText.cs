@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using System.Text;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Qcow2;
 
@@ -27,8 +26,8 @@ internal static class ImageReportText
         if (image.Snapshots.Count > 0)
             WriteSnapshots(image.Snapshots, output);
         output.WriteLine("Format specific information:");
-        foreach ((string name, string value) in Details(image))
-            output.WriteLine(value.StartsWith('\n') ? $"    {name}:{value}" : $"    {name}: {value}");
+        foreach (string line in Details(image))
+            output.WriteLine($"    {line}");
     }
 
     private static void WriteBacking(ImageReport report, Qcow2ImageInfo image, TextWriter output)
@@ -63,40 +62,50 @@ internal static class ImageReportText
         }
     }
 
-    private static IEnumerable<(string Name, string Value)> Details(Qcow2ImageInfo image)
+    private static IEnumerable<string> Details(Qcow2ImageInfo image)
     {
-        yield return ("compat", ImageReport.CompatOf(image));
-        yield return ("compression type", ImageReport.CompressionOf(image));
+        yield return $"compat: {ImageReport.CompatOf(image)}";
+        yield return $"compression type: {ImageReport.CompressionOf(image)}";
         if (image.Version >= 3)
-            yield return ("lazy refcounts", YesNo(image.LazyRefcounts));
+            yield return $"lazy refcounts: {YesNo(image.LazyRefcounts)}";
         if (image.Bitmaps.Count > 0)
-            yield return ("bitmaps", BitmapLines(image.Bitmaps));
-        yield return ("refcount bits", image.RefcountBits.ToString(CultureInfo.InvariantCulture));
+        {
+            yield return "bitmaps:";
+            foreach (string line in BitmapLines(image.Bitmaps))
+                yield return $"    {line}";
+        }
+
+        yield return string.Create(CultureInfo.InvariantCulture, $"refcount bits: {image.RefcountBits}");
+        if (image.EncryptionMethod != 0)
+        {
+            yield return "encrypt:";
+            foreach (string line in EncryptionReport.Lines(image))
+                yield return $"    {line}";
+        }
+
         if (image is { HasExternalData: true, DataFile: not null })
-            yield return ("data file", Printable.Text(image.DataFile));
+            yield return $"data file: {Printable.Text(image.DataFile)}";
         if (image.HasExternalData)
-            yield return ("data file raw", YesNo(image.DataFileRaw));
+            yield return $"data file raw: {YesNo(image.DataFileRaw)}";
         if (image.Version >= 3)
         {
-            yield return ("corrupt", YesNo(image.Corrupt));
-            yield return ("extended l2", YesNo(image.ExtendedL2));
+            yield return $"corrupt: {YesNo(image.Corrupt)}";
+            yield return $"extended l2: {YesNo(image.ExtendedL2)}";
         }
     }
 
-    private static string BitmapLines(IReadOnlyList<BitmapInfo> bitmaps)
+    private static IEnumerable<string> BitmapLines(IReadOnlyList<BitmapInfo> bitmaps)
     {
-        StringBuilder lines = new();
         for (int i = 0; i < bitmaps.Count; i++)
         {
-            lines.Append(CultureInfo.InvariantCulture, $"\n        [{i}]:\n            flags:");
+            yield return string.Create(CultureInfo.InvariantCulture, $"[{i}]:");
+            yield return "    flags:";
             int flag = 0;
             foreach (string name in ImageReport.FlagsOf(bitmaps[i]))
-                lines.Append(CultureInfo.InvariantCulture, $"\n                [{flag++}]: {name}");
-            lines.Append(CultureInfo.InvariantCulture, $"\n            name: {Printable.Text(bitmaps[i].Name)}");
-            lines.Append(CultureInfo.InvariantCulture, $"\n            granularity: {bitmaps[i].Granularity}");
+                yield return string.Create(CultureInfo.InvariantCulture, $"        [{flag++}]: {name}");
+            yield return $"    name: {Printable.Text(bitmaps[i].Name)}";
+            yield return string.Create(CultureInfo.InvariantCulture, $"    granularity: {bitmaps[i].Granularity}");
         }
-
-        return lines.ToString();
     }
 
     private static string YesNo(bool value) => value ? "true" : "false";

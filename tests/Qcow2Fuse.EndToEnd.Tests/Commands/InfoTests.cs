@@ -51,6 +51,18 @@ public sealed class InfoTests : CommandTest
         ShouldAgree("disk.qcow2");
     }
 
+    [SkippableTheory]
+    [InlineData("aes", "")]
+    [InlineData("luks", "")]
+    [InlineData("luks", ",encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256,compat=0.10")]
+    public void Encryption_is_described_alike_without_a_passphrase(string format, string options)
+    {
+        QemuTools.RequireTool("qemu-img");
+        using TempDirectory directory = new();
+        new QemuSecret(directory).Create(PathOf("disk.qcow2"), format, options);
+        ShouldAgree("disk.qcow2");
+    }
+
     [SkippableFact]
     public void Bitmaps_are_listed_alike()
     {
