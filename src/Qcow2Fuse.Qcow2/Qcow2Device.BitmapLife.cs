@@ -71,6 +71,7 @@ public sealed partial class Qcow2Device
         }
     }
 
+    /// <summary>Clears the autoclear bits whose promise is not kept here.</summary>
     private void ClearAutoclear()
     {
         ulong kept = _bitmaps!.All.Count > 0 ? FeatureBits.Bitmaps : 0;
