@@ -5,7 +5,8 @@ namespace Qcow2Fuse.Block.Tests;
 
 /// <summary>
 /// A format for tests of the opener: lines of text, "TEST" first, then <c>backing=</c>, <c>backing-format=</c>,
-/// <c>data=</c>, <c>refuse=</c>, <c>read-only=</c>, <c>loses=</c>, <c>fail=</c>. The device shows the data file or the file itself.
+/// <c>data=</c>, <c>refuse=</c>, <c>read-only=</c>, <c>loses=</c>, <c>fail=</c>. The device shows the data file or the
+/// file itself.
 /// </summary>
 internal sealed class TestFormat : IImageFormat
 {
