@@ -44,6 +44,7 @@ public sealed partial class Qcow2Device
     /// <summary>The set of an image opened read-only is read when it is first asked for.</summary>
     private BitmapSet LoadedBitmaps() => _bitmaps ??= BitmapSet.Read(_file, _header.Current);
 
+    /// <summary>Clears the autoclear bits whose promise is not kept here.</summary>
     private void ClearAutoclear()
     {
         ulong kept = (_bitmaps!.All.Count > 0 ? FeatureBits.Bitmaps : 0)
