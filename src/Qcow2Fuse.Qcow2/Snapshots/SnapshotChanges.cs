@@ -160,7 +160,9 @@ internal sealed class SnapshotChanges
         Settle();
     }
 
-    /// <summary>Reads a snapshot's L1 table, its flags cleared, cut or padded with zeroes to a number of entries.</summary>
+    /// <summary>
+    /// Reads a snapshot's L1 table, its flags cleared, cut or padded with zeroes to a number of entries.
+    /// </summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.Corrupt"/>: it lies where none can be.</exception>
     public ulong[] LoadL1(SnapshotEntry snapshot, long entries)
     {

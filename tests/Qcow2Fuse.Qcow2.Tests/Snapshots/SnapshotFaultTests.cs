@@ -94,7 +94,8 @@ public sealed class SnapshotFaultTests
         Change(run, change);
         int old = 0;
         int changed = 0;
-        CrashStates states = new(run.Image.Disk.Initial, run.Image.Disk.Log, seed: 1, count: clusterSize > 4096 ? 200 : 800);
+        int count = clusterSize > 4096 ? 200 : 800;
+        CrashStates states = new(run.Image.Disk.Initial, run.Image.Disk.Log, seed: 1, count);
         while (states.Next())
         {
             PlainReader plain = new(states.State);
