@@ -21,6 +21,10 @@ public sealed class ModelTests(ITestOutputHelper output)
     private const int DefaultCases = 402;
     private const int DefaultOps = 500;
 
+    private static readonly TimeSpan s_progressInterval = TimeSpan.FromSeconds(20);
+
+    private TimeSpan _nextProgress = s_progressInterval;
+
     [SkippableFact]
     public void Random_operations_do_what_they_do_to_an_array()
     {
@@ -33,6 +37,8 @@ public sealed class ModelTests(ITestOutputHelper output)
         using CancellationTokenSource time = new();
         if (seconds > 0)
             time.CancelAfter(TimeSpan.FromSeconds(seconds));
+        if (seconds > 0)
+            Console.WriteLine($"{seconds} s from seed 0x{seed:x} on");
         IEnumerable<ModelCase> cases = ModelFleet.Cases(seed);
         ModelFleetResult result = ModelFleet.Run(
             seconds > 0 ? cases : cases.Take(count), ops, time.Token, seconds > 0 ? Progress : null);
@@ -114,13 +120,13 @@ public sealed class ModelTests(ITestOutputHelper output)
 
     private void Progress(ModelFleetResult result)
     {
-        if (result.Cases % 100 == 0)
-        {
-            Console.WriteLine(string.Create(
-                CultureInfo.InvariantCulture,
-                $"{result.Elapsed.TotalSeconds:f0} s: {result.Cases} cases, {result.Operations} operations, ")
-                + $"{result.Failures.Count} failures");
-        }
+        if (result.Elapsed < _nextProgress)
+            return;
+        _nextProgress = result.Elapsed + s_progressInterval;
+        Console.WriteLine(string.Create(
+            CultureInfo.InvariantCulture,
+            $"{result.Elapsed.TotalSeconds:f0} s: {result.Cases} cases, {result.Operations} operations, ")
+            + $"{result.Failures.Count} failures");
     }
 
     private static ulong Setting(string name, ulong otherwise)
