@@ -66,16 +66,26 @@ public sealed partial class Qcow2Device
         BeginWrite(offset, length);
         if (_discard == DiscardMode.Ignore)
             return;
-        long end = EndOfWholeSubclusters(offset + length);
-        for (long at = _geometry.RoundUpToSubcluster(offset); at < end;)
+        try
         {
-            lock (_gate)
-            {
-                    at += _map.Zero(new GuestOffset(at), end - at, mayUnmap: true, out _);
-            }
+            DiscardGuest(offset, EndOfWholeSubclusters(offset + length));
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
         }
 
         FlushManyPending();
+    }
+
+    private void DiscardGuest(long offset, long end)
+    {
+        for (long at = _geometry.RoundUpToSubcluster(offset); at < end;)
+        {
+            lock (_gate)
+                at += _map.Zero(new GuestOffset(at), end - at, mayUnmap: true, out _);
+        }
     }
 
     private void WriteGuest(GuestOffset guest, ReadOnlySpan<byte> source)
@@ -166,7 +176,7 @@ public sealed partial class Qcow2Device
             long step;
             lock (_gate)
             {
-                    _caches.ThrowIfFailed();
+                _caches.ThrowIfFailed();
                 step = _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap, out handled);
             }
 
