@@ -3,64 +3,145 @@ using Qcow2Fuse.Block;
 
 namespace Qcow2Fuse.Qcow2;
 
-/// <summary>Growing of the virtual disk.</summary>
+/// <summary>Growing and shrinking of the virtual disk.</summary>
 public sealed partial class Qcow2Device
 {
+    private const int SectorBytes = 512;
+
+    private readonly Lock _resizeLock = new();
+
     /// <inheritdoc/>
+    /// <remarks>New space reads as zeroes and takes no storage.</remarks>
+    public override void Resize(long length) => Resize(length, Preallocation.Off);
+
+    /// <summary>Changes the size of the disk, a multiple of 512 bytes.</summary>
     /// <remarks>
-    /// Grows only. The larger L1 table is durable before the header points at it, and the size in the header follows
-    /// last. Where a longer backing file would show through in the new space, it is zeroed.
+    /// <para>
+    /// Growing: a larger L1 table is durable before the header points at it. Whatever old entries, a longer backing
+    /// file or the rest of the last cluster would show is zeroed, and durably so, before the size in the header
+    /// follows last.
+    /// </para>
+    /// <para>
+    /// Shrinking: the size in the header is durable first; only then is what lies beyond it given up. A crash between
+    /// the two leaves entries beyond the end, which nobody can see and which growing zeroes.
+    /// </para>
     /// </remarks>
-    public override void Resize(long length)
+    /// <param name="length">The new size in bytes.</param>
+    /// <param name="preallocation">What is done for the storage of new space; ignored when shrinking.</param>
+    /// <exception cref="BlockException">
+    /// <see cref="BlockErrorKind.OutOfRange"/> for a size that is no multiple of 512,
+    /// <see cref="BlockErrorKind.TooLarge"/> where the L1 table would exceed 32 MiB,
+    /// <see cref="BlockErrorKind.NotSupported"/> for shrinking a version 2 image with snapshots, which do not hold
+    /// the size of their disk.
+    /// </exception>
+    public void Resize(long length, Preallocation preallocation)
     {
         BeginWrite(offset: 0, length: 0);
-        if (length < Length)
-            throw new BlockException(BlockErrorKind.NotSupported, $"{Name}: shrinking is not supported");
-        if (length % 512 != 0)
-            throw new BlockException(BlockErrorKind.OutOfRange, $"{Name}: size {length} is not a multiple of 512");
+        if (length < 0 || length % SectorBytes != 0)
+            throw new BlockException(
+                BlockErrorKind.OutOfRange, $"{Name}: size {length} is not a multiple of {SectorBytes}");
         long entries = _geometry.L1EntriesFor(length);
-        if (entries > (32L << 20) / 8)
+        if (entries > Qcow2HeaderReader.L1BytesMax / 8)
             throw new BlockException(BlockErrorKind.TooLarge, $"{Name}: {length} bytes need too large an L1 table");
+        lock (_resizeLock)
+        {
+            if (length < Length)
+                Shrink(length);
+            else if (length > Length)
+                Grow(length, (int)entries, preallocation);
+        }
+    }
+
+    private void Grow(long length, int entries, Preallocation preallocation)
+    {
         long old = Length;
         lock (_gate)
         {
             if (entries > _caches.L1.Count)
-                GrowL1((int)entries);
-            WriteSize(length);
-            Volatile.Write(ref _length, length);
+                GrowL1(entries);
         }
 
-        if (Backing is not null && Backing.Length > old)
-            WriteZeroes(old, Math.Min(length, Backing.Length) - old, mayUnmap: true);
+        if (IsRawExternal && _data.Length < length)
+            _data.Resize(length);
+        Volatile.Write(ref _length, length);
+        try
+        {
+            WriteZeroes(old, length - old, mayUnmap: true);
+            if (preallocation != Preallocation.Off)
+                Preallocate(old, length, preallocation);
+            Flush();
+            lock (_gate)
+                WriteSize(length);
+        }
+        catch
+        {
+            Volatile.Write(ref _length, old);
+            throw;
+        }
+    }
+
+    private void Shrink(long length)
+    {
+        Qcow2Header header = _header.Current;
+        if (header.Version < 3 && header.SnapshotCount > 0)
+            throw new BlockException(BlockErrorKind.NotSupported,
+                $"{Name}: a version 2 image with snapshots cannot be shrunk, they do not hold the size of their disk");
+        bool isRaw = IsRawExternal;
+        lock (_gate)
+        {
+            _map.HoldWrites();
+            long old = Length;
+            Volatile.Write(ref _length, length);
+            try
+            {
+                WriteSize(length);
+            }
+            catch
+            {
+                Volatile.Write(ref _length, old);
+                _map.ReleaseWrites();
+                throw;
+            }
+
+            try
+            {
+                _caches.Flush();
+                _map.UnmapFrom(new GuestOffset(_geometry.RoundUpToCluster(length)));
+                _caches.FlushAndFree();
+                _caches.Flush();
+                _caches.TrimFile();
+            }
+            finally
+            {
+                _map.ReleaseWrites();
+            }
+        }
+
+        if (isRaw)
+            _data.Resize(length);
     }
 
     private void GrowL1(int entries)
     {
         int clusters = (int)(_geometry.RoundUpToCluster(entries * 8L) >> _geometry.ClusterBits);
         HostOffset place = _caches.Allocator.Allocate(clusters).Start;
-        while (true)
-        {
-            // The copy must not hold entries of tables that are not durable yet.
-            _caches.Flush();
-            _caches.BeginExclusive();
-            if (!_caches.L1.HasDirty)
-                break;
-            _caches.EndExclusive();
-        }
 
+        // The copy must not hold entries of tables that are not durable yet.
+        _caches.BeginExclusiveWhenClean(() => _caches.L1);
         try
         {
             ResidentTable old = _caches.L1;
             int oldClusters = (int)(_geometry.RoundUpToCluster(old.Count * 8L) >> _geometry.ClusterBits);
             HostOffset oldPlace = old.Offset;
             ResidentTable larger = old.CopyTo(place, entries);
-            larger.WriteAll(clusters << _geometry.ClusterBits);
+            larger.WriteAll((long)clusters << _geometry.ClusterBits);
             _caches.Barrier();
             _header.Update(header => header with { L1Size = entries, L1Offset = place.Value });
             _caches.Barrier();
             _caches.ReplaceL1(larger);
+            _caches.Guard.Add(place, entries * 8L, MetadataKind.L1Table);
             if (oldClusters > 0)
-                _caches.Frees.Add(oldPlace, oldClusters, _caches.Epochs.Current);
+                _caches.Frees.Add(oldPlace, oldClusters, _caches.Epochs.Current, isTable: true);
         }
         finally
         {

@@ -15,6 +15,7 @@ public sealed partial class Qcow2Device
     private readonly Lock _firstWriteLock = new();
     private volatile bool _mayWrite;
     private volatile bool _foundCorrupt;
+    private bool _setDirty;
 
     /// <inheritdoc/>
     public override void Write(long offset, ReadOnlySpan<byte> source)
@@ -68,7 +69,10 @@ public sealed partial class Qcow2Device
             return;
         try
         {
-            DiscardGuest(offset, EndOfWholeSubclusters(offset + length));
+            if (_geometry.DataIsExternal)
+                ZeroExternal(offset, length, mayUnmap: true);
+            else
+                DiscardGuest(offset, EndOfWholeSubclusters(offset + length));
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
@@ -160,6 +164,12 @@ public sealed partial class Qcow2Device
 
     private void ZeroGuest(long offset, long length, bool mayUnmap)
     {
+        if (_geometry.DataIsExternal)
+        {
+            ZeroExternal(offset, length, mayUnmap);
+            return;
+        }
+
         long end = offset + length;
         long wholeStart = _geometry.RoundUpToSubcluster(offset);
         long wholeEnd = EndOfWholeSubclusters(end);
@@ -228,10 +238,7 @@ public sealed partial class Qcow2Device
         }
     }
 
-    /// <summary>
-    /// Checks that the range can be written. Before the first write the autoclear bits are cleared, as nothing here
-    /// keeps what they vouch for (specification section "Header", autoclear_features).
-    /// </summary>
+    /// <summary>Checks that the range can be written, and prepares the image for its first write.</summary>
     private void BeginWrite(long offset, long length)
     {
         CheckWritable();
@@ -245,15 +252,46 @@ public sealed partial class Qcow2Device
         {
             if (_mayWrite)
                 return;
-            if (_header.Current.Autoclear != 0)
-            {
-                _header.Update(static header => header with { Autoclear = 0 });
-                _file.Flush();
-            }
-
+            PrepareFirstWrite();
             _mayWrite = true;
         }
     }
+
+    /// <summary>
+    /// Looks where all metadata lies, clears the autoclear bits that vouch for what nobody here keeps (specification
+    /// section "Header", autoclear_features), and marks an image with lazy refcounts dirty.
+    /// </summary>
+    private void PrepareFirstWrite()
+    {
+        try
+        {
+            lock (_gate)
+                _caches.BuildGuard();
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
+        }
+
+        Qcow2Header old = _header.Current;
+        bool isLazy = (old.Compatible & FeatureBits.LazyRefcounts) != 0;
+        _header.Update(header => header with
+        {
+            Autoclear = header.Autoclear & KeptAutoclear,
+            Incompatible = header.Incompatible | (isLazy ? FeatureBits.Dirty : 0),
+        });
+        if (_header.Current != old)
+            _file.Flush();
+        _setDirty = isLazy;
+        if (!isLazy)
+            return;
+        lock (_gate)
+            _caches.BeginLazy();
+    }
+
+    /// <summary>What is kept true of the image by every write; nothing here vouches for the rest.</summary>
+    private ulong KeptAutoclear => _geometry.DataIsExternal ? FeatureBits.RawExternalData : 0;
 
     /// <summary>
     /// Sets the corrupt bit once and refuses writes from now on. What was accepted before is still flushed.
@@ -277,10 +315,11 @@ public sealed partial class Qcow2Device
     {
         lock (_gate)
         {
-            _caches.Flush();
-
-            // The first flush freed clusters; their refcounts go to disk with the second.
-            _caches.Flush();
+            _caches.FlushForClose();
+            if (!_setDirty)
+                return;
+            _header.Update(static header => header with { Incompatible = header.Incompatible & ~FeatureBits.Dirty });
+            _caches.Barrier();
         }
     }
 }

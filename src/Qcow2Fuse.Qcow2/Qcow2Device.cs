@@ -32,7 +32,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         _length = header.Size & ~511L;
         Backing = arguments.Backing;
         IsReadOnly = arguments.ReadOnly;
-        _caches = new MetadataCaches(file, header, _geometry, arguments, _gate);
+        _caches = new MetadataCaches(file, _header, _geometry, arguments, _gate);
         _map = new ClusterMap(file, _geometry, _caches, _gate, Backing?.Length ?? 0);
         _compressed = new CompressedClusters(file, _geometry, header.Compression);
         _cow = new CowWriter(_data, this);
@@ -98,6 +98,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         ReadMapping mapping;
         lock (_gate)
             mapping = _map.Lookup(new GuestOffset(offset), length);
+        if (mapping.Kind == MappingKind.Data && _geometry.DataIsExternal)
+            return ExternalExtent(offset, mapping.Length);
         ExtentKind kind = mapping.Kind switch
         {
             MappingKind.Data => ExtentKind.Data,

@@ -38,7 +38,6 @@ public sealed class Qcow2Format : IImageFormat
             DataFileName = header.DataFile,
             WriteRefusal = refusal,
             WriteRefusalHint = hint,
-            ReadOnlyReason = ReadOnlyReason(header),
         };
     }
 
@@ -51,14 +50,5 @@ public sealed class Qcow2Format : IImageFormat
             return ("the image was not closed cleanly and its refcounts need repair",
                 "mount it read-only with -r, or repair it with qemu-img check -r all");
         return (null, null);
-    }
-
-    private static string? ReadOnlyReason(Qcow2Header header)
-    {
-        if (header.HasExternalData)
-            return "writing to an external data file is not supported yet";
-        if (header.RefcountBits != 16)
-            return $"writing with refcounts of {header.RefcountBits} bits is not supported yet";
-        return null;
     }
 }

@@ -128,23 +128,8 @@ public static class Qcow2Creator
             Array.Clear(block);
             long counted = Math.Min(used - ((long)i << geometry.RefcountBlockBits), 1L << geometry.RefcountBlockBits);
             for (int index = 0; index < counted; index++)
-                SetOne(block, index, geometry.RefcountOrder);
+                RefcountField.Write(block, index, geometry.RefcountOrder, 1);
             file.Write(blocksStart + ((long)i << geometry.ClusterBits), block);
-        }
-    }
-
-    /// <summary>Sets refcount <paramref name="index"/> of a cleared block to 1.</summary>
-    private static void SetOne(byte[] block, int index, int order)
-    {
-        if (order < 3)
-        {
-            int bit = index << order;
-            block[bit >> 3] |= (byte)(1 << (bit & 7));
-        }
-        else
-        {
-            int width = 1 << (order - 3);
-            block[(index * width) + width - 1] = 1;
         }
     }
 

@@ -50,6 +50,13 @@ public readonly record struct L2Entry(ulong Descriptor, ulong Bitmap)
     /// <summary>Whether a host cluster (not a compressed one) belongs to the entry.</summary>
     public bool HasHost => !IsCompressed && (Descriptor & OffsetMask) != 0;
 
+    /// <summary>
+    /// Whether a cluster of the file with the guest data belongs to the entry. In an external data file offset 0 is the
+    /// place of guest cluster 0; the copied flag says that it is in use.
+    /// </summary>
+    public bool HasHostIn(Qcow2Geometry geometry) =>
+        HasHost || (geometry.DataIsExternal && IsCopied && !IsCompressed);
+
     /// <summary>Reads entry <paramref name="index"/> of a slice.</summary>
     public static L2Entry Read(ReadOnlySpan<byte> slice, int index, Qcow2Geometry geometry)
     {
@@ -86,8 +93,7 @@ public readonly record struct L2Entry(ulong Descriptor, ulong Bitmap)
     {
         if (IsCompressed)
             return SubclusterType.Compressed;
-        // In an external data file offset 0 is guest cluster 0's own place; the copied flag says that it is there.
-        bool hasHost = (Descriptor & OffsetMask) != 0 || (geometry.DataIsExternal && IsCopied);
+        bool hasHost = HasHostIn(geometry);
         if (!geometry.ExtendedL2)
         {
             if ((Descriptor & ZeroFlag) == 0)

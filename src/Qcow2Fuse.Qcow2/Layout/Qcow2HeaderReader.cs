@@ -14,10 +14,12 @@ public static class Qcow2HeaderReader
     /// <summary>The first four bytes of an image: "QFI" and 0xfb.</summary>
     public const uint Magic = 0x514649fb;
 
+    /// <summary>The largest L1 table in bytes; QEMU opens no larger one.</summary>
+    public const long L1BytesMax = 32L << 20;
+
     private const int Version2Length = 72;
     private const int Version3LengthMin = 104;
     private const int BackingNameBytesMax = 1023;
-    private const long L1BytesMax = 32L << 20;
     private const long RefcountTableBytesMax = 8L << 20;
     private const int SnapshotsMax = 65536;
 

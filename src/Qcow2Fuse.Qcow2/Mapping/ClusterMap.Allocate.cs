@@ -38,7 +38,7 @@ internal sealed partial class ClusterMap
     {
         try
         {
-            if (!allocation.InPlace)
+            if (!allocation.InPlace && !_geometry.DataIsExternal)
                 _caches.Allocator.FreeUnlinked(allocation.Host, allocation.Clusters);
         }
         finally
@@ -53,7 +53,7 @@ internal sealed partial class ClusterMap
         InFlight.Remove(allocation);
     }
 
-    private static bool IsWritableInPlace(L2Entry entry) => entry.HasHost && entry.IsCopied;
+    private bool IsWritableInPlace(L2Entry entry) => entry.IsCopied && entry.HasHostIn(_geometry);
 
     /// <summary>
     /// The host cluster is ours alone. Where all subclusters the request touches hold data, nothing changes but the
@@ -76,6 +76,8 @@ internal sealed partial class ClusterMap
             covered = (int)Math.Min(length, covered + _geometry.ClusterSize - _geometry.InCluster(at));
         }
 
+        if (!_geometry.DataIsExternal)
+            _caches.Guard.CheckData(host, _geometry.InCluster(guest) + covered, guest);
         if (normal)
         {
             return new WriteMapping(
@@ -96,6 +98,12 @@ internal sealed partial class ClusterMap
     /// <summary>Clusters that need a new place: unallocated, zero without a cluster, compressed, or shared.</summary>
     private WriteMapping AllocateNew(ReadOnlySpan<byte> slice, GuestOffset guest, int length)
     {
+        if (!_geometry.DataIsExternal)
+        {
+            length = (int)Math.Min(
+                length, ((long)_caches.Allocator.UsualRunMax << _geometry.ClusterBits) - _geometry.InCluster(guest));
+        }
+
         int covered = 0;
         while (covered < length)
         {
@@ -113,7 +121,9 @@ internal sealed partial class ClusterMap
         try
         {
             // The allocation is in flight already: the gate may be released while refcounts are loaded.
-            AllocatedRun run = _caches.Allocator.Allocate(allocation.Clusters);
+            AllocatedRun run = _geometry.DataIsExternal
+                ? new AllocatedRun(new HostOffset(allocation.Start.Value), IsVirgin: false)
+                : _caches.Allocator.Allocate(allocation.Clusters);
             allocation.Host = run.Start;
             allocation.IsVirgin = run.IsVirgin;
         }

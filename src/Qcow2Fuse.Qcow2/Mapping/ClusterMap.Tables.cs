@@ -68,6 +68,7 @@ internal sealed partial class ClusterMap
             }
 
             _caches.AddNewTable(host);
+            _caches.Guard.Add(host, _geometry.ClusterSize, MetadataKind.L2Table);
             _caches.L1[index] = (ulong)host.Value | L1Entry.Copied;
             if (old != 0)
                 _caches.Frees.Add(new HostOffset(old), 1, _caches.Epochs.Current, isTable: true);

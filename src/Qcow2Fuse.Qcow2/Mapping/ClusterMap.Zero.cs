@@ -76,7 +76,7 @@ internal sealed partial class ClusterMap
     private bool TryZeroEntry(L2Entry old, GuestOffset guest, long length, bool mayUnmap, out L2Entry changed)
     {
         bool whole = length == _geometry.ClusterSize;
-        bool empty = !old.IsCompressed && !old.HasHost;
+        bool empty = !old.IsCompressed && !old.HasHostIn(_geometry);
         changed = old;
         if (empty && IsBeyondBacking(guest) && (!_geometry.ExtendedL2 || (uint)old.Bitmap == 0))
             return true;
@@ -89,7 +89,7 @@ internal sealed partial class ClusterMap
             return mayUnmap && IsBeyondBacking(guest);
         }
 
-        bool keepHost = old.HasHost && !mayUnmap;
+        bool keepHost = old.HasHostIn(_geometry) && !mayUnmap;
         changed = new L2Entry(keepHost ? old.Descriptor | L2Entry.ZeroFlag : L2Entry.ZeroFlag, 0);
         return true;
     }
@@ -100,7 +100,7 @@ internal sealed partial class ClusterMap
         changed = old;
         if (whole)
         {
-            bool keepHost = old.HasHost && !mayUnmap;
+            bool keepHost = old.HasHostIn(_geometry) && !mayUnmap;
             changed = new L2Entry(keepHost ? old.Descriptor : 0, L2Entry.AllZero);
             return true;
         }

@@ -49,6 +49,24 @@ internal sealed partial class ClusterMap
             return LookupIn(slice.Bytes, guest, length);
     }
 
+    /// <summary>
+    /// What the first bytes of a range are that is going to be zeroed in place, once no allocation under way touches
+    /// it and writes are not held back.
+    /// </summary>
+    public ReadMapping LookupForZero(GuestOffset guest, long length)
+    {
+        length = Math.Min(length, _geometry.BytesToSliceEnd(guest));
+        while (true)
+        {
+            WaitWhileHeld();
+            ReadMapping mapping = Lookup(guest, length);
+            if (!_held && !InFlight.Touches(guest, mapping.Length))
+                return mapping;
+            if (!_held)
+                InFlight.WaitForOne();
+        }
+    }
+
     private ReadMapping LookupIn(ReadOnlySpan<byte> slice, GuestOffset guest, long length)
     {
         int index = _geometry.IndexInSlice(guest);

@@ -22,19 +22,43 @@ internal sealed class ClusterAllocator
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
     private readonly Refcounts _refcounts;
+    private readonly OverlapGuard _guard;
+    private readonly Action _growTable;
+    private readonly Action _flush;
     private readonly object _gate;
     private long _hint;
     private long _virginFrom;
+
+    /// <summary>The first cluster freed while the allocation under way had released the gate.</summary>
+    private long _freedFrom;
     private bool _busy;
 
-    public ClusterAllocator(BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, object gate)
+    /// <param name="file">The image file.</param>
+    /// <param name="geometry">Its geometry.</param>
+    /// <param name="refcounts">What counts clusters.</param>
+    /// <param name="guard">Knows which clusters hold metadata.</param>
+    /// <param name="growTable">Makes the refcount table larger, or throws <see cref="BlockErrorKind.NoSpace"/>.</param>
+    /// <param name="flush">Makes all metadata durable.</param>
+    /// <param name="gate">The image's gate.</param>
+    public ClusterAllocator(
+        BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, OverlapGuard guard, Action growTable,
+        Action flush, object gate)
     {
+        _flush = flush;
+        _guard = guard;
+        _growTable = growTable;
         _file = file;
         _geometry = geometry;
         _refcounts = refcounts;
         _gate = gate;
         _virginFrom = geometry.RoundUpToCluster(file.Length);
     }
+
+    /// <summary>
+    /// Clusters that are free together in a range of one refcount block that counts itself. Longer runs need more work
+    /// and are for tables only.
+    /// </summary>
+    public int UsualRunMax => (1 << _geometry.RefcountBlockBits) - 1;
 
     /// <summary>Allocates <paramref name="count"/> adjacent clusters, each with refcount 1.</summary>
     /// <exception cref="BlockException">
@@ -49,9 +73,11 @@ internal sealed class ClusterAllocator
         _busy = true;
         try
         {
+            _freedFrom = long.MaxValue;
             long first = FindRun(count);
+            _guard.CheckFree(first, count);
             _refcounts.Increment(first, count);
-            _hint = first + count;
+            _hint = Math.Min(first + count, _freedFrom);
             long start = first << _geometry.ClusterBits;
             long end = start + ((long)count << _geometry.ClusterBits);
             bool virgin = start >= _virginFrom;
@@ -75,7 +101,11 @@ internal sealed class ClusterAllocator
     }
 
     /// <summary>Says that the refcount of <paramref name="cluster"/> has become zero.</summary>
-    public void NoteFree(long cluster) => _hint = Math.Min(_hint, cluster);
+    public void NoteFree(long cluster)
+    {
+        _hint = Math.Min(_hint, cluster);
+        _freedFrom = Math.Min(_freedFrom, cluster);
+    }
 
     private long FindRun(int count)
     {
@@ -84,13 +114,19 @@ internal sealed class ClusterAllocator
         int found = 0;
         while (found < count)
         {
-            if (cluster >= _refcounts.ClustersMax || cluster >= HostBytesMax >> _geometry.ClusterBits)
+            if (cluster >= HostBytesMax >> _geometry.ClusterBits)
                 throw new BlockException(BlockErrorKind.NoSpace,
-                    $"{_file.Name}: the refcount table is full ({_refcounts.ClustersMax} clusters)");
+                    $"{_file.Name}: no offset is left for another cluster ({cluster} clusters)");
+            if (cluster >= _refcounts.ClustersMax)
+            {
+                _growTable();
+                _virginFrom = Math.Max(_virginFrom, _geometry.RoundUpToCluster(_file.Length));
+            }
+
             if (!_refcounts.HasBlock(cluster))
             {
-                CreateBlock(cluster);
-                first = ++cluster;
+                cluster = count > UsualRunMax ? CreateBlocks(cluster, count) : CreateBlock(cluster);
+                first = cluster;
                 found = 0;
                 continue;
             }
@@ -112,11 +148,57 @@ internal sealed class ClusterAllocator
     /// Makes a cluster without a refcount block the block of its range. All clusters of such a range are free, and a
     /// block that counts itself depends on no other block being durable first.
     /// </summary>
-    private void CreateBlock(long cluster)
+    /// <returns>The cluster behind it.</returns>
+    private long CreateBlock(long cluster)
+    {
+        ZeroForBlock(cluster, 1);
+        _refcounts.AddBlock(cluster);
+        _refcounts.Increment(cluster, 1);
+        return cluster + 1;
+    }
+
+    /// <summary>
+    /// Creates so many blocks, one behind the other, that <paramref name="count"/> clusters fit between the last of
+    /// them and the end of what they count. The first counts itself and the others: they become blocks only once that
+    /// is durable.
+    /// </summary>
+    /// <returns>The cluster behind them.</returns>
+    private long CreateBlocks(long cluster, int count)
+    {
+        int perBlock = 1 << _geometry.RefcountBlockBits;
+        int blocks = 1;
+        while ((long)blocks * perBlock < (long)count + blocks + perBlock)
+            blocks++;
+        while (cluster + ((long)blocks * perBlock) > _refcounts.ClustersMax)
+        {
+            // The table moves to the first clusters it could not count, which may be among those wanted here.
+            _growTable();
+            if (_refcounts.HasBlock(cluster))
+                return cluster;
+        }
+
+        for (int i = 1; i < blocks; i++)
+        {
+            if (_refcounts.HasBlock(cluster + ((long)i * perBlock)))
+                return CreateBlock(cluster);
+        }
+
+        ZeroForBlock(cluster, blocks);
+        _refcounts.AddBlock(cluster);
+        _refcounts.Increment(cluster, blocks);
+        _flush();
+        for (int i = 1; i < blocks; i++)
+            _refcounts.AddBlock(cluster + ((long)i * perBlock), cluster + i);
+        return cluster + blocks;
+    }
+
+    private void ZeroForBlock(long cluster, int count)
     {
         long offset = cluster << _geometry.ClusterBits;
-        _file.WriteZeroes(offset, _geometry.ClusterSize, mayUnmap: false);
-        _virginFrom = Math.Max(_virginFrom, offset + _geometry.ClusterSize);
-        _refcounts.AddBlock(cluster);
+        long length = (long)count << _geometry.ClusterBits;
+        _guard.CheckFree(cluster, count);
+        _file.WriteZeroes(offset, length, mayUnmap: false);
+        _virginFrom = Math.Max(_virginFrom, offset + length);
+        _guard.Add(new HostOffset(offset), length, MetadataKind.RefcountBlock);
     }
 }

@@ -25,24 +25,29 @@ namespace Qcow2Fuse.Qcow2;
 /// flush and every write fails.
 /// </para>
 /// </remarks>
-internal sealed class MetadataCaches : IDisposable
+internal sealed partial class MetadataCaches : IDisposable
 {
     private readonly BlockDevice _file;
+    private readonly BlockDevice? _externalData;
     private readonly Qcow2Geometry _geometry;
+    private readonly HeaderStore _header;
     private readonly object _gate;
     private readonly Func<long, bool> _isPublishing;
     private readonly bool _punch;
     private HashSet<long> _newTables = [];
     private HashSet<long> _publishing = [];
+    private bool _isLazy;
     private bool _running;
     private long _started;
     private long _completed;
     private BlockException? _failure;
 
     public MetadataCaches(
-        BlockDevice file, Qcow2Header header, Qcow2Geometry geometry, FormatOpenArguments arguments, object gate)
+        BlockDevice file, HeaderStore headerStore, Qcow2Geometry geometry, FormatOpenArguments arguments, object gate)
     {
+        Qcow2Header header = headerStore.Current;
         _file = file;
+        _externalData = arguments.DataFile;
         _geometry = geometry;
         _gate = gate;
         _isPublishing = offset => _publishing.Contains(offset & ~_geometry.ClusterMask);
@@ -55,7 +60,9 @@ internal sealed class MetadataCaches : IDisposable
         RefcountBlocks = new TableCache(file, geometry.SliceBytes, CacheSizes.RefcountSlices(geometry, arguments), gate,
             DirtyEviction.WriteVictim);
         Refcounts = new Refcounts(file, geometry, RefcountTable, RefcountBlocks);
-        Allocator = new ClusterAllocator(file, geometry, Refcounts, gate);
+        _header = headerStore;
+        Guard = new OverlapGuard(file.Name, geometry);
+        Allocator = new ClusterAllocator(file, geometry, Refcounts, Guard, GrowRefcountTable, Flush, gate);
         Frees = new PendingFrees(geometry.ClusterBits);
     }
 
@@ -73,7 +80,7 @@ internal sealed class MetadataCaches : IDisposable
 
     public OperationEpochs Epochs { get; } = new();
 
-    private ResidentTable RefcountTable { get; }
+    private ResidentTable RefcountTable { get; set; }
 
     private TableCache RefcountBlocks { get; }
 
@@ -93,6 +100,23 @@ internal sealed class MetadataCaches : IDisposable
     /// written, so its slices need not wait for their data.
     /// </summary>
     public void AddNewTable(HostOffset table) => _newTables.Add(table.Value);
+
+    /// <summary>
+    /// Leaves refcounts in memory from now on: the image is durably marked dirty, so that whoever opens it after a
+    /// crash counts anew (specification section "Header", lazy refcounts).
+    /// </summary>
+    public void BeginLazy() => _isLazy = true;
+
+    /// <summary>
+    /// Makes everything durable, refcounts included, and whatever the first flush frees with a second one: a clean
+    /// close leaves nothing behind.
+    /// </summary>
+    public void FlushForClose()
+    {
+        _isLazy = false;
+        Flush();
+        Flush();
+    }
 
     /// <summary>
     /// Makes everything linked before the call durable. The gate is held and released meanwhile. Callers that arrive
@@ -134,6 +158,31 @@ internal sealed class MetadataCaches : IDisposable
     }
 
     /// <summary>
+    /// Waits until no flush is under way and nothing of <paramref name="table"/> is dirty, so that a copy of it may be
+    /// written anywhere: it refers to nothing that is not durable. Pair with <see cref="EndExclusive"/>.
+    /// </summary>
+    public void BeginExclusiveWhenClean(Func<ResidentTable> table)
+    {
+        bool wasLazy = _isLazy;
+        _isLazy = false;
+        try
+        {
+            while (true)
+            {
+                Flush();
+                BeginExclusive();
+                if (!table().HasDirty)
+                    return;
+                EndExclusive();
+            }
+        }
+        finally
+        {
+            _isLazy = wasLazy;
+        }
+    }
+
+    /// <summary>
     /// Replaces the L1 table by a larger copy that is durable at its new place and that the header points at. What
     /// changed since the copy was made is still to be written, as before.
     /// </summary>
@@ -161,13 +210,17 @@ internal sealed class MetadataCaches : IDisposable
         Monitor.PulseAll(_gate);
     }
 
-    /// <summary>Flushes the file with the gate released. A failure is final.</summary>
-    public void Barrier()
+    /// <summary>
+    /// Flushes the file, before it the external data file where asked to, with the gate released. A failure is final.
+    /// </summary>
+    public void Barrier(bool withData = false)
     {
         Monitor.Exit(_gate);
         BlockException? failure = null;
         try
         {
+            if (withData)
+                _externalData?.Flush();
             _file.Flush();
         }
         catch (BlockException e)
@@ -223,7 +276,7 @@ internal sealed class MetadataCaches : IDisposable
             L2.WriteFrozen(_isPublishing);
             bool publishes = L2.HasFrozen || L1.HasFrozen;
             if (publishes || durable)
-                Barrier();
+                Barrier(withData: true);
             published = true;
             L2.WriteFrozen();
             L1.WriteFrozen();
@@ -249,8 +302,12 @@ internal sealed class MetadataCaches : IDisposable
     {
         L2.Freeze();
         L1.Freeze();
-        RefcountBlocks.Freeze();
-        RefcountTable.Freeze();
+        if (!_isLazy)
+        {
+            RefcountBlocks.Freeze();
+            RefcountTable.Freeze();
+        }
+
         Frees.Freeze();
         (_newTables, _publishing) = (_publishing, _newTables);
     }
@@ -305,7 +362,11 @@ internal sealed class MetadataCaches : IDisposable
                 {
                     // A damaged image may refer to a cluster that it does not count: then there is nothing to free.
                     if (Refcounts.Get(first + done) != 0 && Refcounts.Decrement(first + done) == 0)
+                    {
+                        if (run.IsTable)
+                            Guard.Remove(new HostOffset((first + done) << _geometry.ClusterBits), 1);
                         Allocator.NoteFree(first + done);
+                    }
                 }
             }
         }

@@ -16,8 +16,8 @@ internal sealed class Refcounts
 {
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
-    private readonly ResidentTable _table;
     private readonly TableCache _cache;
+    private ResidentTable _table;
 
     public Refcounts(BlockDevice file, Qcow2Geometry geometry, ResidentTable table, TableCache cache)
     {
@@ -27,11 +27,14 @@ internal sealed class Refcounts
         _cache = cache;
     }
 
+    /// <summary>Says that the refcount table has moved to a larger place.</summary>
+    public void ReplaceTable(ResidentTable table) => _table = table;
+
     /// <summary>Clusters that the present refcount table can count.</summary>
     public long ClustersMax => (long)_table.Count << _geometry.RefcountBlockBits;
 
     /// <summary>The largest refcount the width can hold.</summary>
-    private ulong RefcountMax => _geometry.RefcountBits == 64 ? ulong.MaxValue : (1UL << _geometry.RefcountBits) - 1;
+    public ulong RefcountMax => RefcountField.Max(_geometry.RefcountOrder);
 
     /// <summary>The refcount of a cluster; 0 where no refcount block counts it.</summary>
     public ulong Get(long cluster)
@@ -39,21 +42,24 @@ internal sealed class Refcounts
         if (!HasBlock(cluster))
             return 0;
         using CachedTable slice = GetSlice(cluster);
-        return Read(slice.Bytes, IndexInSlice(cluster));
+        return RefcountField.Read(slice.Bytes, IndexInSlice(cluster), _geometry.RefcountOrder);
     }
 
     /// <summary>Whether a refcount block exists for the cluster.</summary>
     public bool HasBlock(long cluster) => BlockOffset(cluster) != 0;
 
     /// <summary>
-    /// Registers the zeroed cluster <paramref name="cluster"/> as the refcount block of the range it lies in, itself
-    /// counted once. Nothing on disk points at it before the next flush.
+    /// Registers the zeroed cluster <paramref name="cluster"/> as the refcount block of the range it lies in; the
+    /// caller counts it next. Nothing on disk points at it before the next flush.
     /// </summary>
-    public void AddBlock(long cluster)
-    {
-        _table[cluster >> _geometry.RefcountBlockBits] = (ulong)cluster << _geometry.ClusterBits;
-        Change(cluster, increment: true);
-    }
+    public void AddBlock(long cluster) => AddBlock(cluster, cluster);
+
+    /// <summary>
+    /// Registers the zeroed cluster <paramref name="block"/>, which is durably counted elsewhere, as the refcount block
+    /// of the range that <paramref name="cluster"/> lies in.
+    /// </summary>
+    public void AddBlock(long cluster, long block) =>
+        _table[cluster >> _geometry.RefcountBlockBits] = (ulong)block << _geometry.ClusterBits;
 
     /// <summary>Adds one reference to each of <paramref name="count"/> clusters that have a refcount block.</summary>
     public void Increment(long cluster, int count)
@@ -75,12 +81,13 @@ internal sealed class Refcounts
         ReadOnlySpan<byte> bytes = slice.Bytes;
         int first = IndexInSlice(cluster);
         int end = (int)Math.Min(_geometry.RefcountSliceEntries, (long)first + limit);
+        int order = _geometry.RefcountOrder;
         int index = first;
-        while (index < end && Read(bytes, index) == 0)
+        while (index < end && RefcountField.Read(bytes, index, order) == 0)
             index++;
         if (index > first)
             return (index - first, 0);
-        while (index < _geometry.RefcountSliceEntries && Read(bytes, index) != 0)
+        while (index < _geometry.RefcountSliceEntries && RefcountField.Read(bytes, index, order) != 0)
             index++;
         return (0, index - first);
     }
@@ -89,12 +96,12 @@ internal sealed class Refcounts
     {
         using CachedTable slice = GetSlice(cluster);
         int index = IndexInSlice(cluster);
-        ulong old = Read(slice.Bytes, index);
+        ulong old = RefcountField.Read(slice.Bytes, index, _geometry.RefcountOrder);
         if (increment ? old == RefcountMax : old == 0)
             throw Corrupt(
                 $"the refcount of cluster {cluster} is {old} and cannot be {(increment ? "raised" : "lowered")}");
         ulong changed = increment ? old + 1 : old - 1;
-        Write(slice.Modify(), index, changed);
+        RefcountField.Write(slice.Modify(), index, _geometry.RefcountOrder, changed);
         return changed;
     }
 
@@ -122,45 +129,6 @@ internal sealed class Refcounts
     }
 
     private int IndexInSlice(long cluster) => (int)(cluster % _geometry.RefcountSliceEntries);
-
-    /// <summary>Widths below a byte count from the least significant bit; the others are big-endian.</summary>
-    private ulong Read(ReadOnlySpan<byte> slice, int index)
-    {
-        switch (_geometry.RefcountOrder)
-        {
-            case 4:
-                return BigEndian.U16(slice, index * 2);
-            case 5:
-                return BigEndian.U32(slice, index * 4);
-            case 6:
-                return BigEndian.U64(slice, index * 8);
-            default:
-                int bit = index << _geometry.RefcountOrder;
-                return ((ulong)slice[bit >> 3] >> (bit & 7)) & RefcountMax;
-        }
-    }
-
-    private void Write(Span<byte> slice, int index, ulong value)
-    {
-        switch (_geometry.RefcountOrder)
-        {
-            case 4:
-                slice[index * 2] = (byte)(value >> 8);
-                slice[(index * 2) + 1] = (byte)value;
-                break;
-            case 5:
-                BigEndian.U32(slice, index * 4, (uint)value);
-                break;
-            case 6:
-                BigEndian.U64(slice, index * 8, value);
-                break;
-            default:
-                int bit = index << _geometry.RefcountOrder;
-                ref byte target = ref slice[bit >> 3];
-                target = (byte)((target & ~(int)(RefcountMax << (bit & 7))) | (int)(value << (bit & 7)));
-                break;
-        }
-    }
 
     private BlockException Corrupt(string reason) => new(BlockErrorKind.Corrupt, $"{_file.Name}: {reason}");
 }

@@ -65,6 +65,20 @@ public sealed class CrashTests(ITestOutputHelper output)
     }
 
     [Theory]
+    [InlineData(1)]
+    [InlineData(4)]
+    public void Crash_states_while_the_refcount_table_grows_are_right(int writers)
+    {
+        ImageKind kind = ImageKind.Create(9, 3, extended: false, backing: 2, prefilledPercent: 0, new SeededRandom(3));
+        CrashRunOptions options = Options(writers, 400) with { Kind = kind with { RefcountOrder = 6 } };
+        CrashFleetResult result = CrashFleet.Random(
+            new Qcow2Subject { NearlyFullTable = true }, DefaultSeed, 30, options);
+        output.WriteLine(result.ToString());
+        Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
+        Assert.Equal(30 * 400, result.States);
+    }
+
+    [Theory]
     [InlineData(9, false)]
     [InlineData(12, false)]
     [InlineData(16, false)]

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Globalization;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Testing;
@@ -84,29 +85,50 @@ public sealed class InteropTests
     }
 
     [SkippableTheory]
-    [InlineData("1")]
-    [InlineData("2")]
-    [InlineData("8")]
-    [InlineData("64")]
-    public void Images_with_other_refcount_widths_are_read_but_not_written(string bits)
+    [InlineData("1", "64k")]
+    [InlineData("2", "512")]
+    [InlineData("4", "4k")]
+    [InlineData("8", "2M")]
+    [InlineData("32", "512")]
+    [InlineData("64", "512")]
+    [InlineData("64", "64k")]
+    public void Images_with_other_refcount_widths_are_written(string bits, string clusterSize)
     {
         QemuTools.RequireTool("qemu-img");
         using TempDirectory directory = new();
         string image = directory.File("image.qcow2");
-        QemuTools.Img("create", "-q", "-f", "qcow2", "-o", "refcount_bits=" + bits, image, "4M");
+        QemuTools.Img("create", "-q", "-f", "qcow2", "-o", $"refcount_bits={bits},cluster_size={clusterSize}", image,
+            DiskBytes.ToString(CultureInfo.InvariantCulture));
         QemuTools.Io(image, "write -P 1 0 1M");
-        byte[] expected = QemuTools.ConvertToRaw(image);
-        using (Qcow2Device device = Open(image, readOnly: true))
+        byte[] model = QemuTools.ConvertToRaw(image);
+        Change(image, model, seed: 21);
+        QemuTools.ShouldPassCheck(image);
+        Assert.True(model.AsSpan().SequenceEqual(QemuTools.ConvertToRaw(image)), "QEMU reads other bytes");
+    }
+
+    [SkippableTheory]
+    [InlineData("16", 12)]
+    [InlineData("64", 3)]
+    public void The_refcount_table_grows_with_the_image(string bits, int megabytes)
+    {
+        QemuTools.RequireTool("qemu-img");
+        using TempDirectory directory = new();
+        string image = directory.File("image.qcow2");
+        QemuTools.Img("create", "-q", "-f", "qcow2", "-o", $"refcount_bits={bits},cluster_size=512", image, "40M");
+        byte[] model = new byte[40 << 20];
+        using (Qcow2Device device = Open(image, readOnly: false))
         {
-            byte[] seen = new byte[expected.Length];
-            device.Read(0, seen);
-            Assert.True(expected.AsSpan().SequenceEqual(seen));
+            // More clusters than the table that qemu-img made can count, several times over.
+            for (int at = 0; at < megabytes * 3 << 20; at += 1 << 20)
+            {
+                byte[] data = Stamp.Bytes(at, 1 << 20, 7);
+                device.Write(at, data);
+                data.CopyTo(model, at);
+            }
         }
 
-        using FileDevice file = FileDevice.Open(image, readOnly: false);
-        Assert.Equal(
-            BlockErrorKind.UnsupportedFeature,
-            Assert.Throws<BlockException>(() => Qcow2Device.Open(file, new FormatOpenArguments())).Kind);
+        QemuTools.ShouldPassCheck(image);
+        Assert.True(model.AsSpan().SequenceEqual(QemuTools.ConvertToRaw(image)), "QEMU reads other bytes");
     }
 
     [SkippableFact]
@@ -134,11 +156,38 @@ public sealed class InteropTests
         Assert.True(expected.AsSpan().SequenceEqual(QemuTools.ConvertToRaw(image)), "QEMU reads other bytes");
     }
 
+    [SkippableFact]
+    public void A_table_longer_than_a_refcount_block_counts_is_allocated()
+    {
+        QemuTools.RequireTool("qemu-img");
+        using TempDirectory directory = new();
+        string image = directory.File("image.qcow2");
+        QemuTools.Img("create", "-q", "-f", "qcow2", "-o", "refcount_bits=64,cluster_size=512", image, "1M");
+        using (Qcow2Device device = Open(image, readOnly: false))
+        {
+            // 1,024 clusters of L1 table, where a block counts 64.
+            device.Resize(2L << 30);
+            device.Write((2L << 30) - 512, Stamp.Bytes(0, 512, 5));
+        }
+
+        QemuTools.ShouldPassCheck(image);
+        using Qcow2Device again = Open(image, readOnly: true);
+        byte[] seen = new byte[512];
+        again.Read((2L << 30) - 512, seen);
+        Assert.Equal(Stamp.Bytes(0, 512, 5), seen);
+    }
+
     /// <summary>300 random writes, zeroes, discards and flushes, made on the image and on an array alike.</summary>
     private static void Change(string image, byte[] model, int seed)
     {
-        SeededRandom random = new((ulong)seed);
         using Qcow2Device device = Open(image, readOnly: false);
+        Change(device, model, seed);
+    }
+
+    /// <summary>300 random writes, zeroes, discards and flushes, made on the device and on an array alike.</summary>
+    internal static void Change(Qcow2Device device, byte[] model, int seed)
+    {
+        SeededRandom random = new((ulong)seed);
         for (int i = 0; i < 300; i++)
         {
             int length = 1 + random.Below(i % 7 == 0 ? 400_000 : 9000);

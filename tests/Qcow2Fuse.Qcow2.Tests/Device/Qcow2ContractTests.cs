@@ -11,8 +11,6 @@ public abstract class Qcow2Contract : DurableDeviceContract
 {
     private readonly Dictionary<BlockDevice, KeptDevice> _files = new(ReferenceEqualityComparer.Instance);
 
-    protected override bool CanShrink => false;
-
     protected abstract Qcow2CreateOptions Options { get; }
 
     /// <summary>A backing file of zeroes, or null.</summary>

@@ -11,9 +11,10 @@ namespace Qcow2Fuse.Testing.Crash;
 /// <param name="BackingLength">Bytes of the backing file, −1 for none.</param>
 /// <param name="PrefilledPercent">How many of 100 clusters are written before recording starts.</param>
 /// <param name="Compressed">Whether some of the other clusters are compressed from the start.</param>
+/// <param name="RefcountOrder">log2 of the refcount width.</param>
 public sealed record ImageKind(
     int ClusterBits, int Version, bool ExtendedL2, long Size, long BackingLength, int PrefilledPercent,
-    bool Compressed = false)
+    bool Compressed = false, int RefcountOrder = 4)
 {
     /// <summary>Bytes in a cluster.</summary>
     public int ClusterSize => 1 << ClusterBits;
@@ -32,7 +33,9 @@ public sealed record ImageKind(
         int version = extended || random.Chance(70) ? 3 : 2;
         int prefilled = random.Chance(50) ? random.Pick(30, 30, 100) : 0;
         ImageKind kind = Create(bits, version, extended, random.Below(4), prefilled, random);
-        return kind with { Compressed = prefilled == 30 && random.Chance(60) };
+        kind = kind with { Compressed = prefilled == 30 && random.Chance(60) };
+        bool otherWidth = version == 3 && !kind.Compressed && random.Chance(50);
+        return kind with { RefcountOrder = otherWidth ? random.Below(7) : 4 };
     }
 
     /// <summary>
@@ -57,5 +60,7 @@ public sealed record ImageKind(
         CultureInfo.InvariantCulture,
         $"v{Version} clusters 2^{ClusterBits}{(ExtendedL2 ? " extended" : string.Empty)} size {Size}")
         + string.Create(CultureInfo.InvariantCulture, $" backing {BackingLength} prefilled {PrefilledPercent}%")
-        + (Compressed ? " and compressed" : string.Empty);
+        + (Compressed ? " and compressed" : string.Empty)
+        + (RefcountOrder == 4
+            ? string.Empty : string.Create(CultureInfo.InvariantCulture, $" refcounts 2^{RefcountOrder} bits"));
 }

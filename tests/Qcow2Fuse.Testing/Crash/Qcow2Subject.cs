@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Buffers.Binary;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Qcow2;
 
@@ -13,6 +14,12 @@ public sealed class Qcow2Subject : ICrashSubject
     /// </summary>
     public bool SmallCaches { get; init; }
 
+    /// <summary>
+    /// Whether the refcount table is nearly used up, so that it grows; all but a few of the clusters it counts leak.
+    /// Needs clusters of 512 bytes and refcounts of 64 bits.
+    /// </summary>
+    public bool NearlyFullTable { get; init; }
+
     /// <inheritdoc/>
     public string Name => SmallCaches ? "Qcow2Device with small caches" : "Qcow2Device";
 
@@ -20,21 +27,27 @@ public sealed class Qcow2Subject : ICrashSubject
     public string Environment => SmallCaches ? "QCOW2FUSE_CRASH_SMALL_CACHES=1" : string.Empty;
 
     /// <inheritdoc/>
-    public bool LeaksNothing => true;
+    public bool LeaksNothing => !NearlyFullTable;
 
     /// <inheritdoc/>
-    public bool Supports(ImageKind kind) => true;
+    public bool Supports(ImageKind kind) => !NearlyFullTable || kind is { ClusterBits: 9, RefcountOrder: 6 };
 
     /// <inheritdoc/>
-    public void Create(BlockDevice file, ImageKind kind) => Qcow2Creator.Create(file, new Qcow2CreateOptions
+    public void Create(BlockDevice file, ImageKind kind)
     {
-        Size = kind.Size,
-        Version = kind.Version,
-        ClusterSize = kind.ClusterSize,
-        ExtendedL2 = kind.ExtendedL2,
-        BackingFile = kind.HasBacking ? "backing.raw" : null,
-        BackingFormat = kind.HasBacking ? "raw" : null,
-    });
+        Qcow2Creator.Create(file, new Qcow2CreateOptions
+        {
+            Size = kind.Size,
+            Version = kind.Version,
+            ClusterSize = kind.ClusterSize,
+            ExtendedL2 = kind.ExtendedL2,
+            RefcountBits = 1 << kind.RefcountOrder,
+            BackingFile = kind.HasBacking ? "backing.raw" : null,
+            BackingFormat = kind.HasBacking ? "raw" : null,
+        });
+        if (NearlyFullTable)
+            FillRefcountTable(file);
+    }
 
     /// <inheritdoc/>
     public BlockDevice Open(BlockDevice file, BlockDevice? backing) =>
@@ -44,4 +57,30 @@ public sealed class Qcow2Subject : ICrashSubject
             L2CacheBytesMax = SmallCaches ? 1 : 0,
             RefcountCacheBytesMax = SmallCaches ? 1 : 0,
         });
+
+    /// <summary>
+    /// Counts all but the last few of the 4096 clusters that one table cluster of 64 blocks of 64 refcounts can count.
+    /// </summary>
+    private static void FillRefcountTable(BlockDevice file)
+    {
+        const int Cluster = 512;
+        const int Blocks = 64;
+        const int Free = 30;
+        byte[] table = new byte[Cluster];
+        file.Read(Cluster, table);
+        byte[] block = new byte[Cluster];
+        for (int i = 0; i < Blocks; i++)
+        {
+            long offset = i == 0 ? BinaryPrimitives.ReadInt64BigEndian(table) : (Blocks + i) * Cluster;
+            BinaryPrimitives.WriteInt64BigEndian(table.AsSpan(i * 8), offset);
+            Array.Clear(block);
+            int used = i == Blocks - 1 ? Blocks - Free : Blocks;
+            for (int index = 0; index < used; index++)
+                block[(index * 8) + 7] = 1;
+            file.Write(offset, block);
+        }
+
+        file.Write(Cluster, table);
+        file.Flush();
+    }
 }

@@ -79,8 +79,9 @@ public sealed class ZeroUnmapOperation : ModelOperation
 }
 
 /// <summary>
-/// Discards. Whole subclusters read as zeroes or as before afterwards, where they can be unmapped as zeroes; all other
-/// bytes of the range keep their value. What it is becomes what the disk has to hold.
+/// Discards. Whole subclusters read as zeroes afterwards, or as before where they cannot be unmapped as zeroes; the
+/// other bytes of the range keep their value, or are zero too in a data file, which can be zeroed to the byte. What it
+/// is becomes what the disk has to hold.
 /// </summary>
 public sealed class DiscardOperation : ModelOperation
 {
@@ -101,9 +102,10 @@ public sealed class DiscardOperation : ModelOperation
         {
             long unitEnd = Math.Min(at + unit, state.Size);
             bool whole = at >= offset && unitEnd <= end && state.Discard == DiscardMode.Unmap;
+            bool mayBeZero = whole || (state.Case.DataFile && state.Discard == DiscardMode.Unmap);
             int from = (int)Math.Max(at, offset);
             int count = (int)(Math.Min(unitEnd, end) - from);
-            if (whole && !state.Read(from, count).ContainsAnyExcept((byte)0))
+            if (mayBeZero && !state.Read(from, count).ContainsAnyExcept((byte)0))
                 state.Expected.AsSpan(from, count).Clear();
             else if (whole && MustBeZero(state, from))
                 throw new ModelException($"discard: the cluster at {from} is neither zero nor allowed to stay");

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>Giving up everything beyond the end of a disk that shrinks.</summary>
+internal sealed partial class ClusterMap
+{
+    /// <summary>
+    /// Unmaps every cluster from <paramref name="end"/>, a cluster boundary, on. Writes are held back and everything
+    /// has been flushed. Tables that map nothing else are given up whole.
+    /// </summary>
+    public void UnmapFrom(GuestOffset end)
+    {
+        long first = end.Value >> (_geometry.L2Bits + _geometry.ClusterBits);
+        bool isPartial = (end.Value & (_geometry.L2Coverage - 1)) != 0;
+        if (isPartial)
+        {
+            if (first < _caches.L1.Count && CheckedTable(_caches.L1[first], end) != 0)
+                UnmapToEndOfTable(end);
+            first++;
+        }
+
+        for (long index = first; index < _caches.L1.Count; index++)
+        {
+            ulong entry = _caches.L1[index];
+            if ((entry & L1Entry.OffsetMask) != 0)
+                GiveUpTable(index, CheckedTable(entry, new GuestOffset(index * _geometry.L2Coverage)));
+        }
+    }
+
+    private void UnmapToEndOfTable(GuestOffset from)
+    {
+        long end = (from.Value | (_geometry.L2Coverage - 1)) + 1;
+        for (GuestOffset at = from; at.Value < end; at += _geometry.BytesToSliceEnd(at))
+        {
+            using CachedTable slice = GetSliceForWrite(at, isInFlight: true);
+            for (int index = _geometry.IndexInSlice(at); index < _geometry.SliceEntries; index++)
+            {
+                L2Entry old = L2Entry.Read(slice.Bytes, index, _geometry);
+                if (old == L2Entry.Empty)
+                    continue;
+                L2Entry.Empty.Write(slice.Modify(), index, _geometry);
+                Release(old);
+            }
+        }
+    }
+
+    /// <summary>
+    /// Removes an L1 entry. Nothing of its table is dirty, so the file holds all of it. Where a snapshot shares the
+    /// table, table and clusters only lose the reference of the active disk.
+    /// </summary>
+    private void GiveUpTable(long index, long table)
+    {
+        using PooledBuffer content = BufferPool.Shared.Rent(_geometry.ClusterSize);
+        _file.Read(table, content.Span);
+        _caches.L1[index] = 0;
+        for (int entry = 0; entry < 1 << _geometry.L2Bits; entry++)
+            Release(L2Entry.Read(content.Span, entry, _geometry));
+        _caches.Frees.Add(new HostOffset(table), 1, _caches.Epochs.Current, isTable: true);
+    }
+}

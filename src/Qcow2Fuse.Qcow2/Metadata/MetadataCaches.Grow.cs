@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>Growing of the refcount table, and cutting the file behind the last cluster in use.</summary>
+internal sealed partial class MetadataCaches
+{
+    /// <summary>The limit QEMU has when it opens an image.</summary>
+    private const long RefcountTableBytesMax = 8L << 20;
+
+    /// <summary>
+    /// Moves the refcount table to a larger place. That lies right behind everything the old table can count, together
+    /// with the refcount blocks that count it, so that nothing has to be allocated for it.
+    /// </summary>
+    /// <remarks>
+    /// Blocks and table are durable before the header points at the table: either all of it is there or none. The gate
+    /// is held and released. Called by the allocator, which lets nobody else allocate meanwhile.
+    /// </remarks>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.NoSpace"/> at the limit of 8 MiB.</exception>
+    private void GrowRefcountTable()
+    {
+        BeginExclusiveWhenClean(() => RefcountTable);
+        try
+        {
+            MoveRefcountTable(RefcountTable);
+        }
+        finally
+        {
+            EndExclusive();
+        }
+    }
+
+    private void MoveRefcountTable(ResidentTable old)
+    {
+        (int tableClusters, int blocks) = PlanGrowth(old.Count);
+        long blocksStart = Refcounts.ClustersMax << _geometry.ClusterBits;
+        long tableStart = blocksStart + ((long)blocks << _geometry.ClusterBits);
+        ResidentTable larger = old.CopyTo(
+            new HostOffset(tableStart), (int)(((long)tableClusters << _geometry.ClusterBits) / 8));
+        try
+        {
+            Guard.CheckFree(Refcounts.ClustersMax, blocks + tableClusters);
+            WriteFirstBlocks(blocksStart, blocks, blocks + tableClusters);
+            for (int i = 0; i < blocks; i++)
+                larger[old.Count + i] = (ulong)(blocksStart + ((long)i << _geometry.ClusterBits));
+            larger.WriteAll((long)tableClusters << _geometry.ClusterBits);
+            Barrier();
+            _header.Update(header => header with
+            {
+                RefcountTableOffset = tableStart,
+                RefcountTableClusters = tableClusters,
+            });
+            Barrier();
+        }
+        catch
+        {
+            larger.Dispose();
+            throw;
+        }
+
+        Guard.Add(new HostOffset(blocksStart), (long)blocks << _geometry.ClusterBits, MetadataKind.RefcountBlock);
+        Guard.Add(larger.Offset, larger.Count * 8L, MetadataKind.RefcountTable);
+        Frees.Add(old.Offset, (int)((old.Count * 8L) >> _geometry.ClusterBits), Epochs.Current, isTable: true);
+        RefcountTable = larger;
+        Refcounts.ReplaceTable(larger);
+        old.Dispose();
+    }
+
+    /// <summary>
+    /// Cuts the file behind the last cluster in use. Frees are durable, writes are held back, and nothing is
+    /// allocated meanwhile. Where the file cannot be cut it stays as it is.
+    /// </summary>
+    public void TrimFile()
+    {
+        long last = (_file.Length - 1) >> _geometry.ClusterBits;
+        while (last > 0 && Refcounts.Get(last) == 0)
+            last--;
+        long end = (last + 1) << _geometry.ClusterBits;
+        if (end >= _file.Length)
+            return;
+        try
+        {
+            _file.Resize(end);
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.NotSupported)
+        {
+            // A block device cannot be cut; its clusters are free all the same.
+        }
+    }
+
+    /// <summary>
+    /// Half as much again, at least a cluster more, and room for the blocks that count table and blocks.
+    /// </summary>
+    private (int TableClusters, int Blocks) PlanGrowth(int oldEntries)
+    {
+        long most = RefcountTableBytesMax >> _geometry.ClusterBits;
+        long old = (oldEntries * 8L) >> _geometry.ClusterBits;
+        long table = Math.Min(most, Math.Max(old + 1, old * 3 / 2));
+        if (table <= old)
+            throw new BlockException(BlockErrorKind.NoSpace,
+                $"{_file.Name}: the refcount table has reached its limit ({Refcounts.ClustersMax} clusters)");
+        long blocks = 1;
+        while (blocks << _geometry.RefcountBlockBits < table + blocks)
+            blocks++;
+        if (oldEntries + blocks > (table << _geometry.ClusterBits) / 8)
+            throw new BlockException(BlockErrorKind.NoSpace,
+                $"{_file.Name}: the refcount table cannot grow beyond {Refcounts.ClustersMax} clusters");
+        return ((int)table, (int)blocks);
+    }
+
+    /// <summary>Writes blocks in which the first <paramref name="used"/> clusters count once.</summary>
+    private void WriteFirstBlocks(long start, int blocks, int used)
+    {
+        using PooledBuffer block = BufferPool.Shared.Rent(_geometry.ClusterSize);
+        int perBlock = 1 << _geometry.RefcountBlockBits;
+        for (int i = 0; i < blocks; i++)
+        {
+            block.Span.Clear();
+            int counted = Math.Clamp(used - (i * perBlock), 0, perBlock);
+            for (int index = 0; index < counted; index++)
+                RefcountField.Write(block.Span, index, _geometry.RefcountOrder, 1);
+            _file.Write(start + ((long)i << _geometry.ClusterBits), block.Span);
+        }
+    }
+}

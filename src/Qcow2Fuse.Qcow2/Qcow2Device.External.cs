@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>Guest data in an external data file.</summary>
+public sealed partial class Qcow2Device
+{
+    /// <summary>Whether the data file alone is to be the guest's disk (autoclear bit 1).</summary>
+    private bool IsRawExternal => (_header.Current.Autoclear & FeatureBits.RawExternalData) != 0;
+
+    /// <summary>
+    /// Zeroes a range of an image with an external data file. Every cluster has its own place there for ever, so
+    /// mapped ones are zeroed in place: it changes no metadata, gives the space back to the host, and a raw data file
+    /// (autoclear bit 1) stays what the guest sees. Only what a backing file shows through becomes zero by metadata.
+    /// </summary>
+    private void ZeroExternal(long offset, long length, bool mayUnmap)
+    {
+        long end = offset + length;
+        for (long at = offset; at < end;)
+        {
+            ReadMapping mapping;
+            long epoch;
+            lock (_gate)
+            {
+                _caches.ThrowIfFailed();
+                mapping = _map.LookupForZero(new GuestOffset(at), end - at);
+                epoch = _caches.Epochs.Enter();
+            }
+
+            try
+            {
+                if (mapping.Kind == MappingKind.Data)
+                    _data.WriteZeroes(at, mapping.Length, mayUnmap);
+            }
+            finally
+            {
+                _caches.Epochs.Exit(epoch);
+            }
+
+            if (mapping.Kind == MappingKind.Unallocated && at < (Backing?.Length ?? 0))
+                ZeroUnallocated(at, mapping.Length);
+            at += mapping.Length;
+        }
+    }
+
+    /// <summary>What the data file knows of holes in a mapped range.</summary>
+    private Extent ExternalExtent(long offset, long length)
+    {
+        if (offset >= _data.Length)
+            return new Extent(offset, length, ExtentKind.Zero, -1, Depth: 0);
+        length = Math.Min(length, _data.Length - offset);
+        Extent extent = _data.GetExtent(offset, length);
+        return extent.Kind == ExtentKind.Data
+            ? new Extent(offset, extent.Length, ExtentKind.Data, offset, Depth: 0)
+            : new Extent(offset, extent.Length, ExtentKind.Zero, -1, Depth: 0);
+    }
+
+    /// <summary>Whole subclusters by metadata, the edges by writing.</summary>
+    private void ZeroUnallocated(long offset, long length)
+    {
+        long end = offset + length;
+        long wholeStart = Math.Min(end, _geometry.RoundUpToSubcluster(offset));
+        long wholeEnd = Math.Max(wholeStart, EndOfWholeSubclusters(end));
+        ZeroByWriting(offset, wholeStart - offset);
+        for (long at = wholeStart; at < wholeEnd;)
+        {
+            lock (_gate)
+                at += _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap: false, out _);
+        }
+
+        ZeroByWriting(wholeEnd, Math.Max(0, end - wholeEnd));
+    }
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>Allocating space before it is written.</summary>
+public sealed partial class Qcow2Device
+{
+    private const int PreallocationStep = 1 << 28;
+
+    /// <summary>
+    /// Allocates every cluster that begins between two guest offsets and has no place yet, reading as zeroes.
+    /// </summary>
+    private void Preallocate(long from, long to, Preallocation mode)
+    {
+        long end = _geometry.RoundUpToCluster(to);
+        for (long at = _geometry.RoundUpToCluster(from); at < end;)
+        {
+            WriteMapping mapping;
+            lock (_gate)
+            {
+                _caches.ThrowIfFailed();
+                mapping = _map.Allocate(new GuestOffset(at), (int)Math.Min(end - at, PreallocationStep));
+            }
+
+            if (mapping.Allocation is null)
+                _caches.Epochs.Exit(mapping.Epoch);
+            else
+                FillAndLink(mapping.Allocation, mapping.Host, mapping.Length, mode);
+            at += mapping.Length;
+        }
+    }
+
+    private void FillAndLink(ClusterAllocation allocation, HostOffset host, int length, Preallocation mode)
+    {
+        bool linked = false;
+        try
+        {
+            Fill(host.Value, length, mode, allocation.IsVirgin);
+            lock (_gate)
+                _map.Link(allocation);
+            linked = true;
+        }
+        finally
+        {
+            if (!linked)
+            {
+                lock (_gate)
+                    _map.Abort(allocation);
+            }
+        }
+    }
+
+    private void Fill(long host, int length, Preallocation mode, bool isVirgin)
+    {
+        switch (mode)
+        {
+            case Preallocation.Full:
+                WriteZeroBytes(host, length);
+                break;
+            case Preallocation.Metadata when isVirgin:
+                // A mapped cluster has to begin before the end of the file; what was never written there is zero.
+                long last = host + length - _geometry.ClusterSize;
+                if (_data.Length < last + _geometry.ClusterSize)
+                    _data.WriteZeroes(last, _geometry.ClusterSize, mayUnmap: false);
+                break;
+            default:
+                _data.WriteZeroes(host, length, mayUnmap: false);
+                break;
+        }
+    }
+
+    private void WriteZeroBytes(long host, long length)
+    {
+        using PooledBuffer zeroes = BufferPool.Shared.Rent((int)Math.Min(length, 1 << 20));
+        zeroes.Span.Clear();
+        for (long done = 0; done < length;)
+        {
+            int step = (int)Math.Min(length - done, zeroes.Span.Length);
+            _data.Write(host + done, zeroes.Span[..step]);
+            done += step;
+        }
+    }
+}
