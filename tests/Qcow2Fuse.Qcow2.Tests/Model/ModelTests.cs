@@ -55,17 +55,9 @@ public sealed class ModelTests(ITestOutputHelper output)
     }
 
     [SkippableFact]
-    public void One_model_case()
-    {
-        QemuTools.RequireTool("qemu-img");
-        QemuTools.RequireTool("qemu-io");
-        string replay = Environment.GetEnvironmentVariable("QCOW2FUSE_MODEL_REPLAY")
-            ?? $"{ModelCoverage.Ordered[0] with { Seed = 7 }}; 1:write 100+5000; 2:reopen 0+0; 3:discard 0+9000";
-        string[] parts = replay.Split(';', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries);
-        ModelImage image = ModelImage.Create(ModelCase.Parse(parts[0]));
-        ModelRunResult result = ModelRun.Run(image, [.. parts.Skip(1).Select(ModelStep.Parse)]);
-        Assert.True(result.Failure is null, result.Failure);
-    }
+    public void One_model_case() => Replay(
+        Environment.GetEnvironmentVariable("QCOW2FUSE_MODEL_REPLAY")
+        ?? $"{ModelCoverage.Ordered[0] with { Seed = 7 }}; 1:write 100+5000; 2:reopen 0+0; 3:discard 0+9000");
 
     [Fact]
     public void A_part_of_the_combinations_has_all_pairs()
@@ -116,6 +108,16 @@ public sealed class ModelTests(ITestOutputHelper output)
         Assert.Equal(1, step.Length);
         Assert.Contains("is 0x", failure, StringComparison.Ordinal);
         Assert.Null(ModelRun.Run(image, left).Failure);
+    }
+
+    private static void Replay(string replay)
+    {
+        QemuTools.RequireTool("qemu-img");
+        QemuTools.RequireTool("qemu-io");
+        string[] parts = replay.Split(';', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries);
+        ModelImage image = ModelImage.Create(ModelCase.Parse(parts[0]));
+        ModelRunResult result = ModelRun.Run(image, [.. parts.Skip(1).Select(ModelStep.Parse)]);
+        Assert.True(result.Failure is null, result.Failure);
     }
 
     private void Progress(ModelFleetResult result)

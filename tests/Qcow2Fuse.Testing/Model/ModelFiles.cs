@@ -32,6 +32,20 @@ public sealed class ModelFiles(
     /// <summary>The external data file, or null.</summary>
     public MemoryDevice? Data => data;
 
+    /// <summary>Whether the data file alone is to be the guest's disk (autoclear bit 1).</summary>
+    public bool IsRawData => data is not null && (Reader().Header.Autoclear & 2) != 0;
+
+    /// <summary>
+    /// The first bytes of the data file, with zeroes past its end. It may be longer than the disk, up to the end of the
+    /// last cluster, as QEMU makes it too.
+    /// </summary>
+    public byte[] DataBytes(long length)
+    {
+        byte[] bytes = new byte[length];
+        new DeviceImage(data!).Read(0, bytes);
+        return bytes;
+    }
+
     /// <summary>Reads the files a directory holds.</summary>
     public static ModelFiles Load(TempDirectory directory, byte[]? backingContent)
     {

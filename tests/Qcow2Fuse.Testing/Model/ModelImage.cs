@@ -22,7 +22,7 @@ public sealed class ModelImage
         Size = DrawSize();
         Discard = _random.Chance(80) ? DiscardMode.Unmap : DiscardMode.Ignore;
         SmallCaches = _random.Chance(50);
-        StepCount = one.ClusterSize > 1 << 20 ? 40 + _random.Below(80) : 100 + _random.Below(401);
+        StepCount = one.ClusterSize > 1 << 20 ? 40 + _random.Below(60) : 100 + _random.Below(401);
         byte[]? backing = MakeBacking(directory);
         Content = new byte[Size];
         backing?.AsSpan(0, (int)Math.Min(backing.Length, Size)).CopyTo(Content);
@@ -75,7 +75,8 @@ public sealed class ModelImage
             512 => (64L << 10, 1L << 20),
             4096 => (512L << 10, 5L << 20),
             65536 => (1L << 20, 8L << 20),
-            _ => (6L << 20, 40L << 20),
+            _ when _random.Chance(10) => (6L << 20, 48L << 20),
+            _ => (5L << 20, 15L << 20),
         };
         long size = (min + _random.Below(max - min)) / 512 * 512;
         return _random.Chance(40) ? size / Case.ClusterSize * Case.ClusterSize : size;
@@ -161,10 +162,11 @@ public sealed class ModelImage
     {
         int cluster = Case.ClusterSize;
         long clusters = Size / cluster;
+        int most = cluster > 1 << 20 ? 3 : 40;
         for (long at = 0; Case.Compressed && at < clusters; at++)
         {
             bool isNearby = clusters < 64 || at % 64 < 24;
-            if (isNearby && _random.Chance(clusters < 8 ? 60 : 25) && _commands.Count < 120)
+            if (isNearby && _random.Chance(clusters < 8 ? 60 : 25) && _commands.Count < most)
                 Write(directory, at * cluster, cluster, "-c", compressible: true);
         }
 

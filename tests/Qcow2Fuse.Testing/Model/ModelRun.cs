@@ -66,6 +66,8 @@ public static class ModelRun
             "qemu-img", ["convert", "-f", "qcow2", "-O", "raw", Image, Raw], directory.Path);
         if (convert.ExitCode != 0)
             return $"qemu-img convert ends with {convert.ExitCode}: {convert.Error}";
+        if (state.Files.IsRawData && !state.Expected.AsSpan().SequenceEqual(state.Files.DataBytes(state.Size)))
+            return "the raw data file alone is not the disk";
         byte[] theirs = File.ReadAllBytes(directory.File(Raw));
         int same = theirs.AsSpan().CommonPrefixLength(state.Expected);
         return same == theirs.Length && same == state.Expected.Length

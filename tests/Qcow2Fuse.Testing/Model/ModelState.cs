@@ -104,9 +104,10 @@ public sealed class ModelState : IDisposable
         return seen;
     }
 
-    /// <summary>Resizes disk and array, what is new being zero; notes where the engine does not support it.</summary>
+    /// <summary>Resizes disk and array to whole sectors, what is new being zero; notes where the engine does not support it.</summary>
     public void Resize(long size, string kind)
     {
+        size &= -512L;
         try
         {
             Device.Resize(size);

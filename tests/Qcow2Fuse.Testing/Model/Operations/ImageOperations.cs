@@ -76,8 +76,8 @@ public sealed class ShrinkOperation : ModelOperation
     /// <inheritdoc/>
     public override (long Offset, long Length) Draw(ModelDraw draw)
     {
-        long most = Math.Min(draw.Size, draw.FirstSize);
-        return (0, Math.Max(512, (draw.Size - draw.Random.Below(most / 2)) & -512L));
+        draw.Size = Math.Max(512, (draw.Size - draw.Random.Below(draw.Size / 2)) & -512L);
+        return (0, draw.Size);
     }
 
     /// <inheritdoc/>
