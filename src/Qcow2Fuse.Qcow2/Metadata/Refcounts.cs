@@ -49,10 +49,16 @@ internal sealed class Refcounts
     public bool HasBlock(long cluster) => BlockOffset(cluster) != 0;
 
     /// <summary>
-    /// Registers the zeroed cluster <paramref name="cluster"/> as the refcount block of the range it lies in; the
-    /// caller counts it next. Nothing on disk points at it before the next flush.
+    /// Makes the zeroed cluster <paramref name="cluster"/> the refcount block of the range it lies in, counted once by
+    /// itself. Both happen at one moment, so that no flush publishes a block that does not count itself; on an
+    /// exception neither has happened. Nothing on disk points at it before the next flush.
     /// </summary>
-    public void AddBlock(long cluster) => AddBlock(cluster, cluster);
+    public void AddBlock(long cluster)
+    {
+        using CachedTable slice = _cache.Get(SliceOffset((ulong)cluster << _geometry.ClusterBits, cluster));
+        RefcountField.Write(slice.Modify(), IndexInSlice(cluster), _geometry.RefcountOrder, 1);
+        AddBlock(cluster, cluster);
+    }
 
     /// <summary>
     /// Registers the zeroed cluster <paramref name="block"/>, which is durably counted elsewhere, as the refcount block
@@ -110,8 +116,14 @@ internal sealed class Refcounts
         ulong block = BlockOffset(cluster);
         if (block == 0)
             throw Corrupt($"no refcount block counts cluster {cluster}");
+        return _cache.Get(SliceOffset(block, cluster));
+    }
+
+    /// <summary>Where the slice that counts <paramref name="cluster"/> lies, its block being given.</summary>
+    private long SliceOffset(ulong block, long cluster)
+    {
         long inBlock = (cluster & ((1L << _geometry.RefcountBlockBits) - 1)) / _geometry.RefcountSliceEntries;
-        return _cache.Get((long)block + (inBlock * _geometry.SliceBytes));
+        return (long)block + (inBlock * _geometry.SliceBytes);
     }
 
     /// <summary>Table entries hold the offset in bits 9 to 63 ("Refcount table entry").</summary>
