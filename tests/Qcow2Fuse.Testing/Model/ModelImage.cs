@@ -15,11 +15,11 @@ public sealed class ModelImage
     private readonly SeededRandom _random;
     private readonly List<string> _commands = [];
 
-    private ModelImage(ModelCase one, TempDirectory directory)
+    private ModelImage(ModelCase one, TempDirectory directory, long sizeMax)
     {
         Case = one;
         _random = new SeededRandom(one.Seed);
-        Size = DrawSize();
+        Size = Math.Min(DrawSize(), sizeMax);
         Discard = _random.Chance(80) ? DiscardMode.Unmap : DiscardMode.Ignore;
         SmallCaches = _random.Chance(50);
         StepCount = one.ClusterSize > 1 << 20 ? 40 + _random.Below(60) : 100 + _random.Below(401);
@@ -54,13 +54,13 @@ public sealed class ModelImage
     /// <summary>How many operations the case has, at most 500.</summary>
     public int StepCount { get; }
 
-    /// <summary>Makes the image of a case.</summary>
-    public static ModelImage Create(ModelCase one)
+    /// <summary>Makes the image of a case, with a disk of at most so many bytes, a multiple of 512.</summary>
+    public static ModelImage Create(ModelCase one, long sizeMax = long.MaxValue)
     {
         using TempDirectory directory = new();
         try
         {
-            return new ModelImage(one, directory);
+            return new ModelImage(one, directory, sizeMax);
         }
         catch (InvalidOperationException failure)
         {
