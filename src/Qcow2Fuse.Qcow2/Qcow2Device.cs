@@ -19,23 +19,33 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     private readonly CompressedClusters _compressed;
     private readonly CowWriter _cow;
     private readonly DiscardMode _discard;
+    private readonly Timer? _cleaner;
     private readonly object _gate = new();
     private long _length;
+    private bool _isClosed;
 
     private Qcow2Device(BlockDevice file, Qcow2Header header, FormatOpenArguments arguments)
     {
         _file = file;
         _data = arguments.DataFile ?? file;
-        _header = new HeaderStore(file, header);
+        _header = new HeaderStore(file, header, _gate);
         _geometry = new Qcow2Geometry(header);
         _discard = arguments.Discard;
         _length = header.Size & ~511L;
         Backing = arguments.Backing;
         IsReadOnly = arguments.ReadOnly;
         _caches = new MetadataCaches(file, _header, _geometry, arguments, _gate);
-        _map = new ClusterMap(file, _geometry, _caches, _gate, Backing?.Length ?? 0);
+        _map = new ClusterMap(
+            file, _geometry, _caches, _gate, Backing?.Length ?? 0,
+            keepsPlace: _discard == DiscardMode.NoUnref && header.Version >= 3);
         _compressed = new CompressedClusters(file, _geometry, header.Compression);
         _cow = new CowWriter(_data, this);
+        _bitmapStore = new BitmapStore(file, _geometry, _header, _caches, _gate);
+        if (arguments.CacheCleanInterval > TimeSpan.Zero)
+        {
+            _cleaner = new Timer(
+                DropIdleTables, state: null, arguments.CacheCleanInterval, arguments.CacheCleanInterval);
+        }
     }
 
     /// <inheritdoc/>
@@ -54,6 +64,16 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     public override long AllocatedBytes =>
         ReferenceEquals(_file, _data) ? _file.AllocatedBytes : _file.AllocatedBytes + _data.AllocatedBytes;
 
+    /// <summary>What the metadata caches did so far.</summary>
+    public MetadataStatistics Statistics
+    {
+        get
+        {
+            lock (_gate)
+                return _caches.Statistics;
+        }
+    }
+
     /// <summary>Cluster size in bytes.</summary>
     public int ClusterSize => _geometry.ClusterSize;
 
@@ -69,11 +89,16 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         if (!arguments.ReadOnly && (references.WriteRefusal ?? references.ReadOnlyReason) is { } reason)
             throw new BlockException(
                 BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", hint: references.WriteRefusalHint);
+        if (!arguments.ReadOnly && !arguments.AllowLoss && references.WriteLoss is { } loss)
+            throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {loss}");
         if (header.HasExternalData != arguments.DataFile is not null)
             throw new BlockException(BlockErrorKind.InvalidFormat, header.HasExternalData
                 ? $"{file.Name}: the external data file is missing"
                 : $"{file.Name}: the image has no external data file");
-        return new Qcow2Device(file, header, arguments);
+        var device = new Qcow2Device(file, header, arguments);
+        if (!arguments.ReadOnly)
+            device.OpenBitmaps(references.WriteLoss is not null);
+        return device;
     }
 
     /// <inheritdoc/>
@@ -94,7 +119,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// <inheritdoc/>
     public override Extent GetExtent(long offset, long length)
     {
-        CheckRange(offset, length);
+        if (offset < 0 || length < 0 || length > Reach - offset)
+            throw BlockException.OutOfRange(this, offset, length);
         ReadMapping mapping;
         lock (_gate)
             mapping = _map.Lookup(new GuestOffset(offset), length);
@@ -116,7 +142,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// </summary>
     internal bool ReadsAsZero(GuestOffset guest, long length)
     {
-        length = Math.Min(length, Length - guest.Value);
+        length = Math.Min(length, Reach - guest.Value);
         while (length > 0)
         {
             Extent extent = BackingChain.GetExtent(this, guest.Value, length);
@@ -132,7 +158,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// <summary>Reads what a copied head or tail holds; zeroes beyond the end of the disk.</summary>
     internal void ReadForCopy(GuestOffset guest, Span<byte> destination)
     {
-        int inside = (int)Math.Clamp(Length - guest.Value, 0, destination.Length);
+        int inside = (int)Math.Clamp(Reach - guest.Value, 0, destination.Length);
         ReadGuest(guest, destination[..inside]);
         destination[inside..].Clear();
     }
@@ -140,6 +166,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
+        _cleaner?.Dispose();
         try
         {
             // Who wrote was told when a flush failed.
@@ -148,13 +175,28 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         }
         finally
         {
+            _bitmaps?.Dispose();
             _compressed.Dispose();
-            _caches.Dispose();
+            lock (_gate)
+            {
+                _isClosed = true;
+                _caches.Dispose();
+            }
+
             if (!ReferenceEquals(_file, _data))
                 _data.Dispose();
             Backing?.Dispose();
             _file.Dispose();
             base.Dispose(disposing);
+        }
+    }
+
+    private void DropIdleTables(object? state)
+    {
+        lock (_gate)
+        {
+            if (!_isClosed)
+                _caches.DropIdle();
         }
     }
 

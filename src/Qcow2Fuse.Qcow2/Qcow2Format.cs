@@ -38,6 +38,7 @@ public sealed class Qcow2Format : IImageFormat
             DataFileName = header.DataFile,
             WriteRefusal = refusal,
             WriteRefusalHint = hint,
+            WriteLoss = BitmapSet.WhyNotKept(file, header),
         };
     }
 

@@ -59,8 +59,11 @@ public sealed record Qcow2ImageInfo
 
     public required IReadOnlyList<SnapshotInfo> Snapshots { get; init; }
 
+    /// <summary>Persistent bitmaps that the image vouches for.</summary>
+    public required IReadOnlyList<BitmapInfo> Bitmaps { get; init; }
+
     /// <summary>Reads it from the image file.</summary>
-    /// <exception cref="BlockException">The header or the snapshot table is invalid.</exception>
+    /// <exception cref="BlockException">The header, the snapshot table or the bitmap directory is invalid.</exception>
     public static Qcow2ImageInfo Read(BlockDevice file)
     {
         Qcow2Header header = Qcow2HeaderReader.Read(file);
@@ -82,6 +85,7 @@ public sealed record Qcow2ImageInfo
             DataFile = header.DataFile,
             DataFileRaw = (header.Autoclear & FeatureBits.RawExternalData) != 0,
             Snapshots = ReadSnapshots(file, header),
+            Bitmaps = BitmapSet.Describe(file, header),
         };
     }
 

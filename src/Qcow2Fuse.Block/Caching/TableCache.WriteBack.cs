@@ -150,6 +150,7 @@ public sealed unsafe partial class TableCache
             ReleasePreImage(ref entry);
         }
 
+        _written += count;
         Monitor.PulseAll(_gate);
         return true;
     }

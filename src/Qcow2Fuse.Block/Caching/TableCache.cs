@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-using System.Runtime.InteropServices;
+using System.Numerics;
 
 namespace Qcow2Fuse.Block;
 
@@ -38,6 +38,9 @@ public sealed unsafe partial class TableCache : IDisposable
 {
     private const int None = -1;
 
+    /// <summary>Tables get their memory in pieces of this size, and give it back so.</summary>
+    private const int ChunkBytes = 256 * 1024;
+
     private readonly BlockDevice _device;
     private readonly object _gate;
     private readonly int _tableSize;
@@ -45,7 +48,9 @@ public sealed unsafe partial class TableCache : IDisposable
     private readonly Action? _makeRoom;
     private readonly Dictionary<long, int> _index;
     private readonly Entry[] _entries;
-    private byte* _arena;
+    private readonly byte*[] _chunks;
+    private readonly int _chunkShift;
+    private int _epoch;
     private int _used;
     private int _lruHead = None;
     private int _lruTail = None;
@@ -75,8 +80,8 @@ public sealed unsafe partial class TableCache : IDisposable
         _frozen = new int[capacity];
         _frozenOffsets = new long[capacity];
         _index = new Dictionary<long, int>(capacity);
-        // The system gives memory to pages only once they are touched: an empty cache costs address space.
-        _arena = (byte*)NativeMemory.AlignedAlloc((nuint)capacity * (nuint)tableSize, 4096);
+        _chunkShift = Math.Max(0, BitOperations.Log2(ChunkBytes) - BitOperations.Log2((uint)tableSize));
+        _chunks = new byte*[((capacity - 1) >> _chunkShift) + 1];
     }
 
     /// <summary>Tables held at most.</summary>
@@ -84,6 +89,9 @@ public sealed unsafe partial class TableCache : IDisposable
 
     /// <summary>Reads of tables from the device so far.</summary>
     public long Misses { get; private set; }
+
+    /// <summary>What the cache did so far.</summary>
+    public TableCacheStatistics Statistics => new(_hits, Misses, _written, _index.Count);
 
     /// <summary>Whether any table is dirty, not counting frozen content.</summary>
     public bool HasDirty { get; private set; }
@@ -108,6 +116,8 @@ public sealed unsafe partial class TableCache : IDisposable
                 }
 
                 found.Pins++;
+                found.LastUse = _epoch;
+                _hits++;
                 MoveToFront(entry);
                 return new CachedTable(this, entry);
             }
@@ -152,8 +162,8 @@ public sealed unsafe partial class TableCache : IDisposable
     {
         for (int i = 0; i < _used; i++)
             ReleasePreImage(ref _entries[i]);
-        NativeMemory.AlignedFree(_arena);
-        _arena = null;
+        for (int chunk = 0; chunk < _chunks.Length; chunk++)
+            FreeChunk(chunk);
     }
 
     internal Span<byte> Table(int entry) => new(TablePointer(entry), _tableSize);
@@ -165,12 +175,17 @@ public sealed unsafe partial class TableCache : IDisposable
             throw new InvalidOperationException("A table was unpinned twice.");
     }
 
-    private byte* TablePointer(int entry) => _arena + ((long)entry * _tableSize);
+    private byte* TablePointer(int entry) =>
+        _chunks[entry >> _chunkShift] + ((long)(entry & ((1 << _chunkShift) - 1)) * _tableSize);
 
     private void Load(int entry, long offset)
     {
         ref Entry loading = ref _entries[entry];
-        loading = new Entry { Offset = offset, Pins = 1, Loading = true, Older = None, Newer = None };
+        EnsureChunk(entry);
+        loading = new Entry
+        {
+            Offset = offset, Pins = 1, Loading = true, LastUse = _epoch, Older = None, Newer = None,
+        };
         _index.Add(offset, entry);
         PushFront(entry);
         Misses++;
@@ -245,6 +260,7 @@ public sealed unsafe partial class TableCache : IDisposable
     {
         _device.Write(_entries[entry].Offset, Table(entry));
         _entries[entry].Dirty = false;
+        _written++;
     }
 
     private int _freeHead = None;
@@ -307,6 +323,9 @@ public sealed unsafe partial class TableCache : IDisposable
 
         /// <summary>How many callers hold the table.</summary>
         public int Pins;
+
+        /// <summary>The period between two calls of <see cref="DropIdle"/> in which it was last used.</summary>
+        public int LastUse;
 
         /// <summary>Being read; nobody but the reader may look at it.</summary>
         public bool Loading;

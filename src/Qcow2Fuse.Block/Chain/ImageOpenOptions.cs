@@ -29,6 +29,9 @@ public sealed record ImageOpenOptions
     /// <summary>Open for reading only: not a byte of any file changes.</summary>
     public bool ReadOnly { get; init; }
 
+    /// <summary>Write an image although it loses bitmaps by it that cannot be kept valid.</summary>
+    public bool DropBitmaps { get; init; }
+
     /// <summary>What discards do.</summary>
     public DiscardMode Discard { get; init; } = DiscardMode.Unmap;
 
@@ -64,4 +67,9 @@ public sealed record ImageOpenOptions
 
     /// <summary>Upper bound of the cache of refcount blocks in bytes; 0 for the default.</summary>
     public long RefcountCacheBytesMax { get; init; }
+
+    /// <summary>
+    /// Cached tables that nobody used for so long are given up; <see cref="TimeSpan.Zero"/> keeps them for ever.
+    /// </summary>
+    public TimeSpan CacheCleanInterval { get; init; } = TimeSpan.FromMinutes(10);
 }

@@ -5,19 +5,20 @@ namespace Qcow2Fuse.Formats;
 
 /// <summary>
 /// A disk that lies in its file byte for byte. Its length is that of the file when it was opened, to the byte; writes
-/// past it are refused even where the file could grow.
+/// past it are refused even where the file could grow. Only <see cref="Resize"/> changes it.
 /// </summary>
 public sealed class RawDevice : BlockDevice
 {
     private readonly BlockDevice _file;
     private readonly DiscardMode _discard;
+    private long _length;
 
     /// <summary>Opens the disk in <paramref name="file"/>, which it owns from then on.</summary>
     public RawDevice(BlockDevice file, bool readOnly = false, DiscardMode discard = DiscardMode.Unmap)
     {
         _file = file;
         _discard = discard;
-        Length = file.Length;
+        _length = file.Length;
         IsReadOnly = readOnly || file.IsReadOnly;
     }
 
@@ -25,7 +26,7 @@ public sealed class RawDevice : BlockDevice
     public override string Name => _file.Name;
 
     /// <inheritdoc/>
-    public override long Length { get; }
+    public override long Length => Volatile.Read(ref _length);
 
     /// <inheritdoc/>
     public override bool IsReadOnly { get; }
@@ -65,7 +66,7 @@ public sealed class RawDevice : BlockDevice
     {
         CheckWritable();
         CheckRange(offset, length);
-        _file.WriteZeroes(offset, length, mayUnmap && _discard == DiscardMode.Unmap);
+        _file.WriteZeroes(offset, length, mayUnmap && _discard != DiscardMode.Ignore);
     }
 
     /// <inheritdoc/>
@@ -73,8 +74,16 @@ public sealed class RawDevice : BlockDevice
     {
         CheckWritable();
         CheckRange(offset, length);
-        if (_discard == DiscardMode.Unmap)
+        if (_discard != DiscardMode.Ignore)
             _file.Discard(offset, length);
+    }
+
+    /// <inheritdoc/>
+    public override void Resize(long length)
+    {
+        CheckWritable();
+        _file.Resize(length);
+        Volatile.Write(ref _length, length);
     }
 
     /// <inheritdoc/>

@@ -144,6 +144,7 @@ public static class Qcow2Creator
 
     private static void WriteNames(byte[] bytes, int end, Qcow2Header header)
     {
+        end += FeatureNames.Write(bytes.AsSpan(end), header);
         if (header.BackingFormat is not null)
         {
             byte[] format = Encoding.UTF8.GetBytes(header.BackingFormat);

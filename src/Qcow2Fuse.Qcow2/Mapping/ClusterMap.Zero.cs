@@ -64,6 +64,8 @@ internal sealed partial class ClusterMap
                 changed.Write(slice.Modify(), index, _geometry);
                 if (!changed.HasHost)
                     Release(old);
+                else if (mayUnmap && _keepsPlace)
+                    PunchLater(at, changed.Host + _geometry.InCluster(at), step);
             }
 
             done += step;
@@ -89,7 +91,7 @@ internal sealed partial class ClusterMap
             return mayUnmap && IsBeyondBacking(guest);
         }
 
-        bool keepHost = old.HasHostIn(_geometry) && !mayUnmap;
+        bool keepHost = old.HasHostIn(_geometry) && (!mayUnmap || _keepsPlace);
         changed = new L2Entry(keepHost ? old.Descriptor | L2Entry.ZeroFlag : L2Entry.ZeroFlag, 0);
         return true;
     }
@@ -100,7 +102,7 @@ internal sealed partial class ClusterMap
         changed = old;
         if (whole)
         {
-            bool keepHost = old.HasHostIn(_geometry) && !mayUnmap;
+            bool keepHost = old.HasHostIn(_geometry) && (!mayUnmap || _keepsPlace);
             changed = new L2Entry(keepHost ? old.Descriptor : 0, L2Entry.AllZero);
             return true;
         }
@@ -110,7 +112,7 @@ internal sealed partial class ClusterMap
         int first = _geometry.SubclusterIndex(guest);
         int end = (int)(first + (length >> _geometry.SubclusterBits));
         ulong bitmap = (old.Bitmap | L2Entry.ZeroBits(first, end)) & ~L2Entry.AllocatedBits(first, end);
-        bool stillNeeded = !mayUnmap || (uint)bitmap != 0;
+        bool stillNeeded = !mayUnmap || _keepsPlace || (uint)bitmap != 0;
         changed = new L2Entry(stillNeeded ? old.Descriptor : 0, bitmap);
         return true;
     }

@@ -24,15 +24,18 @@ internal sealed partial class ClusterMap
     private readonly MetadataCaches _caches;
     private readonly object _gate;
     private readonly long _backingLength;
+    private readonly bool _keepsPlace;
 
     public ClusterMap(
-        BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, object gate, long backingLength)
+        BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, object gate, long backingLength,
+        bool keepsPlace)
     {
         _file = file;
         _geometry = geometry;
         _caches = caches;
         _gate = gate;
         _backingLength = backingLength;
+        _keepsPlace = keepsPlace;
         InFlight = new InFlightAllocations(geometry, gate);
     }
 

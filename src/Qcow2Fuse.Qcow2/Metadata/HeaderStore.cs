@@ -7,15 +7,17 @@ namespace Qcow2Fuse.Qcow2;
 /// The header of an open image: what it says now, and the only way it is changed. Safe to use from any thread, with or
 /// without the image's gate; nothing else is locked while it writes.
 /// </summary>
-internal sealed class HeaderStore
+internal sealed partial class HeaderStore
 {
     private readonly BlockDevice _file;
+    private readonly object _gate;
     private readonly Lock _lock = new();
     private volatile Qcow2Header _current;
 
-    public HeaderStore(BlockDevice file, Qcow2Header header)
+    public HeaderStore(BlockDevice file, Qcow2Header header, object gate)
     {
         _file = file;
+        _gate = gate;
         _current = header;
     }
 

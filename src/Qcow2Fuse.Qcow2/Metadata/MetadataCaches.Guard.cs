@@ -6,8 +6,17 @@ namespace Qcow2Fuse.Qcow2;
 /// <summary>Telling the overlap guard where all tables lie.</summary>
 internal sealed partial class MetadataCaches
 {
+    private bool _hasGuard;
+
     /// <summary>Where metadata lies; knows nothing before <see cref="BuildGuard"/>.</summary>
     public OverlapGuard Guard { get; }
+
+    /// <summary>Builds the guard unless that was done before.</summary>
+    public void EnsureGuard()
+    {
+        if (!_hasGuard)
+            BuildGuard();
+    }
 
     /// <summary>
     /// Collects all metadata of the image: before the first write, and after snapshots or bitmaps have moved. Reads
@@ -30,6 +39,7 @@ internal sealed partial class MetadataCaches
         foreach (HeaderExtension extension in header.Extensions)
             AddExtension(tables, extension);
         Guard.Build(tables);
+        _hasGuard = true;
     }
 
     /// <summary>Adds what the entries of a table point at; entries that no table can be at are left to their users.

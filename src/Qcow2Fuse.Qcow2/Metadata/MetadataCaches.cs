@@ -51,7 +51,7 @@ internal sealed partial class MetadataCaches : IDisposable
         _geometry = geometry;
         _gate = gate;
         _isPublishing = offset => _publishing.Contains(offset & ~_geometry.ClusterMask);
-        _punch = arguments.Discard == DiscardMode.Unmap;
+        _punch = arguments.Discard != DiscardMode.Ignore;
         L1 = ResidentTable.Load(file, new HostOffset(header.L1Offset), header.L1Size);
         RefcountTable = ResidentTable.Load(file, new HostOffset(header.RefcountTableOffset),
             (int)(((long)header.RefcountTableClusters << header.ClusterBits) / 8));
@@ -115,7 +115,8 @@ internal sealed partial class MetadataCaches : IDisposable
     {
         _isLazy = false;
         Flush();
-        Flush();
+        if (RefcountBlocks.HasDirty || RefcountTable.HasDirty || Frees.Any)
+            Flush();
     }
 
     /// <summary>
@@ -211,9 +212,17 @@ internal sealed partial class MetadataCaches : IDisposable
     }
 
     /// <summary>
+    /// Says that a change of the header failed, so that nobody knows what the file holds: final, like a failed flush.
+    /// </summary>
+    public void Fail(BlockException failure) => _failure ??= failure;
+
+    /// <summary>Flushes the file with the gate released. A failure is final.</summary>
+    public void Barrier() => Barrier(withData: false);
+
+    /// <summary>
     /// Flushes the file, before it the external data file where asked to, with the gate released. A failure is final.
     /// </summary>
-    public void Barrier(bool withData = false)
+    private void Barrier(bool withData)
     {
         Monitor.Exit(_gate);
         BlockException? failure = null;
@@ -236,6 +245,23 @@ internal sealed partial class MetadataCaches : IDisposable
             return;
         _failure ??= failure;
         throw new BlockException(failure.Kind, failure.Message, failure, failure.Hint);
+    }
+
+    /// <summary>The flush that makes durable what is changed now.</summary>
+    public long NextFlush => _started + 1;
+
+    /// <summary>The last flush that completed.</summary>
+    public long CompletedFlush => _completed;
+
+    /// <summary>What the caches did so far.</summary>
+    public MetadataStatistics Statistics =>
+        new(L2.Statistics, RefcountBlocks.Statistics, _completed);
+
+    /// <summary>Gives up cached tables that were not used since the last call, and their memory.</summary>
+    public void DropIdle()
+    {
+        L2.DropIdle();
+        RefcountBlocks.DropIdle();
     }
 
     public void Dispose()

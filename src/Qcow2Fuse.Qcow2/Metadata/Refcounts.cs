@@ -49,15 +49,16 @@ internal sealed class Refcounts
     public bool HasBlock(long cluster) => BlockOffset(cluster) != 0;
 
     /// <summary>
-    /// Makes the zeroed cluster <paramref name="cluster"/> the refcount block of the range it lies in, counted once by
-    /// itself. Both happen at one moment, so that no flush publishes a block that does not count itself; on an
-    /// exception neither has happened. Nothing on disk points at it before the next flush.
+    /// Registers the zeroed cluster <paramref name="cluster"/> as the refcount block of the range it lies in, itself
+    /// counted once. Nothing on disk points at it before the next flush.
     /// </summary>
     public void AddBlock(long cluster)
     {
-        using CachedTable slice = _cache.Get(SliceOffset((ulong)cluster << _geometry.ClusterBits, cluster));
+        // Loaded first: if that fails, nothing may lead to a block that does not count itself.
+        long block = cluster << _geometry.ClusterBits;
+        using CachedTable slice = _cache.Get(block + SliceOffset(cluster));
+        _table[cluster >> _geometry.RefcountBlockBits] = (ulong)block;
         RefcountField.Write(slice.Modify(), IndexInSlice(cluster), _geometry.RefcountOrder, 1);
-        AddBlock(cluster, cluster);
     }
 
     /// <summary>
@@ -116,15 +117,12 @@ internal sealed class Refcounts
         ulong block = BlockOffset(cluster);
         if (block == 0)
             throw Corrupt($"no refcount block counts cluster {cluster}");
-        return _cache.Get(SliceOffset(block, cluster));
+        return _cache.Get((long)block + SliceOffset(cluster));
     }
 
-    /// <summary>Where the slice that counts <paramref name="cluster"/> lies, its block being given.</summary>
-    private long SliceOffset(ulong block, long cluster)
-    {
-        long inBlock = (cluster & ((1L << _geometry.RefcountBlockBits) - 1)) / _geometry.RefcountSliceEntries;
-        return (long)block + (inBlock * _geometry.SliceBytes);
-    }
+    /// <summary>Byte offset in the cluster's refcount block of the slice that counts it.</summary>
+    private long SliceOffset(long cluster) => (cluster & ((1L << _geometry.RefcountBlockBits) - 1))
+        / _geometry.RefcountSliceEntries * _geometry.SliceBytes;
 
     /// <summary>Table entries hold the offset in bits 9 to 63 ("Refcount table entry").</summary>
     private ulong BlockOffset(long cluster)

@@ -22,6 +22,8 @@ internal static class CommandLine
             UmountCommand.Create(),
             CreateCommand.Create(),
             InfoCommand.Create(),
+            ResizeCommand.Create(),
+            BitmapCommand.Create(),
         };
         root.Directives.Clear();
         foreach (Option option in root.Options.Where(static option => option.Name is "--version"))
@@ -54,11 +56,14 @@ internal static class CommandLine
 
     private static string Version => typeof(CommandLine).Assembly.GetName().Version!.ToString(fieldCount: 3);
 
-    /// <summary>The parser takes an option it does not know for an argument; nobody means that.</summary>
+    /// <summary>
+    /// The parser takes an option it does not know for an argument; nobody means that. No option begins with a digit:
+    /// that is a number below zero.
+    /// </summary>
     private static void RefuseDash(ArgumentResult result)
     {
         string? option = result.Tokens.Select(static token => token.Value)
-            .FirstOrDefault(static value => value.Length > 1 && value[0] == '-');
+            .FirstOrDefault(static value => value.Length > 1 && value[0] == '-' && !char.IsAsciiDigit(value[1]));
         if (option is not null)
             result.AddError($"{UnknownOption} {option} (a file of that name is written ./{option})");
     }

@@ -9,6 +9,7 @@ namespace Qcow2Fuse.Commands;
 internal static class MountOptions
 {
     private const long CacheBytesMax = 1L << 40;
+    private const int CacheCleanSecondsMax = 1_000_000;
     private const int ThreadsMax = 256;
     private const int ReadBytesMin = 4096;
     private const int ReadBytesMax = 1 << 20;
@@ -59,6 +60,9 @@ internal static class MountOptions
             "data_file", "FILE", "Use FILE as external data file instead of the one the image names",
             (s, v) => s.DataFile = v),
         MountOption.Flag(
+            "drop_bitmaps", "Write to an image with bitmaps that cannot be kept valid; they are given up",
+            (s, on) => s.DropBitmaps = on),
+        MountOption.Flag(
             "force_share", "With ro: look although another process may be writing to the image",
             (s, on) => s.ForceShare = on),
         MountOption.Flag(
@@ -77,14 +81,19 @@ internal static class MountOptions
             ],
             (s, v) => s.Cache = v),
         MountOption.Choice(
-            "discard", "What punching a hole does: give the space back, or keep it",
-            [("unmap", DiscardMode.Unmap), ("ignore", DiscardMode.Ignore)],
+            "discard", "What punching a hole does: give the space back, keep it, or give it back and keep its place",
+            [("unmap", DiscardMode.Unmap), ("ignore", DiscardMode.Ignore), ("no-unref", DiscardMode.NoUnref)],
             (s, v) => s.Discard = v),
         MountOption.Size(
             "l2_cache_size", "Upper bound of the cache of L2 tables", CacheBytesMax, (s, v) => s.L2CacheBytesMax = v),
         MountOption.Size(
             "refcount_cache_size", "Upper bound of the cache of refcount blocks", CacheBytesMax,
             (s, v) => s.RefcountCacheBytesMax = v),
+        MountOption.Number(
+            "cache_clean_interval", "SECONDS", "Give up tables unused for so long; 0 keeps them (default 600)",
+            0, CacheCleanSecondsMax, (s, v) => s.CacheCleanInterval = TimeSpan.FromSeconds(v)),
+        MountOption.Flag(
+            "resize", "Let truncate(1) on the raw file grow and shrink the disk", (s, on) => s.Resize = on),
         MountOption.Flag(
             "writeback", "Let the kernel collect writes in memory: faster, but they vanish if the daemon dies",
             (s, on) => s.Writeback = on),

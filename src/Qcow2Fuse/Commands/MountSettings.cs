@@ -33,6 +33,9 @@ internal sealed class MountSettings
     /// <summary>Open without the backing file.</summary>
     public bool NoBacking { get; set; }
 
+    /// <summary>Write to an image whose bitmaps cannot be kept valid.</summary>
+    public bool DropBitmaps { get; set; }
+
     /// <summary>Caching of the image file.</summary>
     public CacheMode Cache { get; set; } = CacheMode.Writeback;
 
@@ -50,6 +53,12 @@ internal sealed class MountSettings
 
     /// <summary>Upper bound of the refcount cache in bytes; 0 for the default.</summary>
     public long RefcountCacheBytesMax { get; set; }
+
+    /// <summary>How long unused tables stay cached; zero for ever.</summary>
+    public TimeSpan CacheCleanInterval { get; set; } = TimeSpan.FromMinutes(10);
+
+    /// <summary>The size of the raw file can be changed, and with it the disk's.</summary>
+    public bool Resize { get; set; }
 
     /// <summary>Other users may enter the mount.</summary>
     public bool AllowOther { get; set; }
@@ -97,9 +106,11 @@ internal sealed class MountSettings
         NoBacking = NoBacking,
         BackingFormat = BackingFormat,
         DataFile = DataFile,
+        DropBitmaps = DropBitmaps,
         NoLock = NoLock,
         ForceShare = ForceShare,
         L2CacheBytesMax = L2CacheBytesMax,
         RefcountCacheBytesMax = RefcountCacheBytesMax,
+        CacheCleanInterval = CacheCleanInterval,
     };
 }

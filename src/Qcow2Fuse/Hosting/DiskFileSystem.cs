@@ -23,6 +23,7 @@ internal sealed class DiskFileSystem : IFuseFileSystem
     private readonly string _displayName;
     private readonly bool _rootIsFile;
     private readonly bool _unmapsHoles;
+    private readonly bool _mayResize;
     private readonly ILogger _logger;
     private readonly FileOwnership _ownership;
     private readonly FuseTime _created;
@@ -35,6 +36,7 @@ internal sealed class DiskFileSystem : IFuseFileSystem
     /// <param name="image">The open image.</param>
     /// <param name="rootIsFile">The mount point is a file, so the root is one.</param>
     /// <param name="unmapsHoles">Punching a hole gives its space back.</param>
+    /// <param name="mayResize">The size of the file can be changed, and with it the disk's.</param>
     /// <param name="ownership">Who owns the files, with what modes.</param>
     /// <param name="modified">When the image was last changed, in UTC.</param>
     /// <param name="logger">Where refusals and failures are told.</param>
@@ -42,6 +44,7 @@ internal sealed class DiskFileSystem : IFuseFileSystem
         ServedImage image,
         bool rootIsFile,
         bool unmapsHoles,
+        bool mayResize,
         FileOwnership ownership,
         DateTime modified,
         ILogger logger)
@@ -51,6 +54,7 @@ internal sealed class DiskFileSystem : IFuseFileSystem
         _fileName = Encoding.UTF8.GetBytes(image.FileName);
         _rootIsFile = rootIsFile;
         _unmapsHoles = unmapsHoles;
+        _mayResize = mayResize;
         _ownership = ownership;
         _fileMode = ownership.FileMode(_device.IsReadOnly);
         _logger = logger;
@@ -97,12 +101,9 @@ internal sealed class DiskFileSystem : IFuseFileSystem
 
         // Under the kernel's writeback cache an O_TRUNC arrives as a change to size 0; a disk ignores it.
         bool isOpening = change.MayBeOpenTruncation && change.Size == 0;
-        if (change.Size is { } size && size != _device.Length && !isOpening)
-        {
-            if (Interlocked.Exchange(ref _resizeWasRefused, 1) == 0)
-                HostLog.ResizeRefused(_logger, _displayName);
-            return -FuseErrno.EPERM;
-        }
+        if (change.Size is { } size && size != _device.Length && !isOpening
+            && TryResize(size) is not 0 and var error)
+            return error;
 
         if (change.Mode is { } mode)
             Volatile.Write(ref _fileMode, mode & PermissionMask);
@@ -166,6 +167,8 @@ internal sealed class DiskFileSystem : IFuseFileSystem
         switch (mode)
         {
             // Space is taken when it is written; what counts for the caller is that the range can be.
+            case FuseAllocateMode.Allocate when !isInside && _mayResize && offset <= long.MaxValue - length:
+                return TryResize(offset + length);
             case FuseAllocateMode.Allocate or FuseAllocateMode.KeepSize:
                 return isInside ? 0 : -FuseErrno.EFBIG;
             case FuseAllocateMode.ZeroRange when !isInside:
@@ -251,6 +254,23 @@ internal sealed class DiskFileSystem : IFuseFileSystem
         if (length <= 0)
             return 0;
         _device.WriteZeroes(offset, length, mayUnmap);
+        Touch();
+        return 0;
+    }
+
+    /// <summary>Resizes the disk where the user allows it; else says in the log, once, how to.</summary>
+    private int TryResize(long size)
+    {
+        if (!_mayResize)
+        {
+            if (Interlocked.Exchange(ref _resizeWasRefused, 1) == 0)
+                HostLog.ResizeRefused(_logger, _displayName);
+            return -FuseErrno.EPERM;
+        }
+
+        if (_device.IsReadOnly)
+            return -FuseErrno.EROFS;
+        _device.Resize(size);
         Touch();
         return 0;
     }

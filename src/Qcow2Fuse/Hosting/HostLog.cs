@@ -16,7 +16,8 @@ internal static partial class HostLog
     public static partial void OpenMessage(ILogger logger, string message);
 
     [LoggerMessage(4, LogLevel.Warning,
-        "{File}: a change of the size was refused: the raw file has the size of the disk, and cannot be resized")]
+        "{File}: a change of the size was refused: the raw file has the size of the disk "
+        + "(hint: -o resize lets it change)")]
     public static partial void ResizeRefused(ILogger logger, string file);
 
     [LoggerMessage(5, LogLevel.Error, "request failed: {Message}")]

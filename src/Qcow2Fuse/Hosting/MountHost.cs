@@ -50,8 +50,20 @@ internal sealed class MountHost : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        _image.Dispose();
-        _signals.Dispose();
+        try
+        {
+            _image.Dispose();
+        }
+        catch (BlockException exception)
+        {
+            // Standard error of a daemon leads nowhere; its log does not.
+            HostLog.LastFlushFailed(_logger, _image.ImagePath, exception.Message);
+            throw;
+        }
+        finally
+        {
+            _signals.Dispose();
+        }
     }
 
     private int Run(string directory, DateTime modified, Action<string> ready)
@@ -66,7 +78,8 @@ internal sealed class MountHost : IDisposable
         DiskFileSystem fileSystem = new(
             _image,
             rootIsFile: mount.IsFile,
-            unmapsHoles: _settings.Discard == DiscardMode.Unmap,
+            unmapsHoles: _settings.Discard != DiscardMode.Ignore,
+            mayResize: _settings.Resize,
             FileOwnership.From(_settings),
             modified,
             _logger);

@@ -62,6 +62,8 @@ internal static class ImageReportJson
         json.WriteString("compression-type", ImageReport.CompressionOf(image));
         if (image.Version >= 3)
             json.WriteBoolean("lazy-refcounts", image.LazyRefcounts);
+        if (image.Bitmaps.Count > 0)
+            WriteBitmaps(image.Bitmaps, json);
         json.WriteNumber("refcount-bits", image.RefcountBits);
         if (image is { HasExternalData: true, DataFile: not null })
             json.WriteString("data-file", image.DataFile);
@@ -76,6 +78,24 @@ internal static class ImageReportJson
 
         json.WriteEndObject();
         json.WriteEndObject();
+    }
+
+    private static void WriteBitmaps(IReadOnlyList<BitmapInfo> bitmaps, Utf8JsonWriter json)
+    {
+        json.WriteStartArray("bitmaps");
+        foreach (BitmapInfo bitmap in bitmaps)
+        {
+            json.WriteStartObject();
+            json.WriteStartArray("flags");
+            foreach (string flag in ImageReport.FlagsOf(bitmap))
+                json.WriteStringValue(flag);
+            json.WriteEndArray();
+            json.WriteString("name", bitmap.Name);
+            json.WriteNumber("granularity", bitmap.Granularity);
+            json.WriteEndObject();
+        }
+
+        json.WriteEndArray();
     }
 
     private static void WriteSnapshots(IReadOnlyList<SnapshotInfo> snapshots, Utf8JsonWriter json)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
+using System.Text;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Qcow2;
 
@@ -27,7 +28,7 @@ internal static class ImageReportText
             WriteSnapshots(image.Snapshots, output);
         output.WriteLine("Format specific information:");
         foreach ((string name, string value) in Details(image))
-            output.WriteLine($"    {name}: {value}");
+            output.WriteLine(value.StartsWith('\n') ? $"    {name}:{value}" : $"    {name}: {value}");
     }
 
     private static void WriteBacking(ImageReport report, Qcow2ImageInfo image, TextWriter output)
@@ -67,6 +68,8 @@ internal static class ImageReportText
         yield return ("compression type", ImageReport.CompressionOf(image));
         if (image.Version >= 3)
             yield return ("lazy refcounts", YesNo(image.LazyRefcounts));
+        if (image.Bitmaps.Count > 0)
+            yield return ("bitmaps", BitmapLines(image.Bitmaps));
         yield return ("refcount bits", image.RefcountBits.ToString(CultureInfo.InvariantCulture));
         if (image is { HasExternalData: true, DataFile: not null })
             yield return ("data file", Printable.Text(image.DataFile));
@@ -77,6 +80,22 @@ internal static class ImageReportText
             yield return ("corrupt", YesNo(image.Corrupt));
             yield return ("extended l2", YesNo(image.ExtendedL2));
         }
+    }
+
+    private static string BitmapLines(IReadOnlyList<BitmapInfo> bitmaps)
+    {
+        StringBuilder lines = new();
+        for (int i = 0; i < bitmaps.Count; i++)
+        {
+            lines.Append(CultureInfo.InvariantCulture, $"\n        [{i}]:\n            flags:");
+            int flag = 0;
+            foreach (string name in ImageReport.FlagsOf(bitmaps[i]))
+                lines.Append(CultureInfo.InvariantCulture, $"\n                [{flag++}]: {name}");
+            lines.Append(CultureInfo.InvariantCulture, $"\n            name: {Printable.Text(bitmaps[i].Name)}");
+            lines.Append(CultureInfo.InvariantCulture, $"\n            granularity: {bitmaps[i].Granularity}");
+        }
+
+        return lines.ToString();
     }
 
     private static string YesNo(bool value) => value ? "true" : "false";

@@ -52,6 +52,23 @@ public sealed class InfoTests : CommandTest
     }
 
     [SkippableFact]
+    public void Bitmaps_are_listed_alike()
+    {
+        QemuTools.RequireTool("qemu-storage-daemon");
+        QemuTools.Img("create", "-q", "-f", "qcow2", PathOf("disk.qcow2"), "16M");
+        QemuTools.Img("bitmap", "--add", PathOf("disk.qcow2"), "nightly");
+        QemuTools.Img("bitmap", "--add", "--disable", "-g", "2G", PathOf("disk.qcow2"), "a \"name\"");
+        ShouldAgree("disk.qcow2");
+        using (StorageDaemon.Open(PathOf("disk.qcow2")))
+        {
+            // Killed at the end of the block: both stay in use.
+        }
+
+        QemuTools.Img("bitmap", "--add", PathOf("disk.qcow2"), "new");
+        ShouldAgree("disk.qcow2");
+    }
+
+    [SkippableFact]
     public void A_raw_file_is_raw()
     {
         QemuTools.RequireTool("qemu-img");

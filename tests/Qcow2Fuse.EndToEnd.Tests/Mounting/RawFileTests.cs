@@ -92,6 +92,31 @@ public sealed class RawFileTests : MountTest
     }
 
     [SkippableFact]
+    public void The_size_can_be_changed_where_the_user_allows_it()
+    {
+        string image = NewImage();
+        string raw = Mount(image, NewMountPoint(), "-o", "resize");
+        Tool(
+            "dd", "if=/dev/urandom", $"of={raw}", "bs=1M", "seek=60", "conv=notrunc", "status=none", "count=4");
+        Tool("truncate", "-s", "61M", raw);
+        Tool("truncate", "-s", "1G", raw);
+        Assert.Equal(1L << 30, new FileInfo(raw).Length);
+        Tool("fallocate", "-o", "1G", "-l", "1M", raw);
+        Assert.Equal((1L << 30) + (1 << 20), new FileInfo(raw).Length);
+        Assert.Contains(
+            "Invalid argument", TryTool("truncate", "-s", "1000", raw).Error, StringComparison.Ordinal);
+        Unmount(Path.GetDirectoryName(raw)!);
+        QemuTools.ShouldPassCheck(image);
+        Assert.Contains("\"virtual-size\": 1074790400", QemuTools.Img("info", "--output=json", image),
+            StringComparison.Ordinal);
+
+        // What lay beyond 61 MiB is gone, what lay before is not.
+        Tool("qemu-io", "-r", "-c", "read -P 0 61M 3M", image);
+        Assert.Contains("Pattern verification failed",
+            TryTool("qemu-io", "-r", "-c", "read -P 0 60M 1M", image).Output, StringComparison.Ordinal);
+    }
+
+    [SkippableFact]
     public void The_end_is_the_end()
     {
         string raw = Mount(NewImage());

@@ -257,6 +257,7 @@ public sealed class PlainCheck
         {
             long table = checked((long)BinaryPrimitives.ReadUInt64BigEndian(directory.AsSpan(at)));
             long entries = BinaryPrimitives.ReadUInt32BigEndian(directory.AsSpan(at + 8));
+            CheckBitmap(directory.AsSpan(at), entries);
             if (Refer(table, entries * 8, Use.Bitmap))
             {
                 for (long i = 0; i < entries; i++)
@@ -271,6 +272,16 @@ public sealed class PlainCheck
                 + (int)BinaryPrimitives.ReadUInt32BigEndian(directory.AsSpan(at + 20));
             at += (24 + names + 7) / 8 * 8;
         }
+    }
+
+    /// <summary>A bitmap that is not in use has a bit for every granule of the disk.</summary>
+    private void CheckBitmap(ReadOnlySpan<byte> fields, long entries)
+    {
+        uint flags = BinaryPrimitives.ReadUInt32BigEndian(fields[12..]);
+        long granularity = 1L << fields[17];
+        long bytes = (((_header.Size + granularity - 1) / granularity) + 7) / 8;
+        if ((flags & 1) == 0 && entries != (bytes + _clusterSize - 1) / _clusterSize)
+            Error("a bitmap of {0} bytes has a table of {1} entries", bytes, entries);
     }
 
     private void Compare()

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>Discards that give space back to the host and keep its place in the image.</summary>
+internal sealed partial class ClusterMap
+{
+    private readonly Queue<KeptDiscard> _kept = new();
+
+    /// <summary>
+    /// Gives ranges back to the host whose zero entries are durable by now. One that was written again meanwhile is
+    /// left alone; nobody can begin to write one while it is being given back. The gate is held and released.
+    /// </summary>
+    public void PunchKept()
+    {
+        while (_kept.TryPeek(out KeptDiscard discard) && discard.Flush <= _caches.CompletedFlush)
+        {
+            _kept.Dequeue();
+            if (!IsStillKept(discard))
+                continue;
+            ClusterAllocation holding = Begin(discard.Guest, (int)discard.Length);
+            Monitor.Exit(_gate);
+            try
+            {
+                _file.Discard(discard.Host.Value, discard.Length);
+            }
+            finally
+            {
+                Monitor.Enter(_gate);
+                End(holding);
+            }
+        }
+    }
+
+    private void PunchLater(GuestOffset guest, HostOffset host, long length) =>
+        _kept.Enqueue(new KeptDiscard(guest, host, length, _caches.NextFlush));
+
+    /// <summary>
+    /// Whether the range still reads as zeroes, has its place, and is not being written. The gate is not released
+    /// between the look and the answer.
+    /// </summary>
+    private bool IsStillKept(KeptDiscard discard)
+    {
+        if (!TryGetSlice(discard.Guest, out CachedTable slice))
+            return false;
+        using (slice)
+        {
+            L2Entry entry = L2Entry.Read(slice.Bytes, _geometry.IndexInSlice(discard.Guest), _geometry);
+            ReadMapping now = LookupIn(slice.Bytes, discard.Guest, discard.Length);
+            return entry.HasHost
+                && entry.Host + _geometry.InCluster(discard.Guest) == discard.Host
+                && now.Kind == MappingKind.Zero
+                && now.Length >= discard.Length
+                && !InFlight.Touches(discard.Guest, discard.Length);
+        }
+    }
+
+    /// <summary>Part of a cluster that reads as zeroes.</summary>
+    /// <param name="Guest">Where it begins.</param>
+    /// <param name="Host">Where that lies.</param>
+    /// <param name="Length">Bytes, within one cluster.</param>
+    /// <param name="Flush">The flush that makes its entry durable.</param>
+    private readonly record struct KeptDiscard(GuestOffset Guest, HostOffset Host, long Length, long Flush);
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+using System.CommandLine;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Qcow2;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary><c>qcow2fuse resize</c>: changes the size of a disk with the syntax of <c>qemu-img resize</c>.</summary>
+internal static class ResizeCommand
+{
+    private const int SectorSize = 512;
+
+    /// <summary>The verb with its options.</summary>
+    public static Command Create()
+    {
+        Option<string?> format = new("-f", "--format")
+        { Description = "Format of the image: qcow2 (recognised) or raw", HelpName = "FORMAT" };
+        Option<string> preallocation = new("--preallocation")
+        {
+            Description = "What is done for the storage of new space: off, metadata, falloc, full",
+            HelpName = "MODE",
+            DefaultValueFactory = static _ => "off",
+        };
+        preallocation.AcceptOnlyFromAmong("off", "metadata", "falloc", "full");
+        Option<bool> shrink = new("--shrink") { Description = "Allow a smaller size: what lies beyond it is lost" };
+        Option<bool> quiet = new("-q", "--quiet") { Description = "Print nothing" };
+        Argument<string> file = new("FILE") { Description = "The image" };
+        Argument<string> size = new("SIZE")
+        { Description = "The new size in bytes or with a suffix k M G T P E; +SIZE and -SIZE change it by so much" };
+        Command command = new("resize", "Change the size of a disk")
+            { format, preallocation, shrink, quiet, file, size };
+        command.SetAction(parsed => Run(
+            parsed.GetRequiredValue(file),
+            parsed.GetRequiredValue(size),
+            parsed.GetValue(format),
+            Enum.Parse<Preallocation>(parsed.GetRequiredValue(preallocation), ignoreCase: true),
+            parsed.GetValue(shrink),
+            parsed.GetValue(quiet)));
+        return command;
+    }
+
+    private static int Run(
+        string path, string size, string? format, Preallocation preallocation, bool mayShrink, bool quiet)
+    {
+        ImageOpenOptions options = new() { Path = path, Format = format };
+        using OpenedImage image = new ImageOpener(new FileStorage(), ServedImage.Formats).Open(options);
+        if (image.Device.IsReadOnly)
+        {
+            ImageMessage? why = image.Messages.Count > 0 ? image.Messages[^1] : null;
+            throw new CommandException(
+                ExitCode.Failure, why?.Text ?? $"{path}: cannot be written", why?.Hint, inner: null);
+        }
+
+        long wanted = NewSize(path, size, image.Device.Length);
+        if (wanted < image.Device.Length && !mayShrink)
+        {
+            throw new CommandException(
+                ExitCode.Failure,
+                $"{path}: {wanted} bytes are less than its {image.Device.Length}",
+                "--shrink allows it; what lies beyond the new end is lost",
+                inner: null);
+        }
+
+        Resize(image.Device, path, wanted, preallocation);
+        image.Device.Flush();
+        if (!quiet)
+            Console.Out.WriteLine("Image resized.");
+        return ExitCode.Success;
+    }
+
+    private static void Resize(BlockDevice device, string path, long size, Preallocation preallocation)
+    {
+        if (device is Qcow2Device qcow2)
+        {
+            qcow2.Resize(size, preallocation);
+            return;
+        }
+
+        if (preallocation == Preallocation.Metadata)
+            throw CommandException.Usage($"{path}: a raw image has no metadata to preallocate");
+        long old = device.Length;
+        device.Resize(size);
+        if (preallocation != Preallocation.Off && size > old)
+            device.WriteZeroes(old, size - old, mayUnmap: false);
+    }
+
+    /// <summary>Rounded up to whole sectors, which every reader of qcow2 can represent.</summary>
+    private static long NewSize(string path, string text, long old)
+    {
+        char sign = text.Length > 0 ? text[0] : '\0';
+        bool isRelative = sign is '+' or '-';
+        if (!SizeText.TryParse(isRelative ? text[1..] : text, out long value))
+        {
+            throw CommandException.Usage(
+                $"{path}: invalid size '{Printable.Text(text)}'", "sizes are written like 512M, 10G, +1G or -1G");
+        }
+
+        if (sign == '-' && value > old)
+            throw CommandException.Usage($"{path}: has only {old} bytes");
+        if (value > long.MaxValue - SectorSize - (isRelative ? old : 0))
+            throw CommandException.Usage($"{path}: the size is too large");
+        long wanted = sign switch { '+' => old + value, '-' => old - value, _ => value };
+        return (wanted + SectorSize - 1) / SectorSize * SectorSize;
+    }
+}
