@@ -30,9 +30,10 @@ public sealed class FaultSweepTests(ITestOutputHelper output)
         int ops = (int)Setting("QCOW2FUSE_SWEEP_OPS", DefaultOps);
         ModelCase one = ModelCase.Parse(kind);
         one = one with { Seed = one.Seed + Setting("QCOW2FUSE_SWEEP_SEED", 0) };
-        FaultSweepResult result = FaultSweep.Run(ModelImage.Create(one, one.ClusterSize < 65536 ? 200_192 : 460_800), ops);
+        ModelImage image = ModelImage.Create(one, one.ClusterSize < 65536 ? 200_192 : 460_800);
+        FaultSweepResult result = FaultSweep.Run(image, ops);
         output.WriteLine(result.ToString());
-        foreach ((bool onDataFile, Testing.Faults.BlockOp op, int count) in result.Requests.Where(each => each.Count > 0))
+        foreach (var (onDataFile, op, count) in result.Requests.Where(each => each.Count > 0))
             output.WriteLine($"{count} x {op}{(onDataFile ? " of the data file" : "")}");
         Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
         Assert.True(result.Trials >= 2 * result.Requests.Sum(each => each.Count));

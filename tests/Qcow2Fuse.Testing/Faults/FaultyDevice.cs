@@ -32,7 +32,9 @@ public sealed record FaultRule
     /// </summary>
     public bool IsShort { get; init; }
 
-    /// <summary>A torn or short write ends at a file offset that is a multiple of this: 512 where sectors do not tear.</summary>
+    /// <summary>
+    /// A torn or short write ends at a file offset that is a multiple of this: 512 where sectors do not tear.
+    /// </summary>
     public int TornAlignment { get; init; } = 1;
 }
 

@@ -40,6 +40,8 @@ public sealed class ModelCoverage
     /// <summary>Different combinations of all axes among the added cases.</summary>
     public int Combinations => _combinations.Count;
 
+    private static int All => ModelCase.AllValid.Count;
+
     /// <summary>Counts what a case has.</summary>
     public void Add(ModelCase one)
     {
@@ -57,7 +59,7 @@ public sealed class ModelCoverage
             $"{values - MissingValues} of {values} values, {_pairs.Count} of {ValidPairs} pairs ")
             + string.Create(
                 CultureInfo.InvariantCulture,
-                $"({ExcludedPairs} more are no valid image), {Combinations} of {ModelCase.AllValid.Count} combinations");
+                $"({ExcludedPairs} more are no valid image), {Combinations} of {All} combinations");
     }
 
     private static ModelCase[] Order()

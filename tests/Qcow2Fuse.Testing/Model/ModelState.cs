@@ -104,7 +104,9 @@ public sealed class ModelState : IDisposable
         return seen;
     }
 
-    /// <summary>Resizes disk and array to whole sectors, what is new being zero; notes where the engine does not support it.</summary>
+    /// <summary>
+    /// Resizes disk and array to whole sectors, what is new being zero; notes where the engine does not support it.
+    /// </summary>
     public void Resize(long size, string kind)
     {
         size &= -512L;
@@ -125,7 +127,9 @@ public sealed class ModelState : IDisposable
             throw new ModelException($"{kind}: the disk has {Device.Length} bytes, expected {size}");
     }
 
-    /// <summary>Closes the image, checks the file with the plain reader, and compares all after opening it again.</summary>
+    /// <summary>
+    /// Closes the image, checks the file with the plain reader, and compares all after opening it again.
+    /// </summary>
     public void Reopen()
     {
         Close();

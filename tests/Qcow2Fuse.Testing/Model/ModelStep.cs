@@ -3,7 +3,9 @@ using System.Globalization;
 
 namespace Qcow2Fuse.Testing.Model;
 
-/// <summary>One operation of a case with its arguments. It means the same whatever steps are left out before it.</summary>
+/// <summary>
+/// One operation of a case with its arguments. It means the same whatever steps are left out before it.
+/// </summary>
 /// <param name="Number">Its number in the case, from 1; also the tag of what it writes.</param>
 /// <param name="Kind">The name of a <see cref="ModelOperation"/>.</param>
 /// <param name="Offset">First byte; what lies past the end of the disk is cut off when it runs.</param>

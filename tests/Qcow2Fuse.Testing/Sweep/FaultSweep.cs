@@ -37,10 +37,11 @@ public sealed class FaultSweepResult
         $"{Steps} operations, {Requests.Sum(one => one.Count)} requests, {Trials} trials, {Reported} reported, ")
         + string.Create(
             CultureInfo.InvariantCulture,
-            $"{Leaks.Trials} leaked (at most {Leaks.Most} clusters), {Elapsed.TotalSeconds:f1} s, {Failures.Count} failures");
+            $"{Leaks.Trials} leaked (at most {Leaks.Most} clusters), {Elapsed.TotalSeconds:f1} s, ")
+        + string.Create(CultureInfo.InvariantCulture, $"{Failures.Count} failures");
 }
 
-/// <summary>Fails every single request of a workload, one in each trial, with EIO, with ENOSPC, and half-done.</summary>
+/// <summary>Fails every request of a workload, one in each trial, with EIO, with ENOSPC, and half-done.</summary>
 public static class FaultSweep
 {
     private const int FailuresMax = 3;

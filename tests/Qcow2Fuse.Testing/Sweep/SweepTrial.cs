@@ -67,7 +67,9 @@ public sealed class SweepTrial
 
     private ulong Tag => _image.Case.Seed << 16;
 
-    /// <summary>Counts the requests of a workload in which nothing fails: of the image file, and of the data file.</summary>
+    /// <summary>
+    /// Counts the requests of a workload in which nothing fails: of the image file, and of the data file.
+    /// </summary>
     public static IReadOnlyList<(bool OnDataFile, BlockOp Op, int Count)> Record(
         ModelImage image, IReadOnlyList<ModelStep> steps)
     {
