@@ -71,20 +71,29 @@ public sealed partial class Qcow2Device
         if (_discard == DiscardMode.Ignore)
             return;
         RecordChange(offset, length);
-        if (_geometry.DataIsExternal)
+        try
         {
-            ZeroExternal(offset, length, mayUnmap: true);
-            return;
+            if (_geometry.DataIsExternal)
+                ZeroExternal(offset, length, mayUnmap: true);
+            else
+                DiscardGuest(offset, EndOfWholeSubclusters(offset + length));
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
         }
 
-        long end = EndOfWholeSubclusters(offset + length);
+        FlushManyPending();
+    }
+
+    private void DiscardGuest(long offset, long end)
+    {
         for (long at = _geometry.RoundUpToSubcluster(offset); at < end;)
         {
             lock (_gate)
                 at += ZeroRecorded(at, end - at, mayUnmap: true, out _);
         }
-
-        FlushManyPending();
     }
 
     private void WriteGuest(GuestOffset guest, ReadOnlySpan<byte> source)
