@@ -14,6 +14,7 @@ public sealed partial class Qcow2Device
     public override void Resize(long length)
     {
         BeginWrite(offset: 0, length: 0);
+        StoreGathered();
         if (length < Length)
             throw new BlockException(BlockErrorKind.NotSupported, $"{Name}: shrinking is not supported");
         if (length % 512 != 0)

@@ -22,7 +22,10 @@ public sealed partial class Qcow2Device
         BeginWrite(offset, source.Length);
         try
         {
-            WriteGuest(new GuestOffset(offset), source);
+            if (_target is null)
+                WriteGuest(new GuestOffset(offset), source);
+            else
+                _target.Write(offset, source);
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
@@ -36,6 +39,7 @@ public sealed partial class Qcow2Device
     {
         if (IsReadOnly)
             return;
+        StoreGathered();
         lock (_gate)
             _caches.Flush();
     }
@@ -47,7 +51,12 @@ public sealed partial class Qcow2Device
         BeginWrite(offset, length);
         try
         {
-            ZeroGuest(offset, length, mayUnmap && _discard == DiscardMode.Unmap);
+            mayUnmap &= _discard == DiscardMode.Unmap;
+            if (_target is null)
+                ZeroGuest(offset, length, mayUnmap);
+            else
+                _target.WriteZeroes(offset, length, mayUnmap);
+            FlushManyPending();
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
@@ -66,16 +75,28 @@ public sealed partial class Qcow2Device
         BeginWrite(offset, length);
         if (_discard == DiscardMode.Ignore)
             return;
-        long end = EndOfWholeSubclusters(offset + length);
-        for (long at = _geometry.RoundUpToSubcluster(offset); at < end;)
+        if (_target is null)
         {
-            lock (_gate)
-            {
-                    at += _map.Zero(new GuestOffset(at), end - at, mayUnmap: true, out _);
-            }
+            long end = EndOfWholeSubclusters(offset + length);
+            for (long at = _geometry.RoundUpToSubcluster(offset); at < end;)
+                at += DiscardStored(at, end, out _);
+        }
+        else
+        {
+            _target.Discard(offset, length);
         }
 
         FlushManyPending();
+    }
+
+    /// <summary>
+    /// Discards whole subclusters from <paramref name="at"/> on, at most up to <paramref name="end"/>; returns how many
+    /// bytes, and whether they are dropped or stayed as they were.
+    /// </summary>
+    internal long DiscardStored(long at, long end, out bool dropped)
+    {
+        lock (_gate)
+            return _map.Zero(new GuestOffset(at), end - at, mayUnmap: true, out dropped);
     }
 
     private void WriteGuest(GuestOffset guest, ReadOnlySpan<byte> source)
@@ -176,7 +197,6 @@ public sealed partial class Qcow2Device
         }
 
         ZeroByWriting(wholeEnd, Math.Max(0, end - wholeEnd));
-        FlushManyPending();
     }
 
     private void ZeroByWriting(long offset, long length)
@@ -265,12 +285,19 @@ public sealed partial class Qcow2Device
     /// <summary>A clean close leaves nothing behind: all durable, nothing leaked.</summary>
     private void CloseMetadata()
     {
-        lock (_gate)
+        try
         {
-            _caches.Flush();
+            _target?.StoreAll();
+        }
+        finally
+        {
+            lock (_gate)
+            {
+                _caches.Flush();
 
-            // The first flush freed clusters; their refcounts go to disk with the second.
-            _caches.Flush();
+                // The first flush freed clusters; their refcounts go to disk with the second.
+                _caches.Flush();
+            }
         }
     }
 }

@@ -34,8 +34,9 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         IsReadOnly = arguments.ReadOnly;
         _caches = new MetadataCaches(file, header, _geometry, arguments, _gate);
         _map = new ClusterMap(file, _geometry, _caches, _gate, Backing?.Length ?? 0);
-        _compressed = new CompressedClusters(file, _geometry, header.Compression);
+        _compressed = new CompressedClusters(file, _geometry, header.Compression, _caches.Packed);
         _cow = new CowWriter(_data, this);
+        _target = _caches.Packed is null ? null : new CompressedTarget(this, _geometry);
     }
 
     /// <inheritdoc/>
@@ -73,6 +74,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             throw new BlockException(BlockErrorKind.InvalidFormat, header.HasExternalData
                 ? $"{file.Name}: the external data file is missing"
                 : $"{file.Name}: the image has no external data file");
+        if (arguments is { ReadOnly: false, Compress: not CompressedWrites.Off })
+            CheckCompression(file, header, arguments.Compress);
         return new Qcow2Device(file, header, arguments);
     }
 
@@ -82,7 +85,10 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         CheckRange(offset, destination.Length);
         try
         {
-            ReadGuest(new GuestOffset(offset), destination);
+            if (_target is null)
+                ReadGuest(new GuestOffset(offset), destination);
+            else
+                _target.Read(offset, destination);
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
@@ -95,6 +101,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     public override Extent GetExtent(long offset, long length)
     {
         CheckRange(offset, length);
+        if (_target is not null && _target.TryGetExtent(offset, ref length, out Extent gathered))
+            return gathered;
         ReadMapping mapping;
         lock (_gate)
             mapping = _map.Lookup(new GuestOffset(offset), length);
@@ -146,6 +154,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         }
         finally
         {
+            _target?.Dispose();
             _compressed.Dispose();
             _caches.Dispose();
             if (!ReferenceEquals(_file, _data))

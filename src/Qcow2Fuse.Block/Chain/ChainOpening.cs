@@ -102,6 +102,7 @@ internal sealed class ChainOpening(
                     Backing = backing,
                     DataFile = dataFile,
                     Discard = options.Discard,
+                    Compress = layer.ReadOnly ? CompressedWrites.Off : options.Compress,
                     L2CacheBytesMax = options.L2CacheBytesMax,
                     RefcountCacheBytesMax = options.RefcountCacheBytesMax,
                 });

@@ -31,7 +31,7 @@ internal sealed class Refcounts
     public long ClustersMax => (long)_table.Count << _geometry.RefcountBlockBits;
 
     /// <summary>The largest refcount the width can hold.</summary>
-    private ulong RefcountMax => _geometry.RefcountBits == 64 ? ulong.MaxValue : (1UL << _geometry.RefcountBits) - 1;
+    public ulong RefcountMax => _geometry.RefcountBits == 64 ? ulong.MaxValue : (1UL << _geometry.RefcountBits) - 1;
 
     /// <summary>The refcount of a cluster; 0 where no refcount block counts it.</summary>
     public ulong Get(long cluster)
