@@ -21,6 +21,12 @@ internal sealed class PackedClusters : IDisposable
     /// <summary>An extent is shorter than a cluster, so it touches at most two.</summary>
     private const int TouchedMax = 2;
 
+    /// <summary>
+    /// Adjacent clusters that are taken one after the other before the lowest free one is looked for: what was freed
+    /// is used again, and yet few clusters are left partly filled.
+    /// </summary>
+    private const int AdjacentMax = 16;
+
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
     private readonly Refcounts _refcounts;
@@ -28,6 +34,7 @@ internal sealed class PackedClusters : IDisposable
     private readonly object _gate;
     private readonly SequentialWriteCache _cache;
     private bool _busy;
+    private int _adjacent;
 
     /// <summary>Host offset behind the last extent; on a cluster boundary there is nothing to continue.</summary>
     private long _end;
@@ -145,29 +152,45 @@ internal sealed class PackedClusters : IDisposable
     }
 
     /// <summary>
-    /// Where the extent goes, counted: behind the last one if it fits there or the next free cluster is the adjacent
-    /// one; else to the start of that next cluster. In an image that only grows the clusters are adjacent; what was
-    /// freed is used again before the file becomes longer.
+    /// Where the extent goes, counted: behind the last one if it fits there or the next cluster is the adjacent one;
+    /// else to the start of that next cluster.
     /// </summary>
     private HostOffset Place(int length)
     {
         long end = _end;
         int room = (int)(-end & _geometry.ClusterMask);
         if (room == 0)
-            return _allocator.Allocate(1).Start;
+            return NextCluster();
         long cluster = end >> _geometry.ClusterBits;
         HostOffset next = default;
         bool crosses = length > room;
         if (crosses)
         {
-            next = _allocator.Allocate(1).Start;
+            next = NextCluster();
             if (next.Value >> _geometry.ClusterBits != cluster + 1)
                 return next;
         }
 
         if (TryCount(cluster, end, crosses, next))
             return new HostOffset(end);
-        return crosses ? next : _allocator.Allocate(1).Start;
+        return crosses ? next : NextCluster();
+    }
+
+    /// <summary>
+    /// The next cluster to fill. The one behind it is kept free, or any other allocation would leave this one's rest
+    /// empty.
+    /// </summary>
+    private HostOffset NextCluster()
+    {
+        if (_adjacent++ >= AdjacentMax || !_allocator.TryAllocateReserved(out HostOffset start))
+        {
+            _allocator.Reserve(0);
+            start = _allocator.Allocate(1).Start;
+            _adjacent = 0;
+        }
+
+        _allocator.Reserve((start.Value >> _geometry.ClusterBits) + 1);
+        return start;
     }
 
     /// <summary>

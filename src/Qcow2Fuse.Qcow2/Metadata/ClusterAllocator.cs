@@ -25,6 +25,7 @@ internal sealed class ClusterAllocator
     private readonly object _gate;
     private long _hint;
     private long _virginFrom;
+    private long _reserved;
     private bool _busy;
 
     public ClusterAllocator(BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, object gate)
@@ -49,14 +50,53 @@ internal sealed class ClusterAllocator
         _busy = true;
         try
         {
+            long hint = _hint;
             long first = FindRun(count);
             _refcounts.Increment(first, count);
-            _hint = first + count;
+
+            // What was freed meanwhile is looked at next.
+            if (_hint >= hint)
+                _hint = first + count;
             long start = first << _geometry.ClusterBits;
             long end = start + ((long)count << _geometry.ClusterBits);
             bool virgin = start >= _virginFrom;
             _virginFrom = Math.Max(_virginFrom, end);
             return new AllocatedRun(new HostOffset(start), virgin);
+        }
+        finally
+        {
+            _busy = false;
+            Monitor.PulseAll(_gate);
+        }
+    }
+
+    /// <summary>
+    /// Keeps one free cluster from being handed out by <see cref="Allocate"/>, so that whoever fills the cluster before
+    /// it can go on there; 0 for none. Nothing is counted for it, so nothing of it is on disk.
+    /// </summary>
+    public void Reserve(long cluster)
+    {
+        if (_reserved != 0)
+            NoteFree(_reserved);
+        _reserved = _refcounts.HasBlock(cluster) ? cluster : 0;
+    }
+
+    /// <summary>Allocates the cluster that is kept, with refcount 1; false where it is not free.</summary>
+    public bool TryAllocateReserved(out HostOffset start)
+    {
+        while (_busy)
+            Monitor.Wait(_gate);
+        _busy = true;
+        try
+        {
+            long cluster = _reserved;
+            start = new HostOffset(cluster << _geometry.ClusterBits);
+            if (cluster == 0 || cluster >= HostBytesMax >> _geometry.ClusterBits || _refcounts.Get(cluster) != 0)
+                return false;
+            _refcounts.Increment(cluster, 1);
+            _reserved = 0;
+            _virginFrom = Math.Max(_virginFrom, start.Value + _geometry.ClusterSize);
+            return true;
         }
         finally
         {
@@ -84,9 +124,25 @@ internal sealed class ClusterAllocator
         int found = 0;
         while (found < count)
         {
+            if (cluster == _reserved)
+            {
+                first = ++cluster;
+                found = 0;
+            }
+
             if (cluster >= _refcounts.ClustersMax || cluster >= HostBytesMax >> _geometry.ClusterBits)
-                throw new BlockException(BlockErrorKind.NoSpace,
-                    $"{_file.Name}: the refcount table is full ({_refcounts.ClustersMax} clusters)");
+            {
+                if (_reserved == 0)
+                    throw new BlockException(BlockErrorKind.NoSpace,
+                        $"{_file.Name}: the refcount table is full ({_refcounts.ClustersMax} clusters)");
+
+                // Where no other is left, it is not kept any more.
+                cluster = first = Math.Min(_hint, _reserved);
+                found = 0;
+                _reserved = 0;
+                continue;
+            }
+
             if (!_refcounts.HasBlock(cluster))
             {
                 CreateBlock(cluster);
@@ -95,7 +151,10 @@ internal sealed class ClusterAllocator
                 continue;
             }
 
-            (int free, int used) = _refcounts.ScanSlice(cluster, count - found);
+            int limit = count - found;
+            if (_reserved > cluster)
+                limit = (int)Math.Min(limit, _reserved - cluster);
+            (int free, int used) = _refcounts.ScanSlice(cluster, limit);
             cluster += free + used;
             found += free;
             if (used > 0)

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Faults;
@@ -31,6 +30,8 @@ public sealed class SequentialWriteCacheTests : IDisposable
     {
         _cache.Dispose();
         _order.Dispose();
+        _faults.Dispose();
+        _memory.Dispose();
     }
 
     [Fact]

@@ -83,7 +83,7 @@ public sealed class CrashTests(ITestOutputHelper output)
             Compressible = true,
         };
         long runs = 0;
-        for (ulong seed = 6; seed < 9; seed++)
+        for (ulong seed = 6; seed < 8; seed++)
         {
             CrashFleetResult result = CrashFleet.FailEach(
                 new Qcow2Subject { Compress = true }, seed, options,
@@ -93,7 +93,7 @@ public sealed class CrashTests(ITestOutputHelper output)
             runs += result.Runs;
         }
 
-        Assert.True(runs > 50, $"only {runs} runs");
+        Assert.True(runs > 30, $"only {runs} runs");
     }
 
     [Fact]
