@@ -70,6 +70,7 @@ public sealed partial class Qcow2Device
         if (_foundCorrupt)
             throw new BlockException(
                 BlockErrorKind.Io, $"{Name}: the image was found corrupt and is not written any more");
+        StoreGathered();
         try
         {
             lock (_gate)
@@ -78,8 +79,8 @@ public sealed partial class Qcow2Device
                 try
                 {
                     _caches.ThrowIfFailed();
-                    _caches.EnsureGuard();
                     ClearAutoclear();
+                    _caches.EnsureGuard();
                     change(_bitmaps!);
                 }
                 finally
@@ -122,6 +123,16 @@ public sealed partial class Qcow2Device
         }
     }
 
+    /// <summary>
+    /// Records a change with the gate held. What is beyond the end is not the guest's: the space that a disk grows by,
+    /// which is zeroed before anybody sees it.
+    /// </summary>
+    private void MarkChange(long offset, long length)
+    {
+        if (offset < Length)
+            _bitmaps!.Mark(offset, length);
+    }
+
     /// <summary>Records a range of which some or nothing will change.</summary>
     private void RecordChange(long offset, long length)
     {
@@ -141,7 +152,7 @@ public sealed partial class Qcow2Device
         }
         finally
         {
-            _bitmaps!.Mark(offset, step);
+            MarkChange(offset, step);
         }
 
         return step;
@@ -242,9 +253,9 @@ public sealed partial class Qcow2Device
     /// </summary>
     private void StoreBitmapsAtClose()
     {
-        if (_foundCorrupt || _bitmaps is null)
+        if (_foundCorrupt || _bitmaps is null || !_bitmaps.All.Exists(static bitmap => bitmap.IsMarked))
             return;
-        StoreMarked(_bitmaps, _bitmaps.All);
         _caches.Flush();
+        StoreMarked(_bitmaps, _bitmaps.All);
     }
 }

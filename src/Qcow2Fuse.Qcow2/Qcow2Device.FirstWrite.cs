@@ -43,8 +43,8 @@ public sealed partial class Qcow2Device
     private void PrepareAlone()
     {
         _caches.ThrowIfFailed();
-        _caches.EnsureGuard();
         ClearAutoclear();
+        _caches.EnsureGuard();
         MarkInUse(static bitmap => bitmap.IsEnabled || bitmap.IsMarked);
         if ((_header.Current.Compatible & FeatureBits.LazyRefcounts) == 0)
             return;

@@ -38,6 +38,7 @@ public sealed partial class Qcow2Device
     public void Resize(long length, Preallocation preallocation)
     {
         BeginWrite(offset: 0, length: 0);
+        StoreGathered();
         if (length < 0 || length % SectorBytes != 0)
             throw new BlockException(
                 BlockErrorKind.OutOfRange, $"{Name}: size {length} is not a multiple of {SectorBytes}");

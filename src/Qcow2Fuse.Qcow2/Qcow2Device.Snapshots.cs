@@ -118,6 +118,7 @@ public sealed partial class Qcow2Device
     {
         RefuseExternalData();
         BeginWrite(offset: 0, length: 0);
+        StoreGathered();
         try
         {
             lock (_resizeLock)

@@ -22,7 +22,10 @@ public sealed partial class Qcow2Device
         BeginWrite(offset, source.Length);
         try
         {
-            WriteGuest(new GuestOffset(offset), source);
+            if (_target is null)
+                WriteGuest(new GuestOffset(offset), source);
+            else
+                WriteGathered(offset, source);
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
@@ -36,6 +39,7 @@ public sealed partial class Qcow2Device
     {
         if (IsReadOnly)
             return;
+        StoreGathered();
         lock (_gate)
         {
             _caches.Flush();
@@ -51,7 +55,12 @@ public sealed partial class Qcow2Device
         RecordChange(offset, length);
         try
         {
-            ZeroGuest(offset, length, mayUnmap && _discard != DiscardMode.Ignore);
+            mayUnmap &= _discard != DiscardMode.Ignore;
+            if (_target is null)
+                ZeroGuest(offset, length, mayUnmap);
+            else
+                _target.WriteZeroes(offset, length, mayUnmap);
+            FlushManyPending();
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
@@ -75,6 +84,8 @@ public sealed partial class Qcow2Device
         {
             if (_geometry.DataIsExternal)
                 ZeroExternal(offset, length, mayUnmap: true);
+            else if (_target is not null)
+                _target.Discard(offset, length);
             else
                 DiscardGuest(offset, EndOfWholeSubclusters(offset + length));
         }
@@ -87,13 +98,26 @@ public sealed partial class Qcow2Device
         FlushManyPending();
     }
 
+    private void WriteGathered(long offset, ReadOnlySpan<byte> source)
+    {
+        RecordChange(offset, source.Length);
+        _target!.Write(offset, source);
+    }
+
     private void DiscardGuest(long offset, long end)
     {
         for (long at = _geometry.RoundUpToSubcluster(offset); at < end;)
-        {
-            lock (_gate)
-                at += ZeroRecorded(at, end - at, mayUnmap: true, out _);
-        }
+            at += DiscardStored(at, end, out _);
+    }
+
+    /// <summary>
+    /// Discards whole subclusters from <paramref name="at"/> on, at most up to <paramref name="end"/>; returns how many
+    /// bytes, and whether they are dropped or stayed as they were.
+    /// </summary>
+    internal long DiscardStored(long at, long end, out bool dropped)
+    {
+        lock (_gate)
+            return ZeroRecorded(at, end - at, mayUnmap: true, out dropped);
     }
 
     private void WriteGuest(GuestOffset guest, ReadOnlySpan<byte> source)
@@ -127,7 +151,7 @@ public sealed partial class Qcow2Device
 
             // After the place is known and before the data is there: a write that is held back has either been
             // recorded or not begun.
-            _bitmaps!.Mark(guest.Value, mapping.Length);
+            MarkChange(guest.Value, mapping.Length);
         }
 
         ReadOnlySpan<byte> part = source[..mapping.Length];
@@ -204,7 +228,6 @@ public sealed partial class Qcow2Device
         }
 
         ZeroByWriting(wholeEnd, Math.Max(0, end - wholeEnd));
-        FlushManyPending();
     }
 
     private void ZeroByWriting(long offset, long length)
@@ -280,16 +303,26 @@ public sealed partial class Qcow2Device
     /// <summary>A clean close leaves nothing behind: all durable, nothing leaked.</summary>
     private void CloseMetadata()
     {
+        try
+        {
+            _target?.StoreAll();
+        }
+        finally
+        {
+            CloseTables();
+        }
+    }
+
+    private void CloseTables()
+    {
         lock (_gate)
         {
-            _caches.Flush();
             try
             {
                 StoreBitmapsAtClose();
             }
             finally
             {
-                // The first flush freed clusters; their refcounts go to disk with the last.
                 if (!_caches.HasFailed)
                     _caches.FlushForClose();
             }

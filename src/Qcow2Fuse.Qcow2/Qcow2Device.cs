@@ -40,9 +40,10 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         _map = new ClusterMap(
             file, _geometry, _caches, _gate, Backing?.Length ?? 0,
             keepsPlace: _discard == DiscardMode.NoUnref && header.Version >= 3);
-        _compressed = new CompressedClusters(file, _geometry, header.Compression);
+        _compressed = new CompressedClusters(file, _geometry, header.Compression, _caches.Packed);
         _guestData = new GuestData(_data, cipher);
         _cow = new CowWriter(_guestData, this);
+        _target = _caches.Packed is null ? null : new CompressedTarget(this, _geometry);
         _bitmapStore = new BitmapStore(file, _geometry, _header, _caches, _gate);
         if (arguments.CacheCleanInterval > TimeSpan.Zero)
         {
@@ -98,6 +99,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             throw new BlockException(BlockErrorKind.InvalidFormat, header.HasExternalData
                 ? $"{file.Name}: the external data file is missing"
                 : $"{file.Name}: the image has no external data file");
+        if (arguments is { ReadOnly: false, Compress: not CompressedWrites.Off })
+            CheckCompression(file, header, arguments.Compress);
         if (!arguments.ReadOnly && header.IsDirty)
             header = RepairAtOpen(file, arguments);
         GuestCipher? cipher = GuestCipher.Open(file, header, arguments.Secrets);
@@ -121,7 +124,10 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         CheckRange(offset, destination.Length);
         try
         {
-            ReadGuest(new GuestOffset(offset), destination);
+            if (_target is null)
+                ReadGuest(new GuestOffset(offset), destination);
+            else
+                _target.Read(offset, destination);
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
@@ -135,6 +141,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     {
         if (offset < 0 || length < 0 || length > Reach - offset)
             throw BlockException.OutOfRange(this, offset, length);
+        if (_target is not null && _target.TryGetExtent(offset, ref length, out Extent gathered))
+            return gathered;
         ReadMapping mapping;
         lock (_gate)
             mapping = _map.Lookup(new GuestOffset(offset), length);
@@ -198,6 +206,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         {
             _bitmaps?.Dispose();
             _guestData.Dispose();
+            _target?.Dispose();
             _compressed.Dispose();
             lock (_gate)
             {

@@ -106,6 +106,7 @@ internal sealed class ChainOpening(
                     Secrets = options.Secrets,
                     Discard = options.Discard,
                     AllowLoss = options.DropBitmaps,
+                    Compress = layer.ReadOnly ? CompressedWrites.Off : options.Compress,
                     L2CacheBytesMax = options.L2CacheBytesMax,
                     RefcountCacheBytesMax = options.RefcountCacheBytesMax,
                     CacheCleanInterval = options.CacheCleanInterval,

@@ -81,6 +81,9 @@ public sealed record FormatOpenArguments
     /// <summary>What discards do with the storage behind them.</summary>
     public DiscardMode Discard { get; init; } = DiscardMode.Unmap;
 
+    /// <summary>Whether what is written becomes compressed clusters.</summary>
+    public CompressedWrites Compress { get; init; }
+
     /// <summary>Upper bound of the cache of L2 slices in bytes; 0 for the default.</summary>
     public long L2CacheBytesMax { get; init; }
 
@@ -110,4 +113,20 @@ public enum DiscardMode
     /// file from being scattered.
     /// </summary>
     NoUnref,
+}
+
+/// <summary>Whether what the guest writes is compressed, and how.</summary>
+public enum CompressedWrites
+{
+    /// <summary>It is not.</summary>
+    Off,
+
+    /// <summary>As the image's header says.</summary>
+    AsImage,
+
+    /// <summary>With deflate; other images are refused.</summary>
+    Zlib,
+
+    /// <summary>With Zstandard; other images are refused.</summary>
+    Zstd,
 }

@@ -35,6 +35,9 @@ public sealed record ImageOpenOptions
     /// <summary>What discards do.</summary>
     public DiscardMode Discard { get; init; } = DiscardMode.Unmap;
 
+    /// <summary>Whether what is written becomes compressed clusters.</summary>
+    public CompressedWrites Compress { get; init; }
+
     /// <summary>How the image file is cached.</summary>
     public CacheMode Cache { get; init; } = CacheMode.Writeback;
 

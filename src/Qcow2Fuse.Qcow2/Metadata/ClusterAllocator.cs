@@ -31,6 +31,9 @@ internal sealed class ClusterAllocator
 
     /// <summary>The first cluster freed while the allocation under way had released the gate.</summary>
     private long _freedFrom;
+
+    /// <summary>The free cluster that is kept, or 0.</summary>
+    private long _reserved;
     private bool _busy;
 
     /// <param name="file">The image file.</param>
@@ -91,6 +94,42 @@ internal sealed class ClusterAllocator
         }
     }
 
+    /// <summary>
+    /// Keeps one free cluster from being handed out by <see cref="Allocate"/>, so that whoever fills the cluster before
+    /// it can go on there; 0 for none. Nothing is counted for it, so nothing of it is on disk.
+    /// </summary>
+    public void Reserve(long cluster)
+    {
+        if (_reserved != 0)
+            NoteFree(_reserved);
+        _reserved = _refcounts.HasBlock(cluster) ? cluster : 0;
+    }
+
+    /// <summary>Allocates the cluster that is kept, with refcount 1; false where it is not free.</summary>
+    public bool TryAllocateReserved(out HostOffset start)
+    {
+        while (_busy)
+            Monitor.Wait(_gate);
+        _busy = true;
+        try
+        {
+            long cluster = _reserved;
+            start = new HostOffset(cluster << _geometry.ClusterBits);
+            if (cluster == 0 || cluster >= HostBytesMax >> _geometry.ClusterBits || _refcounts.Get(cluster) != 0)
+                return false;
+            _guard.CheckFree(cluster, 1);
+            _refcounts.Increment(cluster, 1);
+            _reserved = 0;
+            _virginFrom = Math.Max(_virginFrom, start.Value + _geometry.ClusterSize);
+            return true;
+        }
+        finally
+        {
+            _busy = false;
+            Monitor.PulseAll(_gate);
+        }
+    }
+
     /// <summary>Takes back clusters that no table ever referred to.</summary>
     public void FreeUnlinked(HostOffset start, int count)
     {
@@ -114,13 +153,22 @@ internal sealed class ClusterAllocator
         int found = 0;
         while (found < count)
         {
-            if (cluster >= HostBytesMax >> _geometry.ClusterBits)
-                throw new BlockException(BlockErrorKind.NoSpace,
-                    $"{_file.Name}: no offset is left for another cluster ({cluster} clusters)");
-            if (cluster >= _refcounts.ClustersMax)
+            if (cluster == _reserved)
             {
-                _growTable();
-                _virginFrom = Math.Max(_virginFrom, _geometry.RoundUpToCluster(_file.Length));
+                first = ++cluster;
+                found = 0;
+            }
+
+            if (cluster >= _refcounts.ClustersMax || cluster >= HostBytesMax >> _geometry.ClusterBits)
+            {
+                if (!TryGrowTable(cluster))
+                {
+                    // Where no other is left, it is not kept any more.
+                    cluster = first = Math.Min(_hint, _reserved);
+                    found = 0;
+                    _reserved = 0;
+                    continue;
+                }
             }
 
             if (!_refcounts.HasBlock(cluster))
@@ -131,7 +179,10 @@ internal sealed class ClusterAllocator
                 continue;
             }
 
-            (int free, int used) = _refcounts.ScanSlice(cluster, count - found);
+            int limit = count - found;
+            if (_reserved > cluster)
+                limit = (int)Math.Min(limit, _reserved - cluster);
+            (int free, int used) = _refcounts.ScanSlice(cluster, limit);
             cluster += free + used;
             found += free;
             if (used > 0)
@@ -142,6 +193,26 @@ internal sealed class ClusterAllocator
         }
 
         return first;
+    }
+
+    /// <summary>
+    /// Makes room in the refcount table for <paramref name="cluster"/>; false where there is none but a cluster is kept
+    /// that can be used instead.
+    /// </summary>
+    private bool TryGrowTable(long cluster)
+    {
+        try
+        {
+            if (cluster >= HostBytesMax >> _geometry.ClusterBits)
+                throw new BlockException(BlockErrorKind.NoSpace,
+                    $"{_file.Name}: no offset is left for another cluster ({cluster} clusters)");
+            _growTable();
+            return true;
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.NoSpace && _reserved != 0)
+        {
+            return false;
+        }
     }
 
     /// <summary>

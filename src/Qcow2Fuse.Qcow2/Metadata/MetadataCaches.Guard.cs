@@ -36,8 +36,13 @@ internal sealed partial class MetadataCaches
         };
         AddEntries(tables, L1, L1Entry.OffsetMask, MetadataKind.L2Table);
         AddEntries(tables, RefcountTable, ~511UL, MetadataKind.RefcountBlock);
+        bool hasBitmaps = (header.Autoclear & FeatureBits.Bitmaps) != 0;
         foreach (HeaderExtension extension in header.Extensions)
-            AddExtension(tables, extension);
+        {
+            if (extension.Type != HeaderExtension.Bitmaps || hasBitmaps)
+                AddExtension(tables, extension);
+        }
+
         AddSnapshots(tables, header);
         Guard.Build(tables);
         _hasGuard = true;

@@ -31,6 +31,9 @@ internal sealed record MountOption(
     /// <summary>What an option without a value stands for.</summary>
     public string Implied { get; init; } = "true";
 
+    /// <summary>Whether <c>-o name</c> may leave the value out, for <see cref="Implied"/>.</summary>
+    public bool ValueIsOptional { get; init; }
+
     /// <summary>Whether it is on or off and takes no value after <c>-o name</c>.</summary>
     public bool IsFlag => ValueName is null;
 

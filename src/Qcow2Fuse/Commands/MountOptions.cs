@@ -87,6 +87,15 @@ internal static class MountOptions
             "discard", "What punching a hole does: give the space back, keep it, or give it back and keep its place",
             [("unmap", DiscardMode.Unmap), ("ignore", DiscardMode.Ignore), ("no-unref", DiscardMode.NoUnref)],
             (s, v) => s.Discard = v),
+        MountOption.Choice(
+            "compress", "Compress what is written: as the image says, or only if it says zlib or zstd",
+            [
+                ("on", CompressedWrites.AsImage),
+                ("zlib", CompressedWrites.Zlib),
+                ("zstd", CompressedWrites.Zstd),
+                ("off", CompressedWrites.Off),
+            ],
+            (s, v) => s.Compress = v) with { ValueIsOptional = true, Implied = "on" },
         MountOption.Size(
             "l2_cache_size", "Upper bound of the cache of L2 tables", CacheBytesMax, (s, v) => s.L2CacheBytesMax = v),
         MountOption.Size(

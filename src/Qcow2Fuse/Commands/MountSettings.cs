@@ -45,6 +45,9 @@ internal sealed class MountSettings
     /// <summary>What punched holes do to the image.</summary>
     public DiscardMode Discard { get; set; } = DiscardMode.Unmap;
 
+    /// <summary>Whether what is written is compressed.</summary>
+    public CompressedWrites Compress { get; set; }
+
     /// <summary>Take no image lock.</summary>
     public bool NoLock { get; set; }
 
@@ -103,6 +106,7 @@ internal sealed class MountSettings
         Format = Format,
         ReadOnly = ReadOnly,
         Discard = Discard,
+        Compress = Compress,
         Cache = Cache,
         AllowPaths = AllowPaths,
         BackingFile = BackingFile,

@@ -27,6 +27,9 @@ public sealed record CrashRunOptions
     /// <summary>The operations, one a round; null for random ones.</summary>
     public IReadOnlyList<GuestOp>? Ops { get; init; }
 
+    /// <summary>Whether most of what the guest writes compresses well.</summary>
+    public bool Compressible { get; init; }
+
     /// <summary>A request of the engine to the file that fails, once the image is prefilled; null for none.</summary>
     public FaultRule? Fault { get; init; }
 
@@ -84,7 +87,7 @@ public sealed class CrashRun
         _workload = new CrashWorkload(kind, _random);
         subject.Create(_disk, kind);
         _cipher = subject.CipherOf(_disk.Current);
-        _history = new GuestHistory(_disk.Table, CrashJudge.SectorsOf(_disk.Table, _backing, Sectors), Tag(0));
+        _history = NewHistory(CrashJudge.SectorsOf(_disk.Table, _backing, Sectors));
         _device = OpenDevice(_disk, options.Filter);
     }
 
@@ -110,6 +113,9 @@ public sealed class CrashRun
     }
 
     private ulong Tag(int number) => (_seed << 16) + (ulong)number;
+
+    private GuestHistory NewHistory(int[] initial) =>
+        new(_disk.Table, initial, Tag(0)) { Compressible = _options.Compressible };
 
     private BlockDevice OpenDevice(BlockDevice disk, Func<BlockDevice, BlockDevice>? filter) =>
         _subject.Open(filter?.Invoke(disk) ?? disk, _backing is null ? null : new BackingDevice(_backing));
@@ -162,7 +168,7 @@ public sealed class CrashRun
         int[] initial = new int[Sectors];
         for (int sector = 0; sector < initial.Length; sector++)
             initial[sector] = ReadSector(sector);
-        GuestHistory expected = new(_disk.Table, _history.Current.ToArray(), Tag(0));
+        GuestHistory expected = NewHistory(_history.Current.ToArray());
         foreach (GuestOp op in fills)
         {
             op.Begin = op.End = _disk.Clock.Next();
@@ -182,7 +188,7 @@ public sealed class CrashRun
         }
 
         _disk.StartRecording();
-        _history = new GuestHistory(_disk.Table, initial, Tag(0));
+        _history = NewHistory(initial);
         _device = OpenDevice(WithFault(), _options.Filter);
     }
 
