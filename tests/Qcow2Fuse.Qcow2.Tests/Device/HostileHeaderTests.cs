@@ -66,7 +66,7 @@ public sealed class HostileHeaderTests
     [InlineData("incompatible", Incompatible, 8, 1UL << 63, Unsupported, "bit 63")]
     [InlineData("incompatible", Incompatible, 8, (1UL << 40) | (1UL << 41), Unsupported, "bit 40, bit 41")]
     [InlineData("incompatible", Incompatible, 8, 2UL, Unsupported, "corrupt")]
-    [InlineData("incompatible", Incompatible, 8, 4UL, Unsupported, "external data file")]
+    [InlineData("incompatible", Incompatible, 8, 4UL, Invalid, "external data file")]
     [InlineData("incompatible", Incompatible, 8, 8UL, Invalid, "compression type 0")]
     [InlineData("incompatible", Incompatible, 8, 16UL, Invalid, "extended L2 entries")]
     [InlineData("refcount order", 96, 4, 7UL, Invalid, "refcount width")]
