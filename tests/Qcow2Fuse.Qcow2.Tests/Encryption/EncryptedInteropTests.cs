@@ -52,7 +52,8 @@ public sealed class EncryptedInteropTests : IDisposable
         + ",encrypt.ivgen-hash-alg=sha256,encrypt.hash-alg=sha512,cluster_size=4k")]
     [InlineData("luks", ",encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=plain64"
         + ",encrypt.hash-alg=ripemd160,extended_l2=on")]
-    [InlineData("luks", ",encrypt.cipher-alg=aes-128,encrypt.cipher-mode=xts,encrypt.hash-alg=sha1,cluster_size=512,compat=0.10")]
+    [InlineData("luks", ",encrypt.cipher-alg=aes-128,encrypt.cipher-mode=xts,encrypt.hash-alg=sha1"
+        + ",cluster_size=512,compat=0.10")]
     [InlineData("aes", "")]
     [InlineData("aes", ",cluster_size=4k,compat=0.10")]
     public void Images_of_QEMUs_making(string format, string options)
