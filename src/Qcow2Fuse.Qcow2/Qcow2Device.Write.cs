@@ -71,7 +71,7 @@ public sealed partial class Qcow2Device
         {
             lock (_gate)
             {
-                    at += _map.Zero(new GuestOffset(at), end - at, mayUnmap: true, out _);
+                at += _map.Zero(new GuestOffset(at), end - at, mayUnmap: true, out _);
             }
         }
 
@@ -166,7 +166,7 @@ public sealed partial class Qcow2Device
             long step;
             lock (_gate)
             {
-                    _caches.ThrowIfFailed();
+                _caches.ThrowIfFailed();
                 step = _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap, out handled);
             }
 

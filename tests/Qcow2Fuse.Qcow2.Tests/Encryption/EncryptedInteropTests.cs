@@ -128,6 +128,29 @@ public sealed class EncryptedInteropTests : IDisposable
         Assert.True(model.AsSpan().SequenceEqual(File.ReadAllBytes(_directory.File("raw"))), "QEMU reads other bytes");
     }
 
+    [SkippableTheory]
+    [InlineData("luks")]
+    [InlineData("aes")]
+    public void An_external_data_file_is_read_by_its_own_offsets(string format)
+    {
+        QemuTools.RequireTool("qemu-io");
+        QemuSecret secret = new(_directory);
+        string image = _directory.File("image.qcow2"), data = _directory.File("data.img");
+        secret.Create(image, format, $",data_file={data}", size: DiskBytes.ToString(CultureInfo.InvariantCulture));
+        byte[] model = new byte[DiskBytes], seen = new byte[DiskBytes];
+        secret.Io(image, QemuWrites(model, seed: 8));
+        using Qcow2Device device = Qcow2Device.Open(
+            FileDevice.Open(image, readOnly: true),
+            new FormatOpenArguments
+            {
+                ReadOnly = true,
+                Secrets = secret.Secrets,
+                DataFile = FileDevice.Open(data, readOnly: true),
+            });
+        device.Read(0, seen);
+        Assert.True(model.AsSpan().SequenceEqual(seen), "the engine reads other bytes");
+    }
+
     [SkippableFact]
     public void A_snapshot_of_an_encrypted_image_keeps_its_content()
     {
