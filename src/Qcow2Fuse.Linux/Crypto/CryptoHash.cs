@@ -60,15 +60,14 @@ public sealed unsafe class CryptoHash
         }
     }
 
-    /// <summary>Hashes <paramref name="data"/> into <paramref name="hash"/>, which has <see cref="Size"/> bytes.
-    /// </summary>
+    /// <summary>Hashes <paramref name="data"/> into <paramref name="hash"/> of <see cref="Size"/> bytes.</summary>
     public void Digest(ReadOnlySpan<byte> data, Span<byte> hash)
     {
         if (!TryDigest(data, hash))
             throw new CryptographicException($"libcrypto cannot hash with {Name}");
     }
 
-    /// <summary>Derives <paramref name="key"/> from a passphrase by <paramref name="iterations"/> (1 or more).</summary>
+    /// <summary>Derives <paramref name="key"/> from a passphrase in <paramref name="iterations"/> rounds.</summary>
     public void DeriveKey(
         ReadOnlySpan<byte> passphrase, ReadOnlySpan<byte> salt, int iterations, Span<byte> key)
     {

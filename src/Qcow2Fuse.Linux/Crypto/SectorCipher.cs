@@ -86,7 +86,9 @@ public sealed unsafe class SectorCipher : IDisposable
         _decryptors = new CodecPool<Context>(() => new Context(this, encrypts: false));
         try
         {
+            // libcrypto looks at the key more closely when it is to encrypt; better now than with the first write.
             _decryptors.Return(_decryptors.Rent());
+            _encryptors.Return(_encryptors.Rent());
         }
         catch
         {

@@ -78,8 +78,8 @@ public static class Qcow2Creator
     {
         if (options.Secrets.Count == 0)
             throw Invalid(file, "an encrypted image needs a passphrase");
-        if (!Utf8.IsValid(options.Secrets[0]))
-            throw Invalid(file, "the passphrase is not UTF-8, which QEMU asks for");
+        if (!Utf8.IsValid(options.Secrets[0]) || options.Secrets[0].Contains((byte)0))
+            throw Invalid(file, "the passphrase is not text in UTF-8, which is what QEMU asks for");
         if (options.KeyBytes is < 1 or > 64)
             throw Invalid(file, $"a key of {options.KeyBytes} bytes");
     }

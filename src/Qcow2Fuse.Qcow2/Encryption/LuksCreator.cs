@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Diagnostics;
 using System.Globalization;
 using System.Text;
 using Qcow2Fuse.Block;
@@ -78,18 +77,19 @@ internal static class LuksCreator
         return salt;
     }
 
-    /// <summary>How many rounds take the time that was asked for.</summary>
+    /// <summary>How many rounds take the time that was asked for, of a processor with nothing else to do.</summary>
     private static int Measure(CryptoHash hash, EncryptionOptions options)
     {
         using WipedBuffer key = new(options.KeyBytes);
         TimeSpan enough = TimeSpan.FromMilliseconds(100);
         for (int rounds = MeasuredIterationsMin; ; rounds *= 4)
         {
-            Stopwatch clock = Stopwatch.StartNew();
+            TimeSpan before = Environment.CpuUsage.UserTime;
             hash.DeriveKey("passphrase"u8, new byte[LuksHeader.SaltBytes], rounds, key.Span);
-            if (clock.Elapsed < enough)
+            TimeSpan taken = Environment.CpuUsage.UserTime - before;
+            if (taken < enough)
                 continue;
-            double wanted = rounds * (options.IterationTime / clock.Elapsed);
+            double wanted = rounds * (options.IterationTime / taken);
             return (int)Math.Clamp(wanted, IterationsMin, LuksHeader.IterationsMax / 2);
         }
     }

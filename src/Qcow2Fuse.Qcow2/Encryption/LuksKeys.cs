@@ -35,7 +35,7 @@ internal sealed class LuksKeys
         foreach (LuksSlot slot in _header.Slots)
         {
             if (slot.IsActive && TryOpenSlot(slot, passphrase, master.Span))
-                return new SectorCipher(_spec, master.Span);
+                return CipherWith(master.Span);
         }
 
         return null;
@@ -51,7 +51,7 @@ internal sealed class LuksKeys
         Hash.DeriveKey(passphrase, slot.Salt.Span, slot.Iterations, slotKey.Span);
         using WipedBuffer split = new(SplitBytes(slot));
         AntiForensic.Split(master, split.Span, Hash);
-        using (SectorCipher cipher = SlotCipher(slotKey.Span))
+        using (SectorCipher cipher = CipherWith(slotKey.Span))
             cipher.Encrypt(sector: 0, split.Span);
         split.Span.CopyTo(material);
     }
@@ -90,7 +90,7 @@ internal sealed class LuksKeys
         Hash.DeriveKey(passphrase, slot.Salt.Span, slot.Iterations, slotKey.Span);
         using WipedBuffer split = new(SplitBytes(slot));
         _file.ReadPadded(_header.Offset + slot.MaterialOffset, split.Span);
-        using (SectorCipher cipher = SlotCipher(slotKey.Span))
+        using (SectorCipher cipher = CipherWith(slotKey.Span))
             cipher.Decrypt(sector: 0, split.Span);
         AntiForensic.Merge(split.Span, master, Hash);
 
@@ -102,8 +102,8 @@ internal sealed class LuksKeys
     /// <summary>Whole sectors: every key that is taken has 16 bytes or a multiple of them.</summary>
     private int SplitBytes(LuksSlot slot) => _header.KeyBytes * slot.Stripes;
 
-    /// <summary>Key material is encrypted like data, with the key that the passphrase gives.</summary>
-    private SectorCipher SlotCipher(ReadOnlySpan<byte> key)
+    /// <summary>Key material is encrypted like data, with a key that the passphrase gives.</summary>
+    private SectorCipher CipherWith(ReadOnlySpan<byte> key)
     {
         try
         {

@@ -38,6 +38,29 @@ public sealed class EncryptedDeviceTests
             .ShouldRead((3 * ClusterSize) + 715, 1000, 4).ShouldPassCheck();
     }
 
+    [SkippableTheory]
+    [MemberData(nameof(Kinds))]
+    public void What_surrounds_a_write_in_a_new_cluster_is_zeroes(string mode, bool extendedL2)
+    {
+        const int LargeCluster = 1 << 20, At = (3 * LargeCluster) + 500_000;
+        using TestImage image = TestImage.Create(new Qcow2CreateOptions
+        {
+            Size = 8 * LargeCluster,
+            ClusterSize = LargeCluster,
+            ExtendedL2 = extendedL2,
+            Encryption = EncryptedImages.Of(mode),
+        });
+        image.Write(At, 100, 1).ShouldReadZeroes(0, At).ShouldRead(At, 100, 1)
+            .ShouldReadZeroes(At + 100, (8 * LargeCluster) - At - 100).ShouldPassCheck();
+
+        // Again where the file was used before, so that the host would have to zero.
+        image.Device.WriteZeroes(0, 8 * LargeCluster, mayUnmap: true);
+        image.Device.Flush();
+        image.Device.Flush();
+        image.Write(At, 100, 2).ShouldReadZeroes(0, At).ShouldRead(At, 100, 2)
+            .ShouldReadZeroes(At + 100, (8 * LargeCluster) - At - 100).ShouldPassCheck();
+    }
+
     [Theory]
     [InlineData("xts-plain64")]
     [InlineData("cbc-essiv:sha256")]
@@ -68,18 +91,22 @@ public sealed class EncryptedDeviceTests
     [InlineData("aes")]
     public async Task Writers_of_parts_of_the_same_sectors_lose_nothing(string mode)
     {
-        const int Writers = 8, Bytes = 3 * SectorSize;
+        const int Writers = 8, Rounds = 20, Bytes = 3 * SectorSize;
         using TestImage image = Create(mode, extendedL2: false);
         image.Write(0, ClusterSize, 1).Device.Flush();
         Task[] tasks = [.. Enumerable.Range(0, Writers).Select(writer => Task.Factory.StartNew(
             () =>
             {
-                byte[] one = [(byte)writer];
-                for (int at = writer; at < Bytes; at += Writers)
+                byte[] one = new byte[1];
+                for (int round = Rounds; round >= 0; round--)
                 {
-                    image.Device.Write(1000 + at, one);
-                    image.Device.Read(1000 + at, one);
-                    Assert.Equal(writer, one[0]);
+                    for (int at = writer; at < Bytes; at += Writers)
+                    {
+                        one[0] = (byte)(writer + (Writers * round));
+                        image.Device.Write(1000 + at, one);
+                        image.Device.Read(1000 + at, one);
+                        Assert.Equal(writer + (Writers * round), one[0]);
+                    }
                 }
             },
             CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default))];

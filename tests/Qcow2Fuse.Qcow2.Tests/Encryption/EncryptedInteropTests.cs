@@ -52,7 +52,8 @@ public sealed class EncryptedInteropTests : IDisposable
         + ",encrypt.ivgen-hash-alg=sha256,encrypt.hash-alg=sha512,cluster_size=4k")]
     [InlineData("luks", ",encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=plain64"
         + ",encrypt.hash-alg=ripemd160,extended_l2=on")]
-    [InlineData("luks", ",encrypt.cipher-alg=aes-128,encrypt.cipher-mode=xts,encrypt.hash-alg=sha1,cluster_size=512,compat=0.10")]
+    [InlineData("luks", ",encrypt.cipher-alg=aes-128,encrypt.cipher-mode=xts,encrypt.hash-alg=sha1"
+        + ",cluster_size=512,compat=0.10")]
     [InlineData("aes", "")]
     [InlineData("aes", ",cluster_size=4k,compat=0.10")]
     public void Images_of_QEMUs_making(string format, string options)
@@ -125,6 +126,29 @@ public sealed class EncryptedInteropTests : IDisposable
             + $"backing.encrypt.key-secret=s0,backing.file.filename={below}", "-O", "raw", _directory.File("raw"));
         result.ShouldSucceed();
         Assert.True(model.AsSpan().SequenceEqual(File.ReadAllBytes(_directory.File("raw"))), "QEMU reads other bytes");
+    }
+
+    [SkippableTheory]
+    [InlineData("luks")]
+    [InlineData("aes")]
+    public void An_external_data_file_is_read_by_its_own_offsets(string format)
+    {
+        QemuTools.RequireTool("qemu-io");
+        QemuSecret secret = new(_directory);
+        string image = _directory.File("image.qcow2"), data = _directory.File("data.img");
+        secret.Create(image, format, $",data_file={data}", size: DiskBytes.ToString(CultureInfo.InvariantCulture));
+        byte[] model = new byte[DiskBytes], seen = new byte[DiskBytes];
+        secret.Io(image, QemuWrites(model, seed: 8));
+        using Qcow2Device device = Qcow2Device.Open(
+            FileDevice.Open(image, readOnly: true),
+            new FormatOpenArguments
+            {
+                ReadOnly = true,
+                Secrets = secret.Secrets,
+                DataFile = FileDevice.Open(data, readOnly: true),
+            });
+        device.Read(0, seen);
+        Assert.True(model.AsSpan().SequenceEqual(seen), "the engine reads other bytes");
     }
 
     [SkippableFact]
