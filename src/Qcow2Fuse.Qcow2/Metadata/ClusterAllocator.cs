@@ -153,7 +153,7 @@ internal sealed class ClusterAllocator
         int found = 0;
         while (found < count)
         {
-            if (cluster == _reserved)
+            if (_reserved != 0 && cluster == _reserved)
             {
                 first = ++cluster;
                 found = 0;
