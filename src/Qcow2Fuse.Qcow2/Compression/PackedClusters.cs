@@ -184,8 +184,7 @@ internal sealed class PackedClusters : IDisposable
     {
         if (_adjacent++ >= AdjacentMax || !_allocator.TryAllocateReserved(out HostOffset start))
         {
-            _allocator.Reserve(0);
-            start = _allocator.Allocate(1).Start;
+            start = _allocator.Allocate(1, alsoReserved: true).Start;
             _adjacent = 0;
         }
 

@@ -38,10 +38,12 @@ internal sealed class ClusterAllocator
     }
 
     /// <summary>Allocates <paramref name="count"/> adjacent clusters, each with refcount 1.</summary>
+    /// <param name="count">How many.</param>
+    /// <param name="alsoReserved">The cluster that is kept may be one of them, and is kept no more.</param>
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.NoSpace"/> when the refcount table can count no more clusters.
     /// </exception>
-    public AllocatedRun Allocate(int count)
+    public AllocatedRun Allocate(int count, bool alsoReserved = false)
     {
         // Scanning and counting load slices and release the gate for that; one allocation at a time keeps a cluster
         // that was found free from being found again before it is counted.
@@ -50,6 +52,8 @@ internal sealed class ClusterAllocator
         _busy = true;
         try
         {
+            if (alsoReserved)
+                Reserve(0);
             long hint = _hint;
             long first = FindRun(count);
             _refcounts.Increment(first, count);
