@@ -187,7 +187,7 @@ public sealed partial class Qcow2Device
             long step;
             lock (_gate)
             {
-                    _caches.ThrowIfFailed();
+                _caches.ThrowIfFailed();
                 step = _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap, out handled);
             }
 

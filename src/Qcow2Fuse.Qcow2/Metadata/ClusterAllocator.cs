@@ -26,6 +26,7 @@ internal sealed class ClusterAllocator
     private long _hint;
     private long _virginFrom;
     private long _reserved;
+    private long _reservedEnd;
     private bool _busy;
 
     public ClusterAllocator(BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, object gate)
@@ -39,7 +40,7 @@ internal sealed class ClusterAllocator
 
     /// <summary>Allocates <paramref name="count"/> adjacent clusters, each with refcount 1.</summary>
     /// <param name="count">How many.</param>
-    /// <param name="alsoReserved">The cluster that is kept may be one of them, and is kept no more.</param>
+    /// <param name="alsoReserved">The clusters that are kept may be among them, and are kept no more.</param>
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.NoSpace"/> when the refcount table can count no more clusters.
     /// </exception>
@@ -53,7 +54,7 @@ internal sealed class ClusterAllocator
         try
         {
             if (alsoReserved)
-                Reserve(0);
+                Reserve(0, 0);
             long hint = _hint;
             long first = FindRun(count);
             _refcounts.Increment(first, count);
@@ -75,17 +76,20 @@ internal sealed class ClusterAllocator
     }
 
     /// <summary>
-    /// Keeps one free cluster from being handed out by <see cref="Allocate"/>, so that whoever fills the cluster before
-    /// it can go on there; 0 for none. Nothing is counted for it, so nothing of it is on disk.
+    /// Keeps clusters from being handed out by <see cref="Allocate"/>, so that whoever fills the cluster before them can
+    /// go on there. Nothing is counted for them, so nothing of it is on disk. Those kept before are kept no more.
     /// </summary>
-    public void Reserve(long cluster)
+    public void Reserve(long first, int count)
     {
-        if (_reserved != 0)
+        if (_reserved < _reservedEnd)
             NoteFree(_reserved);
-        _reserved = _refcounts.HasBlock(cluster) ? cluster : 0;
+        _reserved = first;
+        _reservedEnd = first + count;
     }
 
-    /// <summary>Allocates the cluster that is kept, with refcount 1; false where it is not free.</summary>
+    /// <summary>
+    /// Allocates the first of the clusters that are kept, with refcount 1; false where there is none or it is not free.
+    /// </summary>
     public bool TryAllocateReserved(out HostOffset start)
     {
         while (_busy)
@@ -95,10 +99,11 @@ internal sealed class ClusterAllocator
         {
             long cluster = _reserved;
             start = new HostOffset(cluster << _geometry.ClusterBits);
-            if (cluster == 0 || cluster >= HostBytesMax >> _geometry.ClusterBits || _refcounts.Get(cluster) != 0)
+            if (cluster >= _reservedEnd || !_refcounts.HasBlock(cluster)
+                || cluster >= HostBytesMax >> _geometry.ClusterBits || _refcounts.Get(cluster) != 0)
                 return false;
             _refcounts.Increment(cluster, 1);
-            _reserved = 0;
+            _reserved++;
             _virginFrom = Math.Max(_virginFrom, start.Value + _geometry.ClusterSize);
             return true;
         }
@@ -128,22 +133,22 @@ internal sealed class ClusterAllocator
         int found = 0;
         while (found < count)
         {
-            if (cluster == _reserved)
+            if (cluster >= _reserved && cluster < _reservedEnd)
             {
-                first = ++cluster;
+                first = cluster = _reservedEnd;
                 found = 0;
             }
 
             if (cluster >= _refcounts.ClustersMax || cluster >= HostBytesMax >> _geometry.ClusterBits)
             {
-                if (_reserved == 0)
+                if (_reserved >= _reservedEnd)
                     throw new BlockException(BlockErrorKind.NoSpace,
                         $"{_file.Name}: the refcount table is full ({_refcounts.ClustersMax} clusters)");
 
-                // Where no other is left, it is not kept any more.
+                // Where no other is left, none is kept any more.
                 cluster = first = Math.Min(_hint, _reserved);
                 found = 0;
-                _reserved = 0;
+                _reservedEnd = _reserved;
                 continue;
             }
 
@@ -156,7 +161,7 @@ internal sealed class ClusterAllocator
             }
 
             int limit = count - found;
-            if (_reserved > cluster)
+            if (_reserved > cluster && _reserved < _reservedEnd)
                 limit = (int)Math.Min(limit, _reserved - cluster);
             (int free, int used) = _refcounts.ScanSlice(cluster, limit);
             cluster += free + used;
