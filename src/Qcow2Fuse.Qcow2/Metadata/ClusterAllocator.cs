@@ -76,8 +76,8 @@ internal sealed class ClusterAllocator
     }
 
     /// <summary>
-    /// Keeps clusters from being handed out by <see cref="Allocate"/>, so that whoever fills the cluster before them can
-    /// go on there. Nothing is counted for them, so nothing of it is on disk. Those kept before are kept no more.
+    /// Keeps clusters from being handed out by <see cref="Allocate"/>, so that whoever fills the cluster before them
+    /// can go on there. Nothing is counted for them, so nothing of it is on disk. Those kept before are kept no more.
     /// </summary>
     public void Reserve(long first, int count)
     {
