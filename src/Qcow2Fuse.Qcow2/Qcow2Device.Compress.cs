@@ -49,8 +49,8 @@ public sealed partial class Qcow2Device
     }
 
     /// <summary>
-    /// Zeroes whole clusters from <paramref name="at"/> on, at most up to <paramref name="end"/>, by metadata where that
-    /// can say it; returns how many bytes.
+    /// Zeroes whole clusters from <paramref name="at"/> on, at most up to <paramref name="end"/>, by metadata where
+    /// that can say it; returns how many bytes.
     /// </summary>
     internal long ZeroStored(long at, long end, bool mayUnmap)
     {

@@ -268,7 +268,9 @@ public sealed unsafe class SequentialWriteCache : IDisposable
         return false;
     }
 
-    /// <summary>Writes the oldest cluster, or waits where another thread is writing; releases the lock meanwhile.</summary>
+    /// <summary>
+    /// Writes the oldest cluster, or waits where another thread is writing; releases the lock meanwhile.
+    /// </summary>
     private void WriteNextOrWait(bool withUnfinished)
     {
         if (_writing is not null)

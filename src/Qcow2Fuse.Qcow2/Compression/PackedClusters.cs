@@ -22,10 +22,12 @@ internal sealed class PackedClusters : IDisposable
     private const int TouchedMax = 2;
 
     /// <summary>
-    /// Adjacent clusters that are taken one after the other before the lowest free one is looked for: what was freed
-    /// is used again, and yet few clusters are left partly filled.
+    /// How many clusters are kept free behind the one that is filled: one for so many that were filled, so that few are
+    /// left partly filled, few are left unused at the end, and what was freed is used again.
     /// </summary>
-    private const int AdjacentMax = 16;
+    private const int FilledPerKept = 64;
+
+    private const int KeptMax = 16;
 
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
@@ -34,7 +36,7 @@ internal sealed class PackedClusters : IDisposable
     private readonly object _gate;
     private readonly SequentialWriteCache _cache;
     private bool _busy;
-    private int _adjacent;
+    private long _filled;
 
     /// <summary>Host offset behind the last extent; on a cluster boundary there is nothing to continue.</summary>
     private long _end;
@@ -177,19 +179,17 @@ internal sealed class PackedClusters : IDisposable
     }
 
     /// <summary>
-    /// The next cluster to fill. The one behind it is kept free, or any other allocation would leave this one's rest
-    /// empty.
+    /// The next cluster to fill. Those behind it are kept free, or any other allocation would leave the rest of this
+    /// one empty.
     /// </summary>
     private HostOffset NextCluster()
     {
-        if (_adjacent++ >= AdjacentMax || !_allocator.TryAllocateReserved(out HostOffset start))
-        {
-            _allocator.Reserve(0);
-            start = _allocator.Allocate(1).Start;
-            _adjacent = 0;
-        }
-
-        _allocator.Reserve((start.Value >> _geometry.ClusterBits) + 1);
+        _filled++;
+        if (_allocator.TryAllocateReserved(out HostOffset start))
+            return start;
+        start = _allocator.Allocate(1, alsoReserved: true).Start;
+        _allocator.Reserve(
+            (start.Value >> _geometry.ClusterBits) + 1, (int)Math.Clamp(_filled / FilledPerKept, 1, KeptMax));
         return start;
     }
 

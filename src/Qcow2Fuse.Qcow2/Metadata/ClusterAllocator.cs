@@ -32,8 +32,9 @@ internal sealed class ClusterAllocator
     /// <summary>The first cluster freed while the allocation under way had released the gate.</summary>
     private long _freedFrom;
 
-    /// <summary>The free cluster that is kept, or 0.</summary>
+    /// <summary>The free clusters that are kept, up to the end; none where the two are equal.</summary>
     private long _reserved;
+    private long _reservedEnd;
     private bool _busy;
 
     /// <param name="file">The image file.</param>
@@ -64,10 +65,12 @@ internal sealed class ClusterAllocator
     public int UsualRunMax => (1 << _geometry.RefcountBlockBits) - 1;
 
     /// <summary>Allocates <paramref name="count"/> adjacent clusters, each with refcount 1.</summary>
+    /// <param name="count">How many.</param>
+    /// <param name="alsoReserved">The clusters that are kept may be among them, and are kept no more.</param>
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.NoSpace"/> when the refcount table can count no more clusters.
     /// </exception>
-    public AllocatedRun Allocate(int count)
+    public AllocatedRun Allocate(int count, bool alsoReserved = false)
     {
         // Scanning and counting load slices and release the gate for that; one allocation at a time keeps a cluster
         // that was found free from being found again before it is counted.
@@ -76,6 +79,8 @@ internal sealed class ClusterAllocator
         _busy = true;
         try
         {
+            if (alsoReserved)
+                Reserve(0, 0);
             _freedFrom = long.MaxValue;
             long first = FindRun(count);
             _guard.CheckFree(first, count);
@@ -95,17 +100,20 @@ internal sealed class ClusterAllocator
     }
 
     /// <summary>
-    /// Keeps one free cluster from being handed out by <see cref="Allocate"/>, so that whoever fills the cluster before
-    /// it can go on there; 0 for none. Nothing is counted for it, so nothing of it is on disk.
+    /// Keeps clusters from being handed out by <see cref="Allocate"/>, so that whoever fills the cluster before them
+    /// can go on there. Nothing is counted for them, so nothing of it is on disk. Those kept before are kept no more.
     /// </summary>
-    public void Reserve(long cluster)
+    public void Reserve(long first, int count)
     {
-        if (_reserved != 0)
+        if (_reserved < _reservedEnd)
             NoteFree(_reserved);
-        _reserved = _refcounts.HasBlock(cluster) ? cluster : 0;
+        _reserved = first;
+        _reservedEnd = first + count;
     }
 
-    /// <summary>Allocates the cluster that is kept, with refcount 1; false where it is not free.</summary>
+    /// <summary>
+    /// Allocates the first of the clusters that are kept, with refcount 1; false where there is none or it is not free.
+    /// </summary>
     public bool TryAllocateReserved(out HostOffset start)
     {
         while (_busy)
@@ -115,11 +123,12 @@ internal sealed class ClusterAllocator
         {
             long cluster = _reserved;
             start = new HostOffset(cluster << _geometry.ClusterBits);
-            if (cluster == 0 || cluster >= HostBytesMax >> _geometry.ClusterBits || _refcounts.Get(cluster) != 0)
+            if (cluster >= _reservedEnd || !_refcounts.HasBlock(cluster)
+                || cluster >= HostBytesMax >> _geometry.ClusterBits || _refcounts.Get(cluster) != 0)
                 return false;
             _guard.CheckFree(cluster, 1);
             _refcounts.Increment(cluster, 1);
-            _reserved = 0;
+            _reserved++;
             _virginFrom = Math.Max(_virginFrom, start.Value + _geometry.ClusterSize);
             return true;
         }
@@ -153,9 +162,9 @@ internal sealed class ClusterAllocator
         int found = 0;
         while (found < count)
         {
-            if (_reserved != 0 && cluster == _reserved)
+            if (cluster >= _reserved && cluster < _reservedEnd)
             {
-                first = ++cluster;
+                first = cluster = _reservedEnd;
                 found = 0;
             }
 
@@ -163,12 +172,13 @@ internal sealed class ClusterAllocator
             {
                 if (!TryGrowTable(cluster))
                 {
-                    // Where no other is left, it is not kept any more.
+                    // Where no other is left, none is kept any more.
                     cluster = first = Math.Min(_hint, _reserved);
                     found = 0;
-                    _reserved = 0;
+                    _reservedEnd = _reserved;
                     continue;
                 }
+
             }
 
             if (!_refcounts.HasBlock(cluster))
@@ -180,7 +190,7 @@ internal sealed class ClusterAllocator
             }
 
             int limit = count - found;
-            if (_reserved > cluster)
+            if (_reserved > cluster && _reserved < _reservedEnd)
                 limit = (int)Math.Min(limit, _reserved - cluster);
             (int free, int used) = _refcounts.ScanSlice(cluster, limit);
             cluster += free + used;
@@ -196,8 +206,8 @@ internal sealed class ClusterAllocator
     }
 
     /// <summary>
-    /// Makes room in the refcount table for <paramref name="cluster"/>; false where there is none but a cluster is kept
-    /// that can be used instead.
+    /// Makes room in the refcount table for <paramref name="cluster"/>; false where there is none but clusters are
+    /// kept that can be used instead.
     /// </summary>
     private bool TryGrowTable(long cluster)
     {
@@ -209,7 +219,7 @@ internal sealed class ClusterAllocator
             _growTable();
             return true;
         }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.NoSpace && _reserved != 0)
+        catch (BlockException e) when (e.Kind == BlockErrorKind.NoSpace && _reserved < _reservedEnd)
         {
             return false;
         }

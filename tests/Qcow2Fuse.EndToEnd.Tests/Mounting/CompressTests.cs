@@ -71,14 +71,7 @@ public sealed partial class CompressTests : MountTest
         string mountPoint = NewMountPoint();
         string trace = PathOf("trace");
         File.WriteAllBytes(PathOf("soft"), Stamp.Bytes(0, 8 * Mebibyte, Stamp.Compressible | 1));
-        using Process strace = Process.Start(new ProcessStartInfo(ProcessRunner.Find("strace")!)
-        {
-            ArgumentList =
-            {
-                "-f", "-y", "-s", "0", "-e", "trace=pwrite64,pwritev,pwritev2,fdatasync", "-o", trace,
-                FindProgram()!, "mount", "-f", "-o", "compress,cache=none", image, mountPoint,
-            },
-        })!;
+        using Process strace = StartTraced(trace, "mount", "-f", "-o", "compress,cache=none", image, mountPoint);
         string raw = RawFileOf(image, mountPoint);
         WaitUntil(() => File.Exists(raw) || strace.HasExited, "the image is not mounted");
         Tool("dd", $"if={PathOf("soft")}", $"of={raw}", "bs=1000", "conv=notrunc", "status=none");
@@ -119,6 +112,16 @@ public sealed partial class CompressTests : MountTest
         ProcessResult result = Run("mount", "--format", "raw", "--compress", "on", image, NewMountPoint());
         Assert.NotEqual(0, result.ExitCode);
         Assert.Contains("a raw image has no compression", result.Error, StringComparison.Ordinal);
+    }
+
+    /// <summary>Starts the program below strace, which writes what it writes to a file.</summary>
+    private static Process StartTraced(string trace, params string[] arguments)
+    {
+        ProcessStartInfo start = new(ProcessRunner.Find("strace")!);
+        string[] all = ["-f", "-y", "-s", "0", "-e", "trace=pwrite64", "-o", trace, FindProgram()!, .. arguments];
+        foreach (string argument in all)
+            start.ArgumentList.Add(argument);
+        return Process.Start(start)!;
     }
 
     /// <summary>A disk with text, short patterns, noise and holes.</summary>
