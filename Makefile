@@ -72,14 +72,15 @@ install: build
 	install -m 0755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/qcow2fuse
 	ln -sf ../bin/qcow2fuse $(DESTDIR)$(PREFIX)/sbin/mount.qcow2fuse
 	install -m 0644 packaging/man/qcow2fuse.1 $(DESTDIR)$(PREFIX)/share/man/man1/qcow2fuse.1
-	sed 's,/usr/bin/qcow2fuse,$(PREFIX)/bin/qcow2fuse,' qcow2fuse.service \
-		> $(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse.service
+	for unit in qcow2fuse.service qcow2fuse@.service; do \
+		sed 's,/usr/bin/qcow2fuse,$(PREFIX)/bin/qcow2fuse,' $$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
 	@# mount(8) looks for its helpers in /sbin only.
 	if [ -z '$(DESTDIR)' ] && [ '$(PREFIX)' != /usr ]; then ln -sf $(PREFIX)/bin/qcow2fuse /sbin/mount.qcow2fuse; fi
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/qcow2fuse $(DESTDIR)$(PREFIX)/sbin/mount.qcow2fuse
-	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/qcow2fuse.1 $(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse.service
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/qcow2fuse.1 $(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse.service \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse@.service
 	if [ -z '$(DESTDIR)' ] && [ "$$(readlink /sbin/mount.qcow2fuse)" = '$(PREFIX)/bin/qcow2fuse' ]; then \
 		rm -f /sbin/mount.qcow2fuse; fi
 	rmdir --ignore-fail-on-non-empty $(DESTDIR)/etc/qcow2fuse

@@ -50,6 +50,9 @@ public sealed class FuseServer : IDisposable
     /// </summary>
     public int IOFlushers => Volatile.Read(ref _flushers);
 
+    /// <summary>What the workers have done and are doing. After <see cref="Start"/>, from any thread.</summary>
+    public FuseActivity Activity => FuseActivity.Of(_slots);
+
     /// <summary>Completes when all workers have ended.</summary>
     public Task Ended => _ended.Task;
 
@@ -176,9 +179,11 @@ public sealed class FuseServer : IDisposable
             if (length == 0)
                 continue;
 
+            slot.Begin();
             int reply = Session.Dispatch(slot, length);
             if (reply > 0)
                 _transport.Reply(slot, reply);
+            slot.Finish();
             if (!_initialised.IsSet && Session.IsInitialised)
                 AnnounceInit();
         }

@@ -45,6 +45,9 @@ public sealed record FuseServerOptions
     /// <summary>Told of every exception, on the worker it happened on.</summary>
     public Action<FuseFailure>? OnFailure { get; init; }
 
+    /// <summary>Told, on a worker, whenever the last open file has been closed. Must not block.</summary>
+    public Action? OnUnused { get; init; }
+
     /// <summary>Told once, on a worker, when the kernel has got the answer to its first request (INIT).</summary>
     public Action? OnInitialised { get; init; }
 }

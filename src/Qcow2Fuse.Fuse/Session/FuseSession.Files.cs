@@ -9,14 +9,17 @@ public sealed unsafe partial class FuseSession
         FuseOpenIn* arguments = (FuseOpenIn*)request.Arguments;
         FuseOpenRequest open = new(arguments->Flags, request.Header->Pid, request.Header->Uid);
         int result = _fileSystem.Open(request.Node, open, out FuseOpenResult opened);
-        return result < 0
-            ? result
-            : Answer(slot, new FuseOpenOut { Handle = opened.Handle, OpenFlags = opened.Flags });
+        if (result < 0)
+            return result;
+        Interlocked.Increment(ref _openFiles);
+        return Answer(slot, new FuseOpenOut { Handle = opened.Handle, OpenFlags = opened.Flags });
     }
 
     private int Release(in FuseRequest request)
     {
         _fileSystem.Release(request.Node, ((FuseReleaseIn*)request.Arguments)->Handle);
+        if (Interlocked.Decrement(ref _openFiles) == 0)
+            _options.OnUnused?.Invoke();
         return 0;
     }
 

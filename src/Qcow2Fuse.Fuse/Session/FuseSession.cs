@@ -11,6 +11,7 @@ public sealed unsafe partial class FuseSession
     private readonly FuseServerOptions _options;
 
     private FuseAgreement _agreement;
+    private int _openFiles;
     private volatile bool _initialised;
 
     /// <summary>Begins a session; the first request it takes is INIT.</summary>
@@ -36,6 +37,9 @@ public sealed unsafe partial class FuseSession
 
     /// <summary>Bytes of data a worker's buffers have to hold.</summary>
     public int PayloadCapacity => Math.Max(_options.MaxWrite, 2 * FuseSlot.PageSize);
+
+    /// <summary>Files that are open; directories are not counted.</summary>
+    public int OpenFiles => Volatile.Read(ref _openFiles);
 
     internal FuseInitFlags Features => _agreement.Flags;
 

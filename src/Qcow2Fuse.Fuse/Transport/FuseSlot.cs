@@ -20,6 +20,8 @@ public sealed unsafe class FuseSlot : IDisposable
 
     private byte* _memory;
     private volatile int _threadId;
+    private volatile bool _busy;
+    private long _served;
 
     /// <summary>
     /// Allocates buffers for requests with up to <paramref name="payloadCapacity"/> bytes of data (a multiple of
@@ -60,7 +62,23 @@ public sealed unsafe class FuseSlot : IDisposable
         set => _threadId = value;
     }
 
+    /// <summary>Whether its worker has a request in work.</summary>
+    internal bool IsBusy => _busy;
+
+    /// <summary>Requests its worker has finished.</summary>
+    internal long Served => Volatile.Read(ref _served);
+
     internal Span<byte> ReplyPayload => new(Reply + FuseAbi.OutHeaderSize, PayloadCapacity);
+
+    /// <summary>Called by the worker when it has received a request.</summary>
+    internal void Begin() => _busy = true;
+
+    /// <summary>Called by the worker when it has answered the request.</summary>
+    internal void Finish()
+    {
+        Volatile.Write(ref _served, _served + 1);
+        _busy = false;
+    }
 
     /// <inheritdoc/>
     public void Dispose()

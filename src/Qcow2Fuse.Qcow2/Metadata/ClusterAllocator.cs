@@ -179,6 +179,7 @@ internal sealed class ClusterAllocator
                     continue;
                 }
 
+                _virginFrom = Math.Max(_virginFrom, _geometry.RoundUpToCluster(_file.Length));
             }
 
             if (!_refcounts.HasBlock(cluster))

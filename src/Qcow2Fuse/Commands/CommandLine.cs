@@ -26,6 +26,10 @@ internal static class CommandLine
             BitmapCommand.Create(),
             CheckCommand.Create(),
             SnapshotCommand.Create(),
+            RunCommand.Create(),
+            AttachCommand.Create(),
+            DetachCommand.Create(),
+            ListCommand.Create(),
         };
         root.Directives.Clear();
         foreach (Option option in root.Options.Where(static option => option.Name is "--version"))
@@ -37,7 +41,10 @@ internal static class CommandLine
         }
 
         foreach (Argument argument in root.Subcommands.SelectMany(static command => command.Arguments))
-            argument.Validators.Add(RefuseDash);
+        {
+            if (argument.Name is not RunCommand.CommandArgument)
+                argument.Validators.Add(RefuseDash);
+        }
 
         // "@file" stands for a file called so, not for a file with more arguments.
         ParserConfiguration configuration = new() { ResponseFileTokenReplacer = null };

@@ -20,6 +20,8 @@ internal static class MountCommand
         { Description = "Stay in the foreground; Ctrl-C unmounts" };
         Option<bool> readOnly = new("-r", "--read-only") { Description = "The same as -o ro" };
         Option<bool> debug = new("-d", "--debug") { Description = "Log more, and stay in the foreground" };
+        Option<bool> fileSystem = new("--fs")
+        { Description = "Mount the file system inside the image (as root, through a loop device)" };
         Option<string[]> words = new("-o")
         {
             Description = "Mount options, separated by commas; each long option below without its dashes is one",
@@ -30,7 +32,7 @@ internal static class MountCommand
         Argument<string?> directory = new("DIR")
         { Description = "The mount point, a directory", Arity = ArgumentArity.ZeroOrOne };
         Command command = new("mount", "Mount an image as a flat raw file")
-            { foreground, readOnly, debug, words, source, directory };
+            { foreground, readOnly, debug, fileSystem, words, source, directory };
         List<Func<ParseResult, IEnumerable<(MountOption, string)>>> listed = [];
         foreach (MountOption option in MountOptions.All.Where(static option => option.IsListed))
             listed.Add(AddLongForm(command, option));
@@ -46,6 +48,8 @@ internal static class MountCommand
                 options.Add(option, value);
             MountSettings settings = SettingsLoader.Load(
                 SettingsLoader.Files, options, parsed.GetValue(source), parsed.GetValue(directory));
+            if (parsed.GetValue(fileSystem) && !isFake)
+                return RunFileSystem(settings, options, parsed.GetValue(foreground) || parsed.GetValue(debug));
             return Run(arguments, settings, parsed.GetValue(foreground), parsed.GetValue(debug), isFake);
         });
         return command;
@@ -67,13 +71,26 @@ internal static class MountCommand
         return parsed => (parsed.GetValue(valued) ?? []).Select(value => (option, value));
     }
 
-    private static int Run(
-        IReadOnlyList<string> arguments, MountSettings settings, bool foreground, bool debug, bool isFake)
+    private static void RequirePlaces(MountSettings settings)
     {
         if (settings.Source is null)
             throw CommandException.Usage("the image is missing", "qcow2fuse mount SRC DIR");
         if (settings.Directory is null)
             throw CommandException.Usage("the mount point is missing", "qcow2fuse mount SRC DIR");
+    }
+
+    private static int RunFileSystem(MountSettings settings, OptionList options, bool stays)
+    {
+        RequirePlaces(settings);
+        if (stays)
+            throw CommandException.Usage("--fs does not stay in the foreground");
+        return FileSystemMount.Run(settings, options.ToWords());
+    }
+
+    private static int Run(
+        IReadOnlyList<string> arguments, MountSettings settings, bool foreground, bool debug, bool isFake)
+    {
+        RequirePlaces(settings);
         if (isFake)
             return ExitCode.Success;
         try

@@ -132,6 +132,9 @@ internal static class MountOptions
         MountOption.Text(
             "umask", "OCTAL", "Mode bits to take away; default: all but the owner's",
             (s, v) => s.Umask = ParseOctal(v)),
+        MountOption.Flag(
+            "idle_exit", "Unmount when the last open file is closed, such as by a loop device",
+            (s, on) => s.IdleExit = on),
         MountOption.Text(
             "fsname", "NAME", "Source shown by findmnt and df (default: the image's path)",
             (s, v) => s.SourceName = v),

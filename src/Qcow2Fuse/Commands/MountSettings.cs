@@ -96,6 +96,9 @@ internal sealed class MountSettings
     /// <summary>The kernel collects writes in its page cache (FUSE_WRITEBACK_CACHE).</summary>
     public bool Writeback { get; set; }
 
+    /// <summary>Unmount when the last open file has been closed.</summary>
+    public bool IdleExit { get; set; }
+
     /// <summary>Flags of mount(8) that the kernel takes as they are: <c>noatime</c>, <c>sync</c> and such.</summary>
     public List<string> KernelFlags { get; } = [];
 

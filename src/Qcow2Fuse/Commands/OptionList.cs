@@ -12,6 +12,13 @@ internal sealed class OptionList
     /// <summary>The options and their values, in order.</summary>
     public IReadOnlyList<(MountOption Option, string Value)> Entries => _entries;
 
+    /// <summary>The options as words of <c>-o</c>, one for each.</summary>
+    public IReadOnlyList<string> ToWords() =>
+    [
+        .. _entries.Select(static entry => entry.Option.Name + "=" + entry.Value
+            .Replace("\\", "\\\\", StringComparison.Ordinal).Replace(",", "\\,", StringComparison.Ordinal)),
+    ];
+
     /// <summary>Adds an option that was found by its long name.</summary>
     public void Add(MountOption option, string value) => _entries.Add((option, value));
 

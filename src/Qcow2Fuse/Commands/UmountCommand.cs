@@ -4,8 +4,10 @@ using System.Diagnostics;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Commands;
 
@@ -30,6 +32,8 @@ internal static class UmountCommand
     private static int Run(string directory, bool lazy)
     {
         MountPoint place = MountPoint.Inspect(directory, MountRequest.Subtype);
+        if (FindBelow(place) is { } stack)
+            return RunFileSystem(place.Path, lazy, stack);
         if (place.State is not (MountPointState.Mounted or MountPointState.Stale))
             throw new CommandException(ExitCode.Failure, $"{directory}: no image is mounted here");
         try
@@ -43,6 +47,32 @@ internal static class UmountCommand
 
         if (!lazy && place.State == MountPointState.Mounted && place.Entry is { } entry)
             WaitUntilFree(entry.Source);
+        return ExitCode.Success;
+    }
+
+    /// <summary>The image whose file system <c>mount --fs</c> has mounted at a place; null at others.</summary>
+    private static Stack? FindBelow(MountPoint place) =>
+        place.State == MountPointState.Free && LoopDevice.NumberOf(place.Entry?.Source ?? "") >= 0
+            ? Stack.ReadAll().FirstOrDefault(stack =>
+                stack.Loops.Any(loop => loop.MountPoints.Contains(place.Path, StringComparer.Ordinal)))
+            : null;
+
+    /// <summary>
+    /// Without its file system the loop device goes, and without the device the daemon ends, if they were made so.
+    /// </summary>
+    private static int RunFileSystem(string directory, bool lazy, Stack stack)
+    {
+        int result = MountCalls.Unmount(directory, lazy);
+        if (result < 0)
+        {
+            throw new CommandException(
+                ExitCode.Failure,
+                $"{directory}: {Errno.Text(-result)}",
+                result == -Errno.EBUSY ? $"fuser -vm {directory} shows by whom" : null);
+        }
+
+        if (stack.IsForFileSystem && !lazy && stack.ProcessId is { } daemon)
+            DaemonTable.WaitForEnd(daemon, stack.Image, Patience);
         return ExitCode.Success;
     }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
+using System.Globalization;
 using Mono.Unix.Native;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
@@ -18,10 +19,18 @@ namespace Qcow2Fuse.Hosting;
 internal static class BackgroundStart
 {
     private const string DaemonVariable = "QCOW2FUSE_DAEMON";
+    private const string Plain = "1";
+    private const string Private = "private";
+    private const string Tied = "tied:";
     private const char ReadyMark = '\x06';
 
     /// <summary>Whether this process is the one that was started.</summary>
-    public static bool IsChild => Environment.GetEnvironmentVariable(DaemonVariable) is "1";
+    public static bool IsChild => Role is { Length: > 0 };
+
+    /// <summary>Whether the mount point was made for this mount alone and goes with it.</summary>
+    public static bool IsPrivate => IsChild && Role is not Plain;
+
+    private static string? Role => Environment.GetEnvironmentVariable(DaemonVariable);
 
     /// <summary>Runs the same command line again and waits until it is ready or gives up.</summary>
     /// <param name="arguments">The arguments, a verb first.</param>
@@ -30,6 +39,36 @@ internal static class BackgroundStart
     /// <returns>The exit code of the start.</returns>
     public static int Run(IReadOnlyList<string> arguments, Action<Stream> feed, Action<string, int> ready)
     {
+        using Process child = Launch(arguments, Plain, feed);
+        if (WaitForReady(child) is not { } status)
+            return ExitCodeOf(child);
+        ready(status, child.Id);
+        return ExitCode.Success;
+    }
+
+    /// <summary>
+    /// Starts a daemon for a mount point that was made for it; it removes the mount point when it ends.
+    /// </summary>
+    /// <param name="arguments">The arguments, a verb first.</param>
+    /// <param name="tied">It ends when this process ends, however that comes about. To be called on a thread that
+    /// lives as long as the process.</param>
+    /// <param name="exitCode">Why there is none.</param>
+    /// <returns>The daemon, whose mount answers; null if it failed, and has said why.</returns>
+    public static Process? StartPrivate(IReadOnlyList<string> arguments, bool tied, out int exitCode)
+    {
+        Process child = Launch(
+            arguments, tied ? string.Create(CultureInfo.InvariantCulture, $"{Tied}{Environment.ProcessId}") : Private,
+            static _ => { });
+        exitCode = ExitCode.Success;
+        if (WaitForReady(child) is not null)
+            return child;
+        exitCode = ExitCodeOf(child);
+        child.Dispose();
+        return null;
+    }
+
+    private static Process Launch(IReadOnlyList<string> arguments, string role, Action<Stream> feed)
+    {
         ProcessStartInfo start = new(Environment.ProcessPath ?? "/proc/self/exe", arguments)
         {
             UseShellExecute = false,
@@ -37,25 +76,31 @@ internal static class BackgroundStart
             RedirectStandardOutput = true,
             RedirectStandardError = true,
         };
-        start.Environment[DaemonVariable] = "1";
+        start.Environment[DaemonVariable] = role;
 
         // The daemon's own limit (NativeHeap) comes after the runtime's first threads.
         start.Environment["MALLOC_ARENA_MAX"] = "2";
-        using Process child = Process.Start(start)
+        Process child = Process.Start(start)
             ?? throw new CommandException(ExitCode.System, "the daemon cannot be started");
         Feed(child, feed);
+        return child;
+    }
+
+    /// <summary>Passes on what the daemon says; null if it ended without the word that it is ready.</summary>
+    private static string? WaitForReady(Process child)
+    {
         while (child.StandardError.ReadLine() is { } line)
         {
             if (line.StartsWith(ReadyMark))
-            {
-                ready(line[1..], child.Id);
-                return ExitCode.Success;
-            }
-
+                return line[1..];
             StandardError.WriteLine(line);
         }
 
-        // The end without the word: it has said why.
+        return null;
+    }
+
+    private static int ExitCodeOf(Process child)
+    {
         child.WaitForExit();
         return child.ExitCode switch
         {
@@ -80,8 +125,13 @@ internal static class BackgroundStart
     /// <summary>
     /// In the new process: leaves the caller's session, so that neither Ctrl-C nor a hangup there reaches it.
     /// </summary>
+    /// <exception cref="IOException">Whoever the process is tied to has gone.</exception>
     public static void Detach()
     {
+        bool isTied = Role is { } role && role.StartsWith(Tied, StringComparison.Ordinal);
+        if (isTied && ProcessCalls.EndWithParent(int.Parse(Role![Tied.Length..], CultureInfo.InvariantCulture)) != 0)
+            throw new IOException("the starting process has gone");
+
         // Fails only where the process leads a group already, which means that it is detached.
         _ = Syscall.setsid();
     }

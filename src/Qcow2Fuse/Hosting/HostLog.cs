@@ -34,4 +34,13 @@ internal static partial class HostLog
 
     [LoggerMessage(9, LogLevel.Error, "cannot unmount {Directory}: {Message}")]
     public static partial void UnmountFailed(ILogger logger, string directory, string message);
+
+    [LoggerMessage(10, LogLevel.Information, "reloaded: nothing has changed")]
+    public static partial void Reloaded(ILogger logger);
+
+    [LoggerMessage(12, LogLevel.Warning, "the service manager does not hear: {Message}")]
+    public static partial void NotHeard(ILogger logger, string message);
+
+    [LoggerMessage(11, LogLevel.Information, "{Directory} stays mounted although its files are closed: {Message}")]
+    public static partial void StaysMounted(ILogger logger, string directory, string message);
 }

@@ -4,6 +4,7 @@ using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Hosting;
 
@@ -16,16 +17,16 @@ internal sealed class MountHost : IDisposable
     /// <summary>How long those who have files open are waited for after a signal.</summary>
     private static readonly TimeSpan Grace = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan InitTimeout = TimeSpan.FromSeconds(30);
-    private static readonly TimeSpan FlushAllowance = TimeSpan.FromMinutes(5);
-
 
     private readonly MountSettings _settings;
     private readonly ILogger _logger;
+    private readonly ServiceReporter _reporter;
     private readonly ServedImage _image;
-    private readonly StopSignals _signals = new();
+    private readonly HostEvents _events = new(hangupStops: !BackgroundStart.IsChild && !ServiceNotifier.IsPresent);
 
-    private MountHost(MountSettings settings, ServedImage image, ILogger logger)
+    private MountHost(MountSettings settings, ServedImage image, ServiceReporter reporter, ILogger logger)
     {
+        _reporter = reporter;
         _settings = settings;
         _image = image;
         _logger = logger;
@@ -43,8 +44,13 @@ internal sealed class MountHost : IDisposable
         string imagePath = Path.GetFullPath(settings.Source!);
         string directory = Path.GetFullPath(settings.Directory!);
         DateTime modified = File.GetLastWriteTimeUtc(imagePath);
-        using MountHost host = new(settings, ServedImage.Open(settings, imagePath), logger);
-        return host.Run(directory, modified, ready);
+        using ServiceReporter reporter = new(logger);
+        int exitCode;
+        using (MountHost host = new(settings, ServedImage.Open(settings, imagePath), reporter, logger))
+            exitCode = host.Run(directory, modified, ready);
+        if (BackgroundStart.IsPrivate)
+            PrivateMount.RemoveDirectory(directory);
+        return exitCode;
     }
 
     /// <inheritdoc/>
@@ -62,7 +68,7 @@ internal sealed class MountHost : IDisposable
         }
         finally
         {
-            _signals.Dispose();
+            _events.Dispose();
         }
     }
 
@@ -88,6 +94,7 @@ internal sealed class MountHost : IDisposable
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,
             WritebackCache = _settings.Writeback,
             MapException = fileSystem.OnFailure,
+            OnUnused = () => _events.Post(HostEvent.Unused),
         });
         server.Start();
         if (!server.WaitForInit(InitTimeout))
@@ -96,11 +103,46 @@ internal sealed class MountHost : IDisposable
 
         string size = SizeText.Human(_image.Device.Length);
         HostLog.Mounted(_logger, _image.ImagePath, size, mount.MountPoint);
-        ServiceNotifier.Ready($"{Path.GetFileName(_image.ImagePath)} ({size}) on {mount.MountPoint}");
+        _reporter.Ready(server, $"{Path.GetFileName(_image.ImagePath)} ({size}) on {mount.MountPoint}");
         if (TryAnnounce(ready, $"{Path.GetFileName(_image.ImagePath)} ({size})"))
-            _signals.WaitFor(server.Ended);
+            Serve(mount, server);
         Stop(mount, server);
         return Close();
+    }
+
+    /// <summary>Returns when the mount has gone or should go.</summary>
+    private void Serve(FuseMount mount, FuseServer server)
+    {
+        _events.Watch(server.Ended);
+        while (true)
+        {
+            switch (_events.Take())
+            {
+                case HostEvent.Stop or HostEvent.Ended:
+                    return;
+                case HostEvent.Unused when _settings.IdleExit && TryUnmountUnused(mount):
+                    return;
+                case HostEvent.Reload:
+                    HostLog.Reloaded(_logger);
+                    _reporter.Reloaded();
+                    break;
+            }
+        }
+    }
+
+    /// <summary>False if somebody uses the mount again, or stands in it.</summary>
+    private bool TryUnmountUnused(FuseMount mount)
+    {
+        try
+        {
+            mount.Unmount(lazy: false);
+            return true;
+        }
+        catch (FuseMountException exception)
+        {
+            HostLog.StaysMounted(_logger, mount.MountPoint, exception.Message);
+            return false;
+        }
     }
 
     /// <summary>False if whoever waited for the start has gone, and the mount with him.</summary>
@@ -121,7 +163,7 @@ internal sealed class MountHost : IDisposable
     /// <summary>Takes the mount away and lets requests under way finish.</summary>
     private void Stop(FuseMount mount, FuseServer server)
     {
-        ServiceNotifier.Stopping(FlushAllowance);
+        _reporter.Stopping();
         if (server.Ended.IsCompleted)
             return;
         try
@@ -134,7 +176,11 @@ internal sealed class MountHost : IDisposable
         }
 
         // Files that are still open keep the session alive; after the grace, or a second signal, they get errors.
-        _signals.WaitAgainFor(server.Ended, Grace);
+        _events.Watch(server.Ended);
+        HostEvent happened;
+        do
+            happened = _events.Take(Grace);
+        while (happened is HostEvent.Reload or HostEvent.Unused);
         server.Stop();
     }
 

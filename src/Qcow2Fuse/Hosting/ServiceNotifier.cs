@@ -1,22 +1,60 @@
 // SPDX-License-Identifier: MIT
+using System.Diagnostics;
+using System.Globalization;
 using System.Net.Sockets;
 using System.Text;
 
 namespace Qcow2Fuse.Hosting;
 
 /// <summary>
-/// Tells the service manager what state the daemon is in (sd_notify(3)). Without one it does nothing.
+/// Messages to the service manager about the state of the daemon (sd_notify(3)). Without one they go nowhere.
 /// </summary>
 internal static class ServiceNotifier
 {
+    /// <summary>Whether there is a service manager that listens.</summary>
+    public static bool IsPresent => !string.IsNullOrEmpty(Environment.GetEnvironmentVariable("NOTIFY_SOCKET"));
+
+    /// <summary>
+    /// How often the manager wants to hear <see cref="Watchdog"/>; null where it does not watch this process.
+    /// </summary>
+    public static TimeSpan? WatchdogPeriod
+    {
+        get
+        {
+            string? process = Environment.GetEnvironmentVariable("WATCHDOG_PID");
+            bool isMeant = string.IsNullOrEmpty(process)
+                || string.Equals(
+                    process, Environment.ProcessId.ToString(CultureInfo.InvariantCulture), StringComparison.Ordinal);
+            return isMeant && long.TryParse(
+                Environment.GetEnvironmentVariable("WATCHDOG_USEC"), CultureInfo.InvariantCulture, out long period)
+                && period > 0
+                    ? TimeSpan.FromMicroseconds(period)
+                    : null;
+        }
+    }
+
     /// <summary>The mount answers.</summary>
     public static void Ready(string status) => Send($"READY=1\nSTATUS={status}\nMAINPID={Environment.ProcessId}");
 
-    /// <summary>
-    /// The daemon is on its way out, and may need <paramref name="allowance"/> to write what is left.
-    /// </summary>
-    public static void Stopping(TimeSpan allowance) =>
-        Send($"STOPPING=1\nSTATUS=writing the image\nEXTEND_TIMEOUT_USEC={(long)allowance.TotalMicroseconds}");
+    /// <summary>A line for <c>systemctl status</c>.</summary>
+    public static void Status(string status) => Send($"STATUS={status}");
+
+    /// <summary>The workers answer.</summary>
+    public static void Watchdog() => Send("WATCHDOG=1");
+
+    /// <summary>Settings are looked at again; to be followed by <see cref="Ready"/>.</summary>
+    public static void Reloading()
+    {
+        long microseconds = (long)(Stopwatch.GetTimestamp() * 1e6 / Stopwatch.Frequency);
+        Send(string.Create(CultureInfo.InvariantCulture, $"RELOADING=1\nMONOTONIC_USEC={microseconds}"));
+    }
+
+    /// <summary>The daemon is on its way out.</summary>
+    public static void Stopping() => Send("STOPPING=1\nSTATUS=writing the image");
+
+    /// <summary>The start or the end goes on for up to <paramref name="allowance"/> from now.</summary>
+    public static void Extend(TimeSpan allowance) =>
+        Send($"EXTEND_TIMEOUT_USEC={(long)allowance.TotalMicroseconds}");
 
     private static void Send(string state)
     {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
+using System.Globalization;
 using System.Net.Sockets;
 using System.Text;
+using System.Text.RegularExpressions;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -33,27 +35,101 @@ public sealed class ServiceTests : MountTest
     }
 
     [SkippableFact]
-    public void The_unit_has_no_fault_systemd_could_see_and_hides_no_mount()
+    public void A_hangup_is_a_reload_and_no_end()
     {
-        string? unit = FindProgram() is { } program
-            ? Path.GetFullPath(Path.Combine(Path.GetDirectoryName(program)!, "../qcow2fuse.service"))
-            : null;
-        QemuTools.Require(File.Exists(unit), "qcow2fuse.service is not beside the program's directory");
-        string[] settings = [.. File.ReadLines(unit!)
-            .Where(static line => !line.StartsWith('#') && line.Contains('=', StringComparison.Ordinal))
-            .Select(static line => line[..line.IndexOf('=', StringComparison.Ordinal)])];
-        Assert.Contains("ExecStart", settings);
-        Assert.Empty(settings.Intersect(
-            [
-                "PrivateTmp", "PrivateDevices", "PrivateMounts", "ProtectSystem", "ProtectHome", "ReadOnlyPaths",
-                "ReadWritePaths", "InaccessiblePaths", "DynamicUser", "ProtectKernelTunables", "ProtectProc",
-                "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups", "BindPaths", "BindReadOnlyPaths",
-                "TemporaryFileSystem", "RootDirectory", "RootImage", "MountFlags", "MemoryDenyWriteExecute",
-            ],
-            StringComparer.Ordinal));
+        string mountPoint = NewMountPoint();
+        string image = NewImage();
+        using Socket socket = Listen();
+        using Process daemon = Start(image, mountPoint);
+        Assert.Contains("READY=1", Receive(socket));
+
+        Signal(daemon.Id, "HUP");
+        string[] reloading = Receive(socket);
+        Assert.Contains("RELOADING=1", reloading);
+        Assert.Contains(reloading, static line => line.StartsWith("MONOTONIC_USEC=", StringComparison.Ordinal));
+        Assert.Contains("READY=1", Receive(socket));
+        Assert.True(File.Exists(RawFileOf(image, mountPoint)));
+        End(daemon);
     }
 
-    private Process Start(string image, string mountPoint)
+    [SkippableFact]
+    public void The_status_counts_requests()
+    {
+        string mountPoint = NewMountPoint();
+        string image = NewImage();
+        using Socket socket = Listen();
+        using Process daemon = Start(image, mountPoint, ("WATCHDOG_USEC", "400000"));
+        Assert.Contains(
+            $"STATUS=disk.qcow2 (64 MiB) on {mountPoint}", Receive(socket).Single(static line => line[0] == 'S'));
+        Tool("dd", "if=" + RawFileOf(image, mountPoint), "of=/dev/null", "bs=4k", "iflag=direct", "count=1000");
+        int served = 0;
+        WaitUntil(
+            () =>
+            {
+                Match status = Regex.Match(string.Join('\n', Receive(socket)), "STATUS=.*: ([0-9]+) requests");
+                served = status.Success ? int.Parse(status.Groups[1].Value, CultureInfo.InvariantCulture) : served;
+                return served >= 1000;
+            },
+            "the requests are not counted");
+        Assert.InRange(served, 1000, 1200);
+        End(daemon);
+    }
+
+    [SkippableFact]
+    public void The_watchdog_hears_while_workers_answer_and_only_then()
+    {
+        // The inner image lies on the outer mount, whose daemon is stopped: then the inner worker waits for it.
+        string inner = NewImage("16M", name: "inner.qcow2");
+        string outerPoint = NewMountPoint("outer");
+        string image = Mount(NewImage(), outerPoint);
+        Tool("dd", "if=" + inner, "of=" + image, "conv=notrunc", "status=none");
+        int outer = Assert.Single(DaemonsOf(outerPoint));
+        string mountPoint = NewMountPoint();
+        using Socket socket = Listen();
+        using Process daemon = Start(
+            image, mountPoint, ("WATCHDOG_USEC", "400000"), ("QCOW2FUSE_THREADS", "1"), ("QCOW2FUSE_CACHE", "none"));
+        Process? writer = null;
+        try
+        {
+            WaitUntil(() => Receive(socket).Contains("WATCHDOG=1", StringComparer.Ordinal), "no word for the watchdog");
+            Signal(outer, "STOP");
+            string raw = Path.Combine(mountPoint, "disk.raw");
+            writer = Process.Start(
+                "dd", ["if=/dev/zero", "of=" + raw, "bs=4k", "count=1", "oflag=direct", "conv=notrunc", "status=none"]);
+            Thread.Sleep(TimeSpan.FromSeconds(1));
+            Drain(socket);
+            Thread.Sleep(TimeSpan.FromSeconds(1.5));
+            Assert.DoesNotContain("WATCHDOG=1", Drain(socket));
+            Signal(outer, "CONT");
+            WaitUntil(() => Receive(socket).Contains("WATCHDOG=1", StringComparer.Ordinal), "no word any more");
+        }
+        finally
+        {
+            Signal(outer, "CONT");
+            writer?.WaitForExit();
+            writer?.Dispose();
+        }
+
+        End(daemon);
+        Unmount(outerPoint);
+    }
+
+    private Socket Listen()
+    {
+        Socket socket = new(AddressFamily.Unix, SocketType.Dgram, ProtocolType.Unspecified)
+        { ReceiveTimeout = (int)NotifyTimeout.TotalMilliseconds };
+        socket.Bind(new UnixDomainSocketEndPoint(PathOf("notify")));
+        return socket;
+    }
+
+    private static void End(Process daemon)
+    {
+        Signal(daemon.Id, "TERM");
+        Assert.True(daemon.WaitForExit(NotifyTimeout), "the daemon does not end");
+        Assert.Equal(0, daemon.ExitCode);
+    }
+
+    private Process Start(string image, string mountPoint, params (string Name, string Value)[] environment)
     {
         string? program = FindProgram();
         QemuTools.Require(program is not null, "out/qcow2fuse is not built");
@@ -63,6 +139,8 @@ public sealed class ServiceTests : MountTest
         start.Environment["NOTIFY_SOCKET"] = PathOf("notify");
         start.Environment["QCOW2FUSE_SOURCE"] = image;
         start.Environment["QCOW2FUSE_DIRECTORY"] = mountPoint;
+        foreach ((string name, string value) in environment)
+            start.Environment[name] = value;
         return Process.Start(start)!;
     }
 
@@ -70,5 +148,14 @@ public sealed class ServiceTests : MountTest
     {
         byte[] message = new byte[4096];
         return Encoding.UTF8.GetString(message, 0, socket.Receive(message)).Split('\n');
+    }
+
+    /// <summary>All that has been said so far.</summary>
+    private static List<string> Drain(Socket socket)
+    {
+        List<string> lines = [];
+        while (socket.Available > 0)
+            lines.AddRange(Receive(socket));
+        return lines;
     }
 }

@@ -9,7 +9,7 @@ namespace Qcow2Fuse.EndToEnd.Tests.Tidy;
 public sealed partial class DocumentationTidyTests : CommandTest
 {
     private static readonly HashSet<string> NotMountOptions =
-        new(StringComparer.Ordinal) { "help", "foreground", "read-only", "debug" };
+        new(StringComparer.Ordinal) { "help", "foreground", "read-only", "debug", "fs" };
 
     [SkippableFact]
     public void Every_mount_option_is_in_the_readme_and_the_manual()

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+using System.Runtime.InteropServices;
+
+namespace Qcow2Fuse.Linux;
+
+/// <summary>What one process asks of another. Results are 0, or negated error numbers.</summary>
+public static partial class ProcessCalls
+{
+    /// <summary>SIGHUP.</summary>
+    public const int Hangup = 1;
+
+    /// <summary>SIGTERM.</summary>
+    public const int Terminate = 15;
+
+    private const int SetParentDeathSignal = 1;
+
+    /// <summary>kill(2).</summary>
+    public static int Signal(int process, int signal)
+    {
+        int result = KillNative(process, signal);
+        int errno = Marshal.GetLastPInvokeError();
+        return result >= 0 ? 0 : -errno;
+    }
+
+    /// <summary>
+    /// prctl(PR_SET_PDEATHSIG): this process gets SIGTERM when the thread that started it ends, also by SIGKILL.
+    /// </summary>
+    /// <param name="parent">The process that started this one; −ESRCH if it has ended already.</param>
+    public static int EndWithParent(int parent)
+    {
+        int result = PrctlNative(SetParentDeathSignal, Terminate, 0, 0, 0);
+        int errno = Marshal.GetLastPInvokeError();
+        if (result < 0)
+            return -errno;
+        return GetppidNative() == parent ? 0 : -Errno.ESRCH;
+    }
+
+    [LibraryImport("libc", EntryPoint = "kill", SetLastError = true)]
+    private static partial int KillNative(int process, int signal);
+
+    [LibraryImport("libc", EntryPoint = "getppid")]
+    private static partial int GetppidNative();
+
+    [LibraryImport("libc", EntryPoint = "prctl", SetLastError = true)]
+    private static partial int PrctlNative(int option, nuint a, nuint b, nuint c, nuint d);
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+using System.CommandLine;
+using System.Diagnostics;
+using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Linux;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Stacks;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary>
+/// <c>qcow2fuse detach</c>: takes away what <see cref="AttachCommand"/> has set up, and returns when the image is
+/// written and free.
+/// </summary>
+internal static class DetachCommand
+{
+    private static readonly TimeSpan LoopPatience = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan DaemonPatience = TimeSpan.FromMinutes(5);
+    private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(20);
+
+    /// <summary>The verb with its options.</summary>
+    public static Command Create()
+    {
+        Argument<string> target = new("DEVICE") { Description = "The device, /dev/loopN, or the image" };
+        Command command = new("detach", "Take an attached image away again") { target };
+        command.SetAction(parsed => Run(parsed.GetRequiredValue(target)));
+        return command;
+    }
+
+    private static int Run(string target)
+    {
+        AttachCommand.RequireRoot();
+        int number = LoopDevice.NumberOf(Path.GetFullPath(target));
+        string image = Path.GetFullPath(target);
+        List<Stack> found = [.. Stack.ReadAll().Where(stack => number >= 0
+            ? stack.Loops.Any(loop => loop.Loop.Number == number)
+            : stack.IsAttached && string.Equals(stack.Image, image, StringComparison.Ordinal))];
+        if (found.Count == 0)
+            throw new CommandException(ExitCode.Failure, $"{target}: no image is attached here");
+        if (found.Find(static stack => !stack.IsAttached) is { } foreign)
+        {
+            throw new CommandException(
+                ExitCode.Failure,
+                $"{target}: not made by attach: {foreign.Image} is mounted on {foreign.Mount.MountPoint}",
+                $"losetup -d {target}");
+        }
+
+        foreach (Stack stack in found)
+            TakeAway(stack);
+        return ExitCode.Success;
+    }
+
+    private static void TakeAway(Stack stack)
+    {
+        bool isFree = true;
+        foreach (StackedLoop loop in stack.Loops)
+            isFree &= Clear(loop);
+        bool isDead = stack.ProcessId is null;
+        try
+        {
+            FuseMount.Unmount(stack.Mount.MountPoint, lazy: !isFree || isDead);
+        }
+        catch (FuseMountException exception)
+        {
+            throw new CommandException(ExitCode.Failure, exception.Message, exception.Hint, exception);
+        }
+
+        PrivateMount.RemoveDirectory(stack.Mount.MountPoint);
+        if (!isFree)
+            Report.Warning($"{stack.Image} is in use until the last user of its device closes it");
+        else if (stack.ProcessId is { } daemon)
+            DaemonTable.WaitForEnd(daemon, stack.Image, DaemonPatience);
+    }
+
+    /// <summary>False where somebody has the device open, so that it goes only when he closes it.</summary>
+    private static bool Clear(StackedLoop loop)
+    {
+        int device = LoopDevice.OpenExclusively(loop.Loop.Number);
+        if (device == -Errno.EBUSY)
+        {
+            string where = loop.MountPoints.Count > 0 ? $"mounted on {loop.MountPoints[0]}" : "in use";
+            throw new CommandException(
+                ExitCode.Failure,
+                $"{loop.Loop.Path}: {where}",
+                loop.MountPoints.Count > 0 ? $"umount {loop.MountPoints[0]}" : null);
+        }
+
+        if (device < 0)
+            throw new CommandException(ExitCode.Failure, $"{loop.Loop.Path}: {Errno.Text(-device)}");
+        int result = LoopDevice.Clear(device);
+        _ = LinuxFile.Close(device);
+        if (result < 0 && result != -Errno.ENXIO)
+            throw new CommandException(ExitCode.Failure, $"{loop.Loop.Path}: {Errno.Text(-result)}");
+
+        // Programs that look at every new device, as udev's do, have it open for a moment.
+        Stopwatch waited = Stopwatch.StartNew();
+        while (LoopTable.Find(loop.Loop.Number)?.BackingFile == loop.Loop.BackingFile)
+        {
+            if (waited.Elapsed > LoopPatience)
+                return false;
+            Thread.Sleep(Period);
+        }
+
+        return true;
+    }
+}

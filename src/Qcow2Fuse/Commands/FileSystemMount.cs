@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+using System.Diagnostics;
+using Qcow2Fuse.Linux;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Stacks;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary>
+/// <c>qcow2fuse mount --fs</c>: mounts the file system inside an image. The image is mounted on a directory of its own,
+/// a loop device is put on the raw file, and mount(8) does the rest. An unmount of the file system frees the device,
+/// and with it the daemon loses its last user and ends.
+/// </summary>
+internal static class FileSystemMount
+{
+    /// <summary>The kind of mount points made for file systems; see <see cref="PrivateMount.Start"/>.</summary>
+    private const string Kind = "fs";
+
+    /// <summary>Mounts the file system of an image.</summary>
+    /// <param name="settings">What to mount, with source and directory.</param>
+    /// <param name="options">The mount options of the command line, as words of <c>-o</c>.</param>
+    /// <returns>The exit code, that of mount(8) where it failed.</returns>
+    public static int Run(MountSettings settings, IReadOnlyList<string> options)
+    {
+        AttachCommand.RequireRoot();
+        string source = settings.Source!;
+        using PrivateMount? mount =
+            PrivateMount.Start(Kind, source, [.. options, "idle_exit"], tied: false, out int exitCode);
+        if (mount is null)
+            return exitCode;
+        int device = AttachCommand.AttachTo(mount, autoClear: true, out int number);
+        try
+        {
+            exitCode = Mount(settings, LoopDevice.PathOf(number), mount.IsReadOnly);
+        }
+        finally
+        {
+            // From here on the file system alone holds the device.
+            _ = LinuxFile.Close(device);
+        }
+
+        if (exitCode != ExitCode.Success)
+            mount.End();
+        else if (!Console.IsOutputRedirected)
+            Console.Out.WriteLine($"mounted {source} on {settings.Directory}  [{LoopDevice.PathOf(number)}]");
+        return exitCode;
+    }
+
+    /// <summary>
+    /// mount(8) recognises the file system, and says what is wrong on the standard error of this process.
+    /// </summary>
+    private static int Mount(MountSettings settings, string device, bool isReadOnly)
+    {
+        string flags = string.Join(',', (string[])[isReadOnly ? "ro" : "rw", .. settings.KernelFlags]);
+        ProcessStartInfo start = new("mount", ["-o", flags, "--", device, settings.Directory!])
+        { UseShellExecute = false };
+        using Process process = Process.Start(start)
+            ?? throw new CommandException(ExitCode.System, "mount(8) cannot be started");
+        process.WaitForExit();
+        return process.ExitCode;
+    }
+}

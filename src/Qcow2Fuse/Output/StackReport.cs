@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using System.Text;
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Stacks;
+
+namespace Qcow2Fuse.Output;
+
+/// <summary>The mounted images as <c>list</c> prints them.</summary>
+internal static class StackReport
+{
+    /// <summary>Version of the JSON form; it changes when a key changes its meaning or goes.</summary>
+    private const int Schema = 1;
+
+    private static readonly string[] Titles = ["IMAGE", "MOUNTED ON", "PID", "USER", "LOOP DEVICES"];
+
+    private static readonly JsonWriterOptions Options = new()
+    {
+        Indented = true,
+        IndentSize = 4,
+        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
+    };
+
+    /// <summary>A table for people, with newlines; empty where nothing is mounted.</summary>
+    public static string Text(IReadOnlyList<Stack> stacks)
+    {
+        if (stacks.Count == 0)
+            return "";
+        string[][] rows = [Titles, .. stacks.Select(Row)];
+        int[] widths = [.. Titles.Select((_, column) => rows.Max(row => row[column].Length))];
+        StringBuilder text = new();
+        foreach (string[] row in rows)
+            text.AppendLine(string.Join("  ", row.Select((cell, column) => cell.PadRight(widths[column]))).TrimEnd());
+        return text.ToString();
+    }
+
+    /// <summary>An object for programs, without a newline at its end.</summary>
+    public static string Json(IReadOnlyList<Stack> stacks)
+    {
+        using MemoryStream stream = new();
+        using (Utf8JsonWriter json = new(stream, Options))
+        {
+            json.WriteStartObject();
+            json.WriteNumber("schema", Schema);
+            json.WriteStartArray("mounts");
+            foreach (Stack stack in stacks)
+                Write(stack, json);
+            json.WriteEndArray();
+            json.WriteEndObject();
+        }
+
+        return Encoding.UTF8.GetString(stream.ToArray());
+    }
+
+    private static string[] Row(Stack stack) =>
+    [
+        Printable.Text(stack.Image),
+        Printable.Text(stack.Mount.MountPoint),
+        stack.ProcessId?.ToString(CultureInfo.InvariantCulture) ?? "-",
+        stack.UserId is { } id ? UserName(id) ?? id.ToString(CultureInfo.InvariantCulture) : "-",
+        Printable.Text(string.Join(", ", stack.Loops.Select(static loop => loop.MountPoints.Count == 0
+            ? loop.Loop.Path
+            : $"{loop.Loop.Path} on {string.Join(" and ", loop.MountPoints)}"))),
+    ];
+
+    private static void Write(Stack stack, Utf8JsonWriter json)
+    {
+        json.WriteStartObject();
+        json.WriteString("image", stack.Image);
+        json.WriteString("mount-point", stack.Mount.MountPoint);
+        json.WriteBoolean("read-only", stack.IsReadOnly);
+        json.WriteBoolean("attached", stack.IsAttached);
+        if (stack.ProcessId is { } process)
+            json.WriteNumber("pid", process);
+        if (stack.UserId is { } id)
+        {
+            json.WriteNumber("uid", id);
+            if (UserName(id) is { } name)
+                json.WriteString("user", name);
+        }
+
+        json.WriteStartArray("loop-devices");
+        foreach (StackedLoop loop in stack.Loops)
+        {
+            json.WriteStartObject();
+            json.WriteString("device", loop.Loop.Path);
+            json.WriteString("file", loop.Loop.BackingFile);
+            json.WriteStartArray("mount-points");
+            foreach (string mountPoint in loop.MountPoints)
+                json.WriteStringValue(mountPoint);
+            json.WriteEndArray();
+            json.WriteEndObject();
+        }
+
+        json.WriteEndArray();
+        json.WriteEndObject();
+    }
+
+    /// <summary>A user's name from /etc/passwd; null for users who are not in it.</summary>
+    private static string? UserName(uint id)
+    {
+        try
+        {
+            string number = id.ToString(CultureInfo.InvariantCulture);
+            return File.ReadLines("/etc/passwd")
+                .Select(static line => line.Split(':'))
+                .FirstOrDefault(fields => fields.Length > 2 && fields[2] == number)?[0];
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            return null;
+        }
+    }
+}

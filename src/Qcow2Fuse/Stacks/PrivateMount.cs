@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT
+using System.Diagnostics;
+using System.Security.Cryptography;
+using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Linux;
+using Qcow2Fuse.Output;
+
+namespace Qcow2Fuse.Stacks;
+
+/// <summary>
+/// An image mounted by a command for a purpose of its own, on a directory made for it that nobody else may enter.
+/// </summary>
+internal sealed class PrivateMount : IDisposable
+{
+    private const string SystemBase = "/run/qcow2fuse";
+    private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
+    private const UnixFileMode Visible = OwnerOnly | UnixFileMode.GroupRead | UnixFileMode.GroupExecute
+        | UnixFileMode.OtherRead | UnixFileMode.OtherExecute;
+    private const int IdLength = 16;
+
+    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(5);
+    private static readonly TimeSpan BusyPatience = TimeSpan.FromSeconds(2);
+    private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(20);
+
+    private readonly Process _daemon;
+
+    private PrivateMount(string directory, string image, Process daemon)
+    {
+        Directory = directory;
+        RawFile = Path.Combine(directory, RawFileName.For(image));
+        _daemon = daemon;
+    }
+
+    /// <summary>The directory below which <c>attach</c> makes its mount points.</summary>
+    public static string AttachBase => Path.Combine(SystemBase, "attach");
+
+    /// <summary>The directory below which <c>mount --fs</c> makes its mount points.</summary>
+    public static string FileSystemBase => Path.Combine(SystemBase, "fs");
+
+    /// <summary>The mount point.</summary>
+    public string Directory { get; }
+
+    /// <summary>The raw file of the whole disk.</summary>
+    public string RawFile { get; }
+
+    /// <summary>Whether nothing can be written to it.</summary>
+    public bool IsReadOnly => !File.GetUnixFileMode(RawFile).HasFlag(UnixFileMode.UserWrite);
+
+    /// <summary>Mounts an image; when this returns, its raw file answers.</summary>
+    /// <param name="kind">Name of the command, and of the directory below which the mount point is made.</param>
+    /// <param name="image">The image's path, as typed.</param>
+    /// <param name="options">Mount options as words of <c>-o</c>.</param>
+    /// <param name="tied">The mount ends with this process, however that ends.</param>
+    /// <param name="exitCode">What the daemon ended with.</param>
+    /// <returns>Null if it could not be mounted; the daemon has said why.</returns>
+    public static PrivateMount? Start(
+        string kind, string image, IEnumerable<string> options, bool tied, out int exitCode)
+    {
+        string directory = MakeDirectory(kind);
+        List<string> arguments = ["mount"];
+        foreach (string words in options)
+            arguments.AddRange(["-o", words]);
+        arguments.AddRange(["--", image, directory]);
+        Process? daemon = BackgroundStart.StartPrivate(arguments, tied, out exitCode);
+        if (daemon is not null)
+            return new PrivateMount(directory, Path.GetFullPath(image), daemon);
+        RemoveDirectory(directory);
+        return null;
+    }
+
+    /// <summary>Removes a mount point that was made for one mount, where nothing is mounted any more.</summary>
+    public static void RemoveDirectory(string directory)
+    {
+        try
+        {
+            System.IO.Directory.Delete(directory);
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            // Command and daemon both try, so that it goes also where one of them was killed.
+        }
+    }
+
+    /// <summary>
+    /// Unmounts, and waits until the daemon has written everything. Whoever still uses the mount keeps it alive, out
+    /// of sight, which is said on standard error.
+    /// </summary>
+    /// <returns>False if something that was written may be lost.</returns>
+    public bool End()
+    {
+        if (TryUnmount())
+        {
+            bool ended = _daemon.WaitForExit(Patience);
+            RemoveDirectory(Directory);
+            return ended && _daemon.ExitCode == ExitCode.Success;
+        }
+
+        FuseMount.Unmount(Directory, lazy: true);
+        RemoveDirectory(Directory);
+        Report.Warning($"{RawFile} is still open; the image is in use until it is closed");
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _daemon.Dispose();
+
+    /// <summary>False where somebody holds on to the mount. What ends beside its parent needs a moment.</summary>
+    private bool TryUnmount()
+    {
+        for (Stopwatch waited = Stopwatch.StartNew(); ; Thread.Sleep(Period))
+        {
+            try
+            {
+                FuseMount.Unmount(Directory, lazy: false);
+                return true;
+            }
+            catch (FuseMountException) when (MountTable.FindAt(Directory) is null)
+            {
+                // A daemon that exits when it is idle was faster.
+                return true;
+            }
+            catch (FuseMountException exception) when (exception.Error == FuseMountError.Busy)
+            {
+                if (waited.Elapsed > BusyPatience)
+                    return false;
+            }
+        }
+    }
+
+    /// <summary>
+    /// /run/qcow2fuse/KIND/ID for root, $XDG_RUNTIME_DIR/qcow2fuse/KIND/ID for others, or a directory for temporary
+    /// files where there is none.
+    /// </summary>
+    private static string MakeDirectory(string kind)
+    {
+        string? runtime = MountCalls.EffectiveUser() == 0
+            ? SystemBase
+            : Environment.GetEnvironmentVariable("XDG_RUNTIME_DIR") is { Length: > 0 } own
+                ? Path.Combine(own, "qcow2fuse")
+                : null;
+        try
+        {
+            if (runtime is null)
+                return System.IO.Directory.CreateTempSubdirectory("qcow2fuse-").FullName;
+            System.IO.Directory.CreateDirectory(runtime, Visible);
+            System.IO.Directory.CreateDirectory(Path.Combine(runtime, kind), OwnerOnly);
+            string id = RandomNumberGenerator.GetHexString(IdLength, lowercase: true);
+            string directory = Path.Combine(runtime, kind, id);
+            System.IO.Directory.CreateDirectory(directory, OwnerOnly);
+            return directory;
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            throw new CommandException(
+                ExitCode.System, $"a mount point cannot be made: {exception.Message}", inner: exception);
+        }
+    }
+}

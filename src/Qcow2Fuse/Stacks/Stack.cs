@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Stacks;
+
+/// <summary>A loop device on a mounted image.</summary>
+/// <param name="Loop">The device.</param>
+/// <param name="MountPoints">Where file systems on it, or on its partitions, are mounted.</param>
+internal sealed record StackedLoop(LoopEntry Loop, IReadOnlyList<string> MountPoints);
+
+/// <summary>
+/// A mounted image and what stands on it. All of it is read from the kernel's tables; nothing else is kept.
+/// </summary>
+/// <param name="Mount">The mount.</param>
+/// <param name="ProcessId">The daemon; null where it is dead or another user's.</param>
+/// <param name="Loops">The loop devices whose files are in the mount.</param>
+internal sealed record Stack(MountEntry Mount, int? ProcessId, IReadOnlyList<StackedLoop> Loops)
+{
+    private const string UserField = "user_id=";
+
+    /// <summary>The image, or the name that was given for it by fsname.</summary>
+    public string Image => Mount.Source;
+
+    /// <summary>Whether nothing can be written.</summary>
+    public bool IsReadOnly => Mount.SuperOptions.Split(',').Contains("ro", StringComparer.Ordinal);
+
+    /// <summary>Whether <c>attach</c> made it.</summary>
+    public bool IsAttached => IsBelow(PrivateMount.AttachBase);
+
+    /// <summary>Whether <c>mount --fs</c> made it, so that it ends with the file system on it.</summary>
+    public bool IsForFileSystem => IsBelow(PrivateMount.FileSystemBase);
+
+    /// <summary>The user who mounted it; null where the kernel does not say.</summary>
+    public uint? UserId => Mount.SuperOptions.Split(',')
+        .FirstOrDefault(static word => word.StartsWith(UserField, StringComparison.Ordinal)) is { } word
+        && uint.TryParse(word.AsSpan(UserField.Length), NumberStyles.None, CultureInfo.InvariantCulture, out uint id)
+            ? id
+            : null;
+
+    /// <summary>All mounted images, in the order of their mounting.</summary>
+    public static IReadOnlyList<Stack> ReadAll()
+    {
+        IReadOnlyList<MountEntry> table = MountTable.Read();
+        IReadOnlyList<LoopEntry> loops = LoopTable.Read();
+        DaemonTable daemons = DaemonTable.Read();
+        return
+        [
+            .. table.Where(static entry => entry.Type == "fuse." + MountRequest.Subtype)
+                .Select(entry => new Stack(
+                    entry,
+                    daemons.Find(entry),
+                    [
+                        .. loops.Where(loop => IsIn(loop.BackingFile, entry.MountPoint))
+                            .Select(loop => new StackedLoop(loop, MountPointsOf(loop, table))),
+                    ])),
+        ];
+    }
+
+    private bool IsBelow(string directory) =>
+        Mount.MountPoint.StartsWith(directory + "/", StringComparison.Ordinal);
+
+    private static bool IsIn(string file, string mountPoint) =>
+        string.Equals(file, mountPoint, StringComparison.Ordinal)
+        || (file.StartsWith(mountPoint, StringComparison.Ordinal) && file[mountPoint.Length] == '/');
+
+    /// <summary>"/dev/loop1" and its partitions "/dev/loop1p2", but not "/dev/loop12".</summary>
+    private static IReadOnlyList<string> MountPointsOf(LoopEntry loop, IReadOnlyList<MountEntry> table) =>
+    [
+        .. table.Where(entry => entry.Source == loop.Path
+                || entry.Source.StartsWith(loop.Path + "p", StringComparison.Ordinal))
+            .Select(static entry => entry.MountPoint),
+    ];
+}
