@@ -26,10 +26,12 @@ public sealed class PartitionTable
     internal const int SmallSector = 512;
     internal const int LargeSector = 4096;
 
+    private readonly DiskRange[] _places;
+
     private PartitionTable(IReadOnlyList<Partition> partitions, DiskRange[] places)
     {
         Partitions = partitions;
-        Places = places;
+        _places = places;
     }
 
     /// <summary>A disk without partitions that has not been looked at.</summary>
@@ -38,8 +40,20 @@ public sealed class PartitionTable
     /// <summary>The partitions, by number.</summary>
     public IReadOnlyList<Partition> Partitions { get; }
 
-    /// <summary>Where the table lies, or one would: a write there may change the partitions.</summary>
-    public IReadOnlyList<DiskRange> Places { get; }
+    /// <summary>Where the table lies, or one would.</summary>
+    public IReadOnlyList<DiskRange> Places => _places;
+
+    /// <summary>Whether a write to the range may change the partitions. Allocates nothing.</summary>
+    public bool LiesIn(long start, long length)
+    {
+        foreach (DiskRange place in _places)
+        {
+            if (place.Overlaps(start, length))
+                return true;
+        }
+
+        return false;
+    }
 
     /// <summary>Reads the table of a disk.</summary>
     /// <exception cref="BlockException">The disk cannot be read. Never for what it holds.</exception>

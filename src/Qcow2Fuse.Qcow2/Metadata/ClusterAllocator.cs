@@ -153,7 +153,7 @@ internal sealed class ClusterAllocator
     {
         ZeroForBlock(cluster, 1);
         _refcounts.AddBlock(cluster);
-        _refcounts.Increment(cluster, 1);
+        GuardBlocks(cluster, 1);
         return cluster + 1;
     }
 
@@ -185,10 +185,12 @@ internal sealed class ClusterAllocator
 
         ZeroForBlock(cluster, blocks);
         _refcounts.AddBlock(cluster);
-        _refcounts.Increment(cluster, blocks);
+        GuardBlocks(cluster, 1);
+        _refcounts.Increment(cluster + 1, blocks - 1);
         _flush();
         for (int i = 1; i < blocks; i++)
             _refcounts.AddBlock(cluster + ((long)i * perBlock), cluster + i);
+        GuardBlocks(cluster + 1, blocks - 1);
         return cluster + blocks;
     }
 
@@ -199,6 +201,10 @@ internal sealed class ClusterAllocator
         _guard.CheckFree(cluster, count);
         _file.WriteZeroes(offset, length, mayUnmap: false);
         _virginFrom = Math.Max(_virginFrom, offset + length);
-        _guard.Add(new HostOffset(offset), length, MetadataKind.RefcountBlock);
     }
+
+    /// <summary>From here on nothing else may be written there.</summary>
+    private void GuardBlocks(long cluster, int count) => _guard.Add(
+        new HostOffset(cluster << _geometry.ClusterBits), (long)count << _geometry.ClusterBits,
+        MetadataKind.RefcountBlock);
 }

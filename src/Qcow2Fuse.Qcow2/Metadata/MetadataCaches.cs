@@ -196,6 +196,19 @@ internal sealed partial class MetadataCaches : IDisposable
     }
 
     /// <summary>
+    /// Takes another L1 table, which is durable and which the header points at, in place of the active one, nothing of
+    /// which is waiting to be written. Called between <see cref="BeginExclusive"/> and <see cref="EndExclusive"/>.
+    /// </summary>
+    public void SwitchL1(ResidentTable other)
+    {
+        if (L1.HasDirty || L1.HasFrozen)
+            throw new InvalidOperationException("The L1 table still has changes to be written.");
+        ResidentTable old = L1;
+        L1 = other;
+        old.Dispose();
+    }
+
+    /// <summary>
     /// Waits until no flush is under way and keeps others from starting; pair with <see cref="EndExclusive"/>.
     /// </summary>
     public void BeginExclusive()
@@ -212,9 +225,17 @@ internal sealed partial class MetadataCaches : IDisposable
     }
 
     /// <summary>
+    /// Says that a change of the header failed, so that nobody knows what the file holds: final, like a failed flush.
+    /// </summary>
+    public void Fail(BlockException failure) => _failure ??= failure;
+
+    /// <summary>Flushes the file with the gate released. A failure is final.</summary>
+    public void Barrier() => Barrier(withData: false);
+
+    /// <summary>
     /// Flushes the file, before it the external data file where asked to, with the gate released. A failure is final.
     /// </summary>
-    public void Barrier(bool withData = false)
+    private void Barrier(bool withData)
     {
         Monitor.Exit(_gate);
         BlockException? failure = null;

@@ -23,6 +23,9 @@ internal static class CommandLine
             CreateCommand.Create(),
             InfoCommand.Create(),
             ResizeCommand.Create(),
+            BitmapCommand.Create(),
+            CheckCommand.Create(),
+            SnapshotCommand.Create(),
         };
         root.Directives.Clear();
         foreach (Option option in root.Options.Where(static option => option.Name is "--version"))

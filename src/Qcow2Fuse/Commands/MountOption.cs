@@ -19,6 +19,9 @@ internal sealed record MountOption(
     /// <summary>Whether it may be given several times, each time adding a value.</summary>
     public bool Repeatable { get; init; }
 
+    /// <summary>Whether messages must not repeat its value.</summary>
+    public bool IsPrivate { get; init; }
+
     /// <summary>Whether it has a long form and a place in the help of its own.</summary>
     public bool IsListed { get; init; } = true;
 

@@ -34,8 +34,6 @@ internal sealed class OptionList
     {
         if (MountOptions.IsIgnored(name))
             return;
-        if (name is "secret")
-            throw CommandException.Usage("option secret: encrypted images are not supported yet");
         MountOption option = MountOptions.Find(name)
             ?? throw CommandException.Usage($"unknown option {name}", "qcow2fuse mount --help lists the options");
         if (value is null && !option.IsFlag)

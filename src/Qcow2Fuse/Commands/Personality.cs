@@ -12,7 +12,8 @@ internal static class Personality
     private const string MountVerb = "mount";
 
     private static readonly string[] FirstWords =
-        [MountVerb, "umount", "unmount", "create", "info", "resize", "-h", "--help", "-?", "-V", "--version"];
+        [MountVerb, "umount", "unmount", "create", "info", "resize", "check", "snapshot", "bitmap",
+            "-h", "--help", "-?", "-V", "--version"];
 
     /// <summary>The arguments with a verb in front.</summary>
     /// <param name="calledAs">argv[0].</param>

@@ -25,9 +25,10 @@ internal static class BackgroundStart
 
     /// <summary>Runs the same command line again and waits until it is ready or gives up.</summary>
     /// <param name="arguments">The arguments, a verb first.</param>
+    /// <param name="feed">Writes what the new process finds on its standard input.</param>
     /// <param name="ready">Called with what the daemon says and its process id once the mount answers.</param>
     /// <returns>The exit code of the start.</returns>
-    public static int Run(IReadOnlyList<string> arguments, Action<string, int> ready)
+    public static int Run(IReadOnlyList<string> arguments, Action<Stream> feed, Action<string, int> ready)
     {
         ProcessStartInfo start = new(Environment.ProcessPath ?? "/proc/self/exe", arguments)
         {
@@ -42,7 +43,7 @@ internal static class BackgroundStart
         start.Environment["MALLOC_ARENA_MAX"] = "2";
         using Process child = Process.Start(start)
             ?? throw new CommandException(ExitCode.System, "the daemon cannot be started");
-        child.StandardInput.Close();
+        Feed(child, feed);
         while (child.StandardError.ReadLine() is { } line)
         {
             if (line.StartsWith(ReadyMark))
@@ -62,6 +63,18 @@ internal static class BackgroundStart
             > 128 => ExitCode.Internal,
             _ => child.ExitCode,
         };
+    }
+
+    private static void Feed(Process child, Action<Stream> feed)
+    {
+        try
+        {
+            feed(child.StandardInput.BaseStream);
+        }
+        finally
+        {
+            child.StandardInput.Close();
+        }
     }
 
     /// <summary>

@@ -18,16 +18,15 @@ internal sealed class MountHost : IDisposable
     private static readonly TimeSpan InitTimeout = TimeSpan.FromSeconds(30);
     private static readonly TimeSpan FlushAllowance = TimeSpan.FromMinutes(5);
 
-
     private readonly MountSettings _settings;
     private readonly ILogger _logger;
-    private readonly ServedImage _image;
+    private readonly ImageSet _images;
     private readonly StopSignals _signals = new();
 
-    private MountHost(MountSettings settings, ServedImage image, ILogger logger)
+    private MountHost(MountSettings settings, ImageSet images, ILogger logger)
     {
         _settings = settings;
-        _image = image;
+        _images = images;
         _logger = logger;
     }
 
@@ -40,52 +39,60 @@ internal sealed class MountHost : IDisposable
     /// <exception cref="FuseMountException">It cannot be mounted.</exception>
     public static int Run(MountSettings settings, ILogger logger, Action<string> ready)
     {
-        string imagePath = Path.GetFullPath(settings.Source!);
+        string source = Path.GetFullPath(settings.Source!);
         string directory = Path.GetFullPath(settings.Directory!);
-        DateTime modified = File.GetLastWriteTimeUtc(imagePath);
-        using MountHost host = new(settings, ServedImage.Open(settings, imagePath), logger);
-        return host.Run(directory, modified, ready);
+        if (Directory.Exists(source))
+            ImageDirectory.RefuseUnder(directory, source);
+        using MountHost host = new(settings, ImageSet.Open(settings, source, logger), logger);
+        return host.Run(directory, ready);
     }
 
     /// <inheritdoc/>
     public void Dispose()
     {
-        _image.Dispose();
-        _signals.Dispose();
+        try
+        {
+            _images.Dispose();
+        }
+        catch (BlockException exception)
+        {
+            // Standard error of a daemon leads nowhere; its log does not.
+            HostLog.LastFlushFailed(_logger, _images.Path, exception.Message);
+            throw;
+        }
+        finally
+        {
+            _signals.Dispose();
+        }
     }
 
-    private int Run(string directory, DateTime modified, Action<string> ready)
+    private int Run(string directory, Action<string> ready)
     {
-        foreach (ImageMessage message in _image.Messages)
+        foreach (ImageMessage message in _images.Messages)
             HostLog.OpenMessage(_logger, message.Hint is null
                 ? message.Text : $"{message.Text} (hint: {message.Hint})");
 
         // A daemon inside its own mount, or inside a directory mounted over, could wait for itself.
         Environment.CurrentDirectory = "/";
-        using FuseMount mount = FuseMount.Mount(MountRequest.From(_settings, _image, directory));
-        DiskFileSystem fileSystem = new(
-            _image,
-            rootIsFile: mount.IsFile,
-            unmapsHoles: _settings.Discard != DiscardMode.Ignore,
-            mayResize: _settings.Resize,
-            FileOwnership.From(_settings),
-            modified,
-            _logger);
+        using FuseMount mount = FuseMount.Mount(MountRequest.From(_settings, _images, directory));
+        TreeContext context = new(_settings, _logger);
+        _images.CreateNodes(context, rootIsFile: mount.IsFile);
+        TreeFileSystem fileSystem = new(context, _images);
         using FuseServer server = new(mount.OpenTransport(), fileSystem, new FuseServerOptions
         {
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,
             WritebackCache = _settings.Writeback,
             MapException = fileSystem.OnFailure,
         });
+        context.Invalidator = server.Invalidator;
         server.Start();
         if (!server.WaitForInit(InitTimeout))
             throw new CommandException(ExitCode.MountFailed, $"{directory}: the mount does not answer");
         _ = mount.TryRaiseReadAhead();
 
-        string size = SizeText.Human(_image.Device.Length);
-        HostLog.Mounted(_logger, _image.ImagePath, size, mount.MountPoint);
-        ServiceNotifier.Ready($"{Path.GetFileName(_image.ImagePath)} ({size}) on {mount.MountPoint}");
-        if (TryAnnounce(ready, $"{Path.GetFileName(_image.ImagePath)} ({size})"))
+        HostLog.Mounted(_logger, _images.Description, mount.MountPoint);
+        ServiceNotifier.Ready($"{_images.Description} on {mount.MountPoint}");
+        if (TryAnnounce(ready, _images.Description))
             _signals.WaitFor(server.Ended);
         Stop(mount, server);
         return Close();
@@ -130,15 +137,15 @@ internal sealed class MountHost : IDisposable
     {
         try
         {
-            _image.Flush();
+            _images.Flush();
         }
         catch (BlockException exception)
         {
-            HostLog.LastFlushFailed(_logger, _image.ImagePath, exception.Message);
+            HostLog.LastFlushFailed(_logger, _images.Path, exception.Message);
             return ExitCode.System;
         }
 
-        HostLog.Unmounted(_logger, _image.ImagePath);
+        HostLog.Unmounted(_logger, _images.Path);
         return ExitCode.Success;
     }
 }

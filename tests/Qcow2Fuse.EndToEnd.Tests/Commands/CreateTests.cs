@@ -40,6 +40,20 @@ public sealed class CreateTests : CommandTest
         Assert.Equal(InfoOf("theirs.qcow2"), InfoOf("ours.qcow2"));
     }
 
+    [SkippableTheory]
+    [InlineData("")]
+    [InlineData("cluster_size=4k")]
+    [InlineData("cluster_size=8k")]
+    [InlineData("compat=0.10")]
+    public void The_first_cluster_names_the_features_where_that_of_qemu_img_does(string options)
+    {
+        QemuTools.RequireTool("qemu-img");
+        string[] words = options.Length == 0 ? [] : ["-o", options];
+        QemuTools.Img(["create", "-q", "-f", "qcow2", .. words, PathOf("theirs.qcow2"), "1M"]);
+        Run(["create", "-q", "-f", "qcow2", .. words, PathOf("ours.qcow2"), "1M"]).ShouldSucceed();
+        Assert.Equal(ExtensionsOf("theirs.qcow2"), ExtensionsOf("ours.qcow2"));
+    }
+
     [SkippableFact]
     public void An_overlay_takes_the_size_of_its_backing_file()
     {
@@ -95,6 +109,13 @@ public sealed class CreateTests : CommandTest
         Assert.Equal(1, result.ExitCode);
         OneLine.Error(result, "in use");
         Assert.Equal(before, File.ReadAllBytes(PathOf("disk.qcow2")));
+    }
+
+    /// <summary>Everything in the first 4 KiB after the fixed fields.</summary>
+    private string ExtensionsOf(string name)
+    {
+        byte[] image = File.ReadAllBytes(PathOf(name));
+        return Convert.ToHexString(image.AsSpan(image[7] == 2 ? 72 : 112, 3900));
     }
 
     private string InfoOf(string name) => string.Join(

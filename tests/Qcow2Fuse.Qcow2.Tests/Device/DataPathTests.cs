@@ -18,10 +18,12 @@ public sealed class DataPathTests
     private const int RoundsMax = 10;
 
     [Theory]
-    [InlineData(65536, false)]
-    [InlineData(65536, true)]
-    [InlineData(4096, false)]
-    public void A_hundred_thousand_reads_and_writes_allocate_nothing(int clusterSize, bool extendedL2)
+    [InlineData(65536, false, false)]
+    [InlineData(65536, true, false)]
+    [InlineData(4096, false, false)]
+    [InlineData(65536, false, true)]
+    public void A_hundred_thousand_reads_and_writes_allocate_nothing(
+        int clusterSize, bool extendedL2, bool withBitmaps)
     {
         const int DiskBytes = 16 << 20;
         MemoryDevice file = new(0);
@@ -32,6 +34,12 @@ public sealed class DataPathTests
             ExtendedL2 = extendedL2,
         });
         using Qcow2Device device = Qcow2Device.Open(file, new FormatOpenArguments());
+        if (withBitmaps)
+        {
+            device.AddBitmap("fine", 512, enabled: true);
+            device.AddBitmap("coarse", 0, enabled: true);
+        }
+
         byte[] buffer = new byte[4096];
         for (int at = 0; at < DiskBytes; at += buffer.Length)
             device.Write(at, buffer);

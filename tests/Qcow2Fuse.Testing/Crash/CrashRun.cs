@@ -61,6 +61,7 @@ public sealed class CrashRun
     private readonly CrashWorkload _workload;
     private readonly List<GuestOp> _ops = [];
     private readonly byte[]? _backing;
+    private readonly PlainCipher? _cipher;
     private FaultyDevice? _faulty;
     private BlockDevice _device;
     private GuestHistory _history;
@@ -82,6 +83,7 @@ public sealed class CrashRun
         _disk.DiscardZeroes = _random.Chance(70);
         _workload = new CrashWorkload(kind, _random);
         subject.Create(_disk, kind);
+        _cipher = subject.CipherOf(_disk.Current);
         _history = new GuestHistory(_disk.Table, CrashJudge.SectorsOf(_disk.Table, _backing, Sectors), Tag(0));
         _device = OpenDevice(_disk, options.Filter);
     }
@@ -339,7 +341,7 @@ public sealed class CrashRun
     /// <summary>A file that was closed without a crash has no errors, no leaks, and the right content.</summary>
     private string? CheckClosedFile()
     {
-        CrashJudge judge = new(_disk.Table, _history, _backing);
+        CrashJudge judge = new(_disk.Table, _history, _backing, _cipher);
         PlainReader reader = judge.Open(_disk.Current);
         PlainCheck check = reader.Check();
         if (check.Errors.Count > 0)
@@ -351,7 +353,7 @@ public sealed class CrashRun
 
     private string? JudgeStates()
     {
-        CrashJudge judge = new(_disk.Table, _history, _backing);
+        CrashJudge judge = new(_disk.Table, _history, _backing, _cipher);
         CrashRecovery recovery = new(_disk, disk => OpenDevice(disk, null), _workload, _history);
         CrashOp[] log = [.. _disk.Log];
         IEnumerable<long> flushes = _ops.Where(op => op.Kind == GuestOpKind.Flush).Select(op => op.End);

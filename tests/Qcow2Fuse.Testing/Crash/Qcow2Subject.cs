@@ -35,19 +35,22 @@ public sealed class Qcow2Subject : ICrashSubject
     /// <inheritdoc/>
     public void Create(BlockDevice file, ImageKind kind)
     {
-        Qcow2Creator.Create(file, new Qcow2CreateOptions
-        {
-            Size = kind.Size,
-            Version = kind.Version,
-            ClusterSize = kind.ClusterSize,
-            ExtendedL2 = kind.ExtendedL2,
-            RefcountBits = 1 << kind.RefcountOrder,
-            BackingFile = kind.HasBacking ? "backing.raw" : null,
-            BackingFormat = kind.HasBacking ? "raw" : null,
-        });
+        Qcow2Creator.Create(file, OptionsOf(kind));
         if (NearlyFullTable)
             FillRefcountTable(file);
     }
+
+    /// <summary>What an image of a kind is made with.</summary>
+    internal static Qcow2CreateOptions OptionsOf(ImageKind kind) => new()
+    {
+        Size = kind.Size,
+        Version = kind.Version,
+        ClusterSize = kind.ClusterSize,
+        ExtendedL2 = kind.ExtendedL2,
+        RefcountBits = 1 << kind.RefcountOrder,
+        BackingFile = kind.HasBacking ? "backing.raw" : null,
+        BackingFormat = kind.HasBacking ? "raw" : null,
+    };
 
     /// <inheritdoc/>
     public BlockDevice Open(BlockDevice file, BlockDevice? backing) =>
