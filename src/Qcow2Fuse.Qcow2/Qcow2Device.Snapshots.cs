@@ -122,21 +122,21 @@ public sealed partial class Qcow2Device
         try
         {
             lock (_resizeLock)
-            lock (_gate)
-            {
-                _map.HoldWrites();
-                _changesSnapshots = true;
-                try
+                lock (_gate)
                 {
-                    change(new SnapshotChanges(_file, _geometry, _header, _caches, _gate));
-                    _caches.BuildGuard();
+                    _map.HoldWrites();
+                    _changesSnapshots = true;
+                    try
+                    {
+                        change(new SnapshotChanges(_file, _geometry, _header, _caches, _gate));
+                        _caches.BuildGuard();
+                    }
+                    finally
+                    {
+                        _changesSnapshots = false;
+                        _map.ReleaseWrites();
+                    }
                 }
-                finally
-                {
-                    _changesSnapshots = false;
-                    _map.ReleaseWrites();
-                }
-            }
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {

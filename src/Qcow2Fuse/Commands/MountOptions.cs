@@ -22,6 +22,7 @@ internal static class MountOptions
             with { Key = "ro", Implied = "false" },
         MountOption.Text("format", "FORMAT", "Format of the image: qcow2 (recognised) or raw", (s, v) => s.Format = v),
         .. FileOptions,
+        .. ViewOptions,
         .. CacheOptions,
         .. AccessOptions,
         .. KernelFlags,
@@ -70,6 +71,21 @@ internal static class MountOptions
             (s, on) => s.ForceShare = on),
         MountOption.Flag(
             "no_lock", "Take no lock on the image, for file systems without locks", (s, on) => s.NoLock = on),
+    ];
+
+    /// <summary>None of them is called loop, offset or sizelimit: mount(8) would take those for itself.</summary>
+    private static IEnumerable<MountOption> ViewOptions =>
+    [
+        MountOption.Flag(
+            "partitions", "Show the partitions as NAME.pN.raw too (the default)", (s, on) => s.Partitions = on),
+        MountOption.Flag("nopartitions", "Show whole disks only", (s, on) => s.Partitions = on)
+            with { Key = "partitions", Implied = "false" },
+        MountOption.Number(
+            "partition", "N", "Show partition N only, as NAME.raw", 1, int.MaxValue, (s, v) => s.Partition = (int)v),
+        MountOption.Size(
+            "start", "Show the disk from this byte on only", long.MaxValue, (s, v) => s.WindowStart = v),
+        MountOption.Size(
+            "length", "Show so many bytes of the disk only", long.MaxValue, (s, v) => s.WindowLength = v),
     ];
 
     private static IEnumerable<MountOption> CacheOptions =>

@@ -66,6 +66,18 @@ internal sealed class MountSettings
     /// <summary>The size of the raw file can be changed, and with it the disk's.</summary>
     public bool Resize { get; set; }
 
+    /// <summary>The partitions of each disk are shown as files too.</summary>
+    public bool Partitions { get; set; } = true;
+
+    /// <summary>Show this partition only; null for the whole disk.</summary>
+    public int? Partition { get; set; }
+
+    /// <summary>Show the disk from this byte on only; null for all of it.</summary>
+    public long? WindowStart { get; set; }
+
+    /// <summary>Show so many bytes only; null for all up to the end.</summary>
+    public long? WindowLength { get; set; }
+
     /// <summary>Other users may enter the mount.</summary>
     public bool AllowOther { get; set; }
 
