@@ -23,7 +23,7 @@ export DOTNET_CLI_HOME ?= $(if $(HOME),$(HOME),$(CURDIR)/out/home)
 SOURCES := $(shell find src -name obj -prune -o -name bin -prune -o \( -name '*.cs' -o -name '*.csproj' -o -name '*.props' \) -print) \
 	Directory.Build.props Directory.Packages.props global.json
 
-.PHONY: build run test check bench crash install uninstall clean deps test-deps help
+.PHONY: build run test check bench crash soak install uninstall clean deps test-deps help
 
 build: $(PROGRAM)
 
@@ -60,6 +60,12 @@ crash: build test-deps
 		$(DOTNET) test tests/Qcow2Fuse.Qcow2.Tests -c Release --filter 'FullyQualifiedName~CrashTests' \
 		--logger 'console;verbosity=normal' --nologo
 
+# Random operations against a plain array, for SOAK_SECONDS; SEED sees an earlier run again.
+soak: build test-deps
+	QCOW2FUSE_MODEL_SECONDS=$(or $(SOAK_SECONDS),600) QCOW2FUSE_MODEL_SEED=$(or $(SEED),$$(date +%s)) \
+		$(DOTNET) test tests/Qcow2Fuse.Qcow2.Tests -c Release --filter 'FullyQualifiedName~Random_operations_do' \
+		--logger 'console;verbosity=normal' --nologo
+
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man1
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)/etc/qcow2fuse
@@ -90,6 +96,7 @@ help:
 	@echo 'check      formatting and the rules of the source tree'
 	@echo 'bench      the mount against a plain file'
 	@echo 'crash      more crash states: RUNS=20000'
+	@echo 'soak       random operations on images of every kind: SOAK_SECONDS=600'
 	@echo 'install    to PREFIX=/usr/local, below DESTDIR; uninstall takes it away'
 	@echo 'deps       install what the program needs; test-deps: what the tests need'
 	@echo 'clean      remove everything that was built'

@@ -30,7 +30,9 @@ public sealed partial class Qcow2Device
 
             try
             {
-                if (mapping.Kind == MappingKind.Data)
+                if (mapping.Kind == MappingKind.Data && _guestData.IsEncrypted)
+                    WriteZeroBytes(new GuestOffset(at), mapping.Host, mapping.Length);
+                else if (mapping.Kind == MappingKind.Data)
                     _data.WriteZeroes(at, mapping.Length, mayUnmap);
             }
             finally
@@ -60,8 +62,14 @@ public sealed partial class Qcow2Device
     private void ZeroUnallocated(long offset, long length)
     {
         long end = offset + length;
-        long wholeStart = Math.Min(end, _geometry.RoundUpToSubcluster(offset));
-        long wholeEnd = Math.Max(wholeStart, EndOfWholeSubclusters(end));
+        long wholeStart = _geometry.RoundUpToSubcluster(offset);
+        long wholeEnd = EndOfWholeSubclusters(end);
+        if (wholeStart >= wholeEnd)
+        {
+            ZeroByWriting(offset, length);
+            return;
+        }
+
         ZeroByWriting(offset, wholeStart - offset);
         for (long at = wholeStart; at < wholeEnd;)
         {

@@ -36,7 +36,8 @@ public sealed partial class Qcow2Device
         bool linked = false;
         try
         {
-            Fill(host.Value, length, mode, allocation.IsVirgin);
+            Fill(allocation.RequestStart, host, length, _guestData.IsEncrypted ? Preallocation.Full : mode,
+                allocation.IsVirgin);
             lock (_gate)
                 _map.Link(allocation);
             linked = true;
@@ -51,33 +52,34 @@ public sealed partial class Qcow2Device
         }
     }
 
-    private void Fill(long host, int length, Preallocation mode, bool isVirgin)
+    /// <summary>Makes new clusters read as zeroes. Zero bytes of the host are no zeroes of an encrypted disk.</summary>
+    private void Fill(GuestOffset guest, HostOffset host, int length, Preallocation mode, bool isVirgin)
     {
         switch (mode)
         {
             case Preallocation.Full:
-                WriteZeroBytes(host, length);
+                WriteZeroBytes(guest, host, length);
                 break;
             case Preallocation.Metadata when isVirgin:
                 // A mapped cluster has to begin before the end of the file; what was never written there is zero.
-                long last = host + length - _geometry.ClusterSize;
+                long last = host.Value + length - _geometry.ClusterSize;
                 if (_data.Length < last + _geometry.ClusterSize)
                     _data.WriteZeroes(last, _geometry.ClusterSize, mayUnmap: false);
                 break;
             default:
-                _data.WriteZeroes(host, length, mayUnmap: false);
+                _data.WriteZeroes(host.Value, length, mayUnmap: false);
                 break;
         }
     }
 
-    private void WriteZeroBytes(long host, long length)
+    private void WriteZeroBytes(GuestOffset guest, HostOffset host, long length)
     {
         using PooledBuffer zeroes = BufferPool.Shared.Rent((int)Math.Min(length, 1 << 20));
         zeroes.Span.Clear();
         for (long done = 0; done < length;)
         {
             int step = (int)Math.Min(length - done, zeroes.Span.Length);
-            _data.Write(host + done, zeroes.Span[..step]);
+            _guestData.Write(guest + done, host + done, [], zeroes.Span[..step], []);
             done += step;
         }
     }

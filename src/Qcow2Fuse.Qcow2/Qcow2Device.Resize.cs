@@ -9,6 +9,7 @@ public sealed partial class Qcow2Device
     private const int SectorBytes = 512;
 
     private readonly Lock _resizeLock = new();
+    private long _growsTo;
 
     /// <inheritdoc/>
     /// <remarks>New space reads as zeroes and takes no storage.</remarks>
@@ -37,6 +38,7 @@ public sealed partial class Qcow2Device
     public void Resize(long length, Preallocation preallocation)
     {
         BeginWrite(offset: 0, length: 0);
+        StoreGathered();
         if (length < 0 || length % SectorBytes != 0)
             throw new BlockException(
                 BlockErrorKind.OutOfRange, $"{Name}: size {length} is not a multiple of {SectorBytes}");
@@ -45,10 +47,22 @@ public sealed partial class Qcow2Device
             throw new BlockException(BlockErrorKind.TooLarge, $"{Name}: {length} bytes need too large an L1 table");
         lock (_resizeLock)
         {
-            if (length < Length)
-                Shrink(length);
-            else if (length > Length)
-                Grow(length, (int)entries, preallocation);
+            if (length == Length)
+                return;
+            lock (_gate)
+                BeginBitmapResize(length);
+            try
+            {
+                if (length < Length)
+                    Shrink(length);
+                else
+                    Grow(length, (int)entries, preallocation);
+            }
+            finally
+            {
+                lock (_gate)
+                    EndBitmapResize();
+            }
         }
     }
 
@@ -63,22 +77,31 @@ public sealed partial class Qcow2Device
 
         if (IsRawExternal && _data.Length < length)
             _data.Resize(length);
-        Volatile.Write(ref _length, length);
+        Volatile.Write(ref _growsTo, length);
         try
         {
-            WriteZeroes(old, length - old, mayUnmap: true);
+            ZeroGuest(old, length - old, mayUnmap: true);
             if (preallocation != Preallocation.Off)
                 Preallocate(old, length, preallocation);
             Flush();
             lock (_gate)
+            {
                 WriteSize(length);
+                ResizeBitmaps(length);
+                Volatile.Write(ref _length, length);
+            }
         }
-        catch
+        finally
         {
-            Volatile.Write(ref _length, old);
-            throw;
+            Volatile.Write(ref _growsTo, 0);
         }
     }
+
+    /// <summary>
+    /// Where the disk ends for what is done here while it grows: the guest does not see the new space yet, and bitmaps
+    /// do not record its zeroes.
+    /// </summary>
+    private long Reach => Math.Max(Length, Volatile.Read(ref _growsTo));
 
     private void Shrink(long length)
     {
@@ -95,6 +118,7 @@ public sealed partial class Qcow2Device
             try
             {
                 WriteSize(length);
+                ResizeBitmaps(length);
             }
             catch
             {

@@ -12,10 +12,9 @@ public sealed partial class Qcow2Device
     /// </summary>
     private const long PendingBytesMax = 256L << 20;
 
-    private readonly Lock _firstWriteLock = new();
+    private readonly Lock _corruptLock = new();
     private volatile bool _mayWrite;
     private volatile bool _foundCorrupt;
-    private bool _setDirty;
 
     /// <inheritdoc/>
     public override void Write(long offset, ReadOnlySpan<byte> source)
@@ -23,7 +22,10 @@ public sealed partial class Qcow2Device
         BeginWrite(offset, source.Length);
         try
         {
-            WriteGuest(new GuestOffset(offset), source);
+            if (_target is null)
+                WriteGuest(new GuestOffset(offset), source);
+            else
+                WriteGathered(offset, source);
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
@@ -37,6 +39,7 @@ public sealed partial class Qcow2Device
     {
         if (IsReadOnly)
             return;
+        StoreGathered();
         lock (_gate)
         {
             _caches.Flush();
@@ -49,9 +52,15 @@ public sealed partial class Qcow2Device
     public override void WriteZeroes(long offset, long length, bool mayUnmap)
     {
         BeginWrite(offset, length);
+        RecordChange(offset, length);
         try
         {
-            ZeroGuest(offset, length, mayUnmap && _discard != DiscardMode.Ignore);
+            mayUnmap &= _discard != DiscardMode.Ignore;
+            if (_target is null)
+                ZeroGuest(offset, length, mayUnmap);
+            else
+                _target.WriteZeroes(offset, length, mayUnmap);
+            FlushManyPending();
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
@@ -70,22 +79,45 @@ public sealed partial class Qcow2Device
         BeginWrite(offset, length);
         if (_discard == DiscardMode.Ignore)
             return;
-        if (_geometry.DataIsExternal)
+        RecordChange(offset, length);
+        try
         {
-            ZeroExternal(offset, length, mayUnmap: true);
-            return;
+            if (_geometry.DataIsExternal)
+                ZeroExternal(offset, length, mayUnmap: true);
+            else if (_target is not null)
+                _target.Discard(offset, length);
+            else
+                DiscardGuest(offset, EndOfWholeSubclusters(offset + length));
         }
-
-        long end = EndOfWholeSubclusters(offset + length);
-        for (long at = _geometry.RoundUpToSubcluster(offset); at < end;)
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
-            lock (_gate)
-            {
-                    at += _map.Zero(new GuestOffset(at), end - at, mayUnmap: true, out _);
-            }
+            MarkCorrupt();
+            throw;
         }
 
         FlushManyPending();
+    }
+
+    private void WriteGathered(long offset, ReadOnlySpan<byte> source)
+    {
+        RecordChange(offset, source.Length);
+        _target!.Write(offset, source);
+    }
+
+    private void DiscardGuest(long offset, long end)
+    {
+        for (long at = _geometry.RoundUpToSubcluster(offset); at < end;)
+            at += DiscardStored(at, end, out _);
+    }
+
+    /// <summary>
+    /// Discards whole subclusters from <paramref name="at"/> on, at most up to <paramref name="end"/>; returns how many
+    /// bytes, and whether they are dropped or stayed as they were.
+    /// </summary>
+    internal long DiscardStored(long at, long end, out bool dropped)
+    {
+        lock (_gate)
+            return ZeroRecorded(at, end - at, mayUnmap: true, out dropped);
     }
 
     private void WriteGuest(GuestOffset guest, ReadOnlySpan<byte> source)
@@ -116,6 +148,10 @@ public sealed partial class Qcow2Device
         {
             _caches.ThrowIfFailed();
             mapping = _map.Allocate(guest, source.Length);
+
+            // After the place is known and before the data is there: a write that is held back has either been
+            // recorded or not begun.
+            MarkChange(guest.Value, mapping.Length);
         }
 
         ReadOnlySpan<byte> part = source[..mapping.Length];
@@ -123,7 +159,7 @@ public sealed partial class Qcow2Device
         {
             try
             {
-                _data.Write(mapping.Host.Value, part);
+                _guestData.Write(guest, mapping.Host, head: [], part, tail: []);
             }
             finally
             {
@@ -182,17 +218,16 @@ public sealed partial class Qcow2Device
             long step;
             lock (_gate)
             {
-                    _caches.ThrowIfFailed();
-                step = _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap, out handled);
+                _caches.ThrowIfFailed();
+                step = ZeroRecorded(at, wholeEnd - at, mayUnmap, out handled);
             }
 
             if (!handled)
-                ZeroByWriting(at, Math.Min(step, Length - at));
+                ZeroByWriting(at, Math.Min(step, Reach - at));
             at += step;
         }
 
         ZeroByWriting(wholeEnd, Math.Max(0, end - wholeEnd));
-        FlushManyPending();
     }
 
     private void ZeroByWriting(long offset, long length)
@@ -217,7 +252,7 @@ public sealed partial class Qcow2Device
     /// Nothing lies behind the end of the disk, so the last subcluster counts as whole when it is reached.
     /// </summary>
     private long EndOfWholeSubclusters(long end) =>
-        end == Length ? _geometry.RoundUpToSubcluster(end) : _geometry.RoundDownToSubcluster(end);
+        end == Reach ? _geometry.RoundUpToSubcluster(end) : _geometry.RoundDownToSubcluster(end);
 
     private bool HasPendingFrees()
     {
@@ -244,57 +279,16 @@ public sealed partial class Qcow2Device
                 BlockErrorKind.Io, $"{Name}: the image was found corrupt and is not written any more");
         if (_mayWrite)
             return;
-        lock (_firstWriteLock)
-        {
-            if (_mayWrite)
-                return;
-            PrepareFirstWrite();
-            _mayWrite = true;
-        }
+        PrepareFirstWrite();
+        _mayWrite = true;
     }
-
-    /// <summary>
-    /// Looks where all metadata lies, clears the autoclear bits that vouch for what nobody here keeps (specification
-    /// section "Header", autoclear_features), and marks an image with lazy refcounts dirty.
-    /// </summary>
-    private void PrepareFirstWrite()
-    {
-        try
-        {
-            lock (_gate)
-                _caches.BuildGuard();
-        }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
-        {
-            MarkCorrupt();
-            throw;
-        }
-
-        Qcow2Header old = _header.Current;
-        bool isLazy = (old.Compatible & FeatureBits.LazyRefcounts) != 0;
-        _header.Update(header => header with
-        {
-            Autoclear = header.Autoclear & KeptAutoclear,
-            Incompatible = header.Incompatible | (isLazy ? FeatureBits.Dirty : 0),
-        });
-        if (_header.Current != old)
-            _file.Flush();
-        _setDirty = isLazy;
-        if (!isLazy)
-            return;
-        lock (_gate)
-            _caches.BeginLazy();
-    }
-
-    /// <summary>What is kept true of the image by every write; nothing here vouches for the rest.</summary>
-    private ulong KeptAutoclear => _geometry.DataIsExternal ? FeatureBits.RawExternalData : 0;
 
     /// <summary>
     /// Sets the corrupt bit once and refuses writes from now on. What was accepted before is still flushed.
     /// </summary>
     private void MarkCorrupt()
     {
-        lock (_firstWriteLock)
+        lock (_corruptLock)
         {
             if (_foundCorrupt || IsReadOnly)
                 return;
@@ -309,9 +303,30 @@ public sealed partial class Qcow2Device
     /// <summary>A clean close leaves nothing behind: all durable, nothing leaked.</summary>
     private void CloseMetadata()
     {
+        try
+        {
+            _target?.StoreAll();
+        }
+        finally
+        {
+            CloseTables();
+        }
+    }
+
+    private void CloseTables()
+    {
         lock (_gate)
         {
-            _caches.FlushForClose();
+            try
+            {
+                StoreBitmapsAtClose();
+            }
+            finally
+            {
+                if (!_caches.HasFailed)
+                    _caches.FlushForClose();
+            }
+
             if (!_setDirty)
                 return;
             _header.Update(static header => header with { Incompatible = header.Incompatible & ~FeatureBits.Dirty });

@@ -12,6 +12,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
 {
     private readonly BlockDevice _file;
     private readonly BlockDevice _data;
+    private readonly GuestData _guestData;
     private readonly HeaderStore _header;
     private readonly Qcow2Geometry _geometry;
     private readonly MetadataCaches _caches;
@@ -24,11 +25,12 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     private long _length;
     private bool _isClosed;
 
-    private Qcow2Device(BlockDevice file, Qcow2Header header, FormatOpenArguments arguments)
+    private Qcow2Device(
+        BlockDevice file, Qcow2Header header, FormatOpenArguments arguments, GuestCipher? cipher)
     {
         _file = file;
         _data = arguments.DataFile ?? file;
-        _header = new HeaderStore(file, header);
+        _header = new HeaderStore(file, header, _gate);
         _geometry = new Qcow2Geometry(header);
         _discard = arguments.Discard;
         _length = header.Size & ~511L;
@@ -38,8 +40,11 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         _map = new ClusterMap(
             file, _geometry, _caches, _gate, Backing?.Length ?? 0,
             keepsPlace: _discard == DiscardMode.NoUnref && header.Version >= 3);
-        _compressed = new CompressedClusters(file, _geometry, header.Compression);
-        _cow = new CowWriter(_data, this);
+        _compressed = new CompressedClusters(file, _geometry, header.Compression, _caches.Packed);
+        _guestData = new GuestData(_data, cipher);
+        _cow = new CowWriter(_guestData, this);
+        _target = _caches.Packed is null ? null : new CompressedTarget(this, _geometry);
+        _bitmapStore = new BitmapStore(file, _geometry, _header, _caches, _gate);
         if (arguments.CacheCleanInterval > TimeSpan.Zero)
         {
             _cleaner = new Timer(
@@ -88,11 +93,29 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         if (!arguments.ReadOnly && (references.WriteRefusal ?? references.ReadOnlyReason) is { } reason)
             throw new BlockException(
                 BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", hint: references.WriteRefusalHint);
+        if (!arguments.ReadOnly && !arguments.AllowLoss && references.WriteLoss is { } loss)
+            throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {loss}");
         if (header.HasExternalData != arguments.DataFile is not null)
             throw new BlockException(BlockErrorKind.InvalidFormat, header.HasExternalData
                 ? $"{file.Name}: the external data file is missing"
                 : $"{file.Name}: the image has no external data file");
-        return new Qcow2Device(file, header, arguments);
+        if (arguments is { ReadOnly: false, Compress: not CompressedWrites.Off })
+            CheckCompression(file, header, arguments.Compress);
+        if (!arguments.ReadOnly && header.IsDirty)
+            header = RepairAtOpen(file, arguments);
+        GuestCipher? cipher = GuestCipher.Open(file, header, arguments.Secrets);
+        try
+        {
+            var device = new Qcow2Device(file, header, arguments, cipher);
+            if (!arguments.ReadOnly)
+                device.OpenBitmaps(references.WriteLoss is not null);
+            return device;
+        }
+        catch
+        {
+            cipher?.Dispose();
+            throw;
+        }
     }
 
     /// <inheritdoc/>
@@ -101,7 +124,10 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         CheckRange(offset, destination.Length);
         try
         {
-            ReadGuest(new GuestOffset(offset), destination);
+            if (_target is null)
+                ReadGuest(new GuestOffset(offset), destination);
+            else
+                _target.Read(offset, destination);
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
@@ -113,12 +139,21 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// <inheritdoc/>
     public override Extent GetExtent(long offset, long length)
     {
-        CheckRange(offset, length);
+        if (offset < 0 || length < 0 || length > Reach - offset)
+            throw BlockException.OutOfRange(this, offset, length);
+        if (_target is not null && _target.TryGetExtent(offset, ref length, out Extent gathered))
+            return gathered;
         ReadMapping mapping;
         lock (_gate)
             mapping = _map.Lookup(new GuestOffset(offset), length);
         if (mapping.Kind == MappingKind.Data && _geometry.DataIsExternal)
             return ExternalExtent(offset, mapping.Length);
+        return ToExtent(mapping, offset);
+    }
+
+    /// <summary>What a lookup at <paramref name="offset"/> found, in the terms of a block device.</summary>
+    internal Extent ToExtent(ReadMapping mapping, long offset)
+    {
         ExtentKind kind = mapping.Kind switch
         {
             MappingKind.Data => ExtentKind.Data,
@@ -126,7 +161,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             MappingKind.Compressed => ExtentKind.Compressed,
             _ => ExtentKind.Unallocated,
         };
-        return new Extent(offset, mapping.Length, kind, kind == ExtentKind.Data ? mapping.Host.Value : -1, Depth: 0);
+        bool isPlain = kind == ExtentKind.Data && !_guestData.IsEncrypted;
+        return new Extent(offset, mapping.Length, kind, isPlain ? mapping.Host.Value : -1, Depth: 0);
     }
 
     /// <summary>
@@ -135,7 +171,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// </summary>
     internal bool ReadsAsZero(GuestOffset guest, long length)
     {
-        length = Math.Min(length, Length - guest.Value);
+        length = Math.Min(length, Reach - guest.Value);
         while (length > 0)
         {
             Extent extent = BackingChain.GetExtent(this, guest.Value, length);
@@ -151,7 +187,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// <summary>Reads what a copied head or tail holds; zeroes beyond the end of the disk.</summary>
     internal void ReadForCopy(GuestOffset guest, Span<byte> destination)
     {
-        int inside = (int)Math.Clamp(Length - guest.Value, 0, destination.Length);
+        int inside = (int)Math.Clamp(Reach - guest.Value, 0, destination.Length);
         ReadGuest(guest, destination[..inside]);
         destination[inside..].Clear();
     }
@@ -168,6 +204,9 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         }
         finally
         {
+            _bitmaps?.Dispose();
+            _guestData.Dispose();
+            _target?.Dispose();
             _compressed.Dispose();
             lock (_gate)
             {
@@ -219,13 +258,14 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         }
     }
 
-    private void ReadMapped(ReadMapping mapping, GuestOffset guest, Span<byte> destination)
+    /// <summary>Reads what a lookup found; the clusters must stay where they are meanwhile.</summary>
+    internal void ReadMapped(ReadMapping mapping, GuestOffset guest, Span<byte> destination)
     {
         switch (mapping.Kind)
         {
             case MappingKind.Data:
                 CheckInsideFile(mapping.Host, destination.Length, guest);
-                _data.ReadPadded(mapping.Host.Value, destination);
+                _guestData.Read(guest, mapping.Host, destination);
                 break;
             case MappingKind.Zero:
                 destination.Clear();

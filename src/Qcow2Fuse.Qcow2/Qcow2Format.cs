@@ -21,10 +21,6 @@ public sealed class Qcow2Format : IImageFormat
     /// <summary>What a valid header names, and what keeps the image from being written.</summary>
     internal static ImageReferences References(BlockDevice file, Qcow2Header header)
     {
-        if (header.EncryptionMethod != 0)
-            throw new BlockException(BlockErrorKind.UnsupportedFeature,
-                $"{file.Name}: the image is encrypted ({(header.EncryptionMethod == 1 ? "AES" : "LUKS")}), "
-                + "which is not supported yet");
         bool rawData = (header.Autoclear & FeatureBits.RawExternalData) != 0;
         if (header.HasExternalData && rawData && header.BackingFile is not null)
             throw new BlockException(BlockErrorKind.InvalidFormat,
@@ -38,6 +34,7 @@ public sealed class Qcow2Format : IImageFormat
             DataFileName = header.DataFile,
             WriteRefusal = refusal,
             WriteRefusalHint = hint,
+            WriteLoss = BitmapSet.WhyNotKept(file, header),
         };
     }
 
@@ -46,9 +43,6 @@ public sealed class Qcow2Format : IImageFormat
         if (header.IsCorrupt)
             return ("the image is marked corrupt and cannot be written",
                 "mount it read-only with -r, or repair a copy with qemu-img check -r all");
-        if (header.IsDirty)
-            return ("the image was not closed cleanly and its refcounts need repair",
-                "mount it read-only with -r, or repair it with qemu-img check -r all");
         return (null, null);
     }
 }

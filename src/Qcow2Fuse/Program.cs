@@ -24,7 +24,8 @@ internal static class Program
         // A write beyond the limit of file sizes is to fail as too large, and not to end the process.
         using PosixSignalRegistration sizeLimit =
             PosixSignalRegistration.Create(FileSizeLimit, context => context.Cancel = true);
-        bool debug = arguments.Contains("-d", StringComparer.Ordinal);
+        // For "snapshot" the same letter means to delete.
+        bool debug = arguments is not ["snapshot", ..] && arguments.Contains("-d", StringComparer.Ordinal);
         try
         {
             IReadOnlyList<string> normal = Personality.Normalise(CalledAs(), arguments, out bool isFake);

@@ -17,7 +17,11 @@ public sealed partial class TestImage
     {
         if (backing is not null && options.BackingFile is null)
             options = options with { BackingFile = "backing.raw", BackingFormat = "raw" };
-        return new TestImage(file => Qcow2Creator.Create(file, options), Opener(arguments), backing, opened: true);
+        if (options.Encryption is { } encryption)
+            arguments = (arguments ?? new FormatOpenArguments()) with { Secrets = encryption.Secrets };
+        return new TestImage(
+            file => Qcow2Creator.Create(file, options), Opener(arguments), backing, opened: true,
+            options.Encryption?.Secrets[0].ToArray());
     }
 
     /// <summary>An image of 64 clusters out of the <see cref="Qcow2MatrixAttribute"/>.</summary>

@@ -17,11 +17,15 @@ public sealed partial class TestImage : IDisposable
 {
     private readonly Func<BlockDevice, BlockDevice?, BlockDevice> _open;
     private readonly byte[]? _backing;
+    private readonly byte[]? _passphrase;
     private BlockDevice? _device;
+    private PlainCipher? _cipher;
 
     private TestImage(
-        Action<BlockDevice> create, Func<BlockDevice, BlockDevice?, BlockDevice> open, byte[]? backing, bool opened)
+        Action<BlockDevice> create, Func<BlockDevice, BlockDevice?, BlockDevice> open, byte[]? backing, bool opened,
+        byte[]? passphrase = null)
     {
+        _passphrase = passphrase;
         _open = open;
         _backing = backing;
         create(Disk);
@@ -45,7 +49,16 @@ public sealed partial class TestImage : IDisposable
     public BlockDevice Device => _device ?? throw new InvalidOperationException("the image is closed");
 
     /// <summary>The independent reader of the image file as it is now.</summary>
-    public PlainReader Plain => new(Disk.Current, _backing is null ? null : new ArrayImage(_backing));
+    public PlainReader Plain
+    {
+        get
+        {
+            if (_passphrase is not null)
+                _cipher ??= PlainCipher.Open(Disk.Current, _passphrase);
+            return new PlainReader(
+                Disk.Current, _backing is null ? null : new ArrayImage(_backing), cipher: _cipher);
+        }
+    }
 
     /// <summary>A new image made and opened by an engine.</summary>
     /// <param name="engine">The engine.</param>
@@ -132,7 +145,10 @@ public sealed partial class TestImage : IDisposable
         if (QemuTools.HasQemuImg)
         {
             using TempDirectory directory = new();
-            QemuTools.ShouldPassCheck(Export(directory), allowLeaks);
+            if (_passphrase is null)
+                QemuTools.ShouldPassCheck(Export(directory), allowLeaks);
+            else
+                new QemuSecret(directory, _passphrase).ShouldPassCheck(Export(directory));
         }
 
         return this;

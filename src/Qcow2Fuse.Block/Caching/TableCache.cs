@@ -184,7 +184,12 @@ public sealed unsafe partial class TableCache : IDisposable
         EnsureChunk(entry);
         loading = new Entry
         {
-            Offset = offset, Pins = 1, Loading = true, LastUse = _epoch, Older = None, Newer = None,
+            Offset = offset,
+            Pins = 1,
+            Loading = true,
+            LastUse = _epoch,
+            Older = None,
+            Newer = None,
         };
         _index.Add(offset, entry);
         PushFront(entry);

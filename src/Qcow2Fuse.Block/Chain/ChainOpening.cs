@@ -28,13 +28,15 @@ internal sealed class ChainOpening(
         if (!options.ReadOnly && OpenWritable() is { } file)
         {
             Layer layer = Prepare(file, options.Format, ImageLockMode.Writer, readOnly: false);
-            if (layer.References.ReadOnlyReason is not { } reason)
+            string? loss = options.DropBitmaps ? null : layer.References.WriteLoss;
+            if ((layer.References.ReadOnlyReason ?? loss) is not { } reason)
                 return layer;
 
             // Opened anew, so that neither the descriptor nor the locks claim what is not going to happen.
             layer.File.Device.Dispose();
             _opened.Remove(layer.File.Identity);
-            _messages.Add(new ImageMessage($"{layer.File.Device.Name}: is opened read-only: {reason}", null));
+            _messages.Add(new ImageMessage($"{layer.File.Device.Name}: is opened read-only: {reason}", reason != loss
+                ? null : "-o drop_bitmaps writes to it and gives its bitmaps up"));
         }
 
         IStorageFile readable = storage.OpenNamed(options.Path, new StorageAccess(ReadOnly: true, _direct));
@@ -101,10 +103,14 @@ internal sealed class ChainOpening(
                     ReadOnly = layer.ReadOnly,
                     Backing = backing,
                     DataFile = dataFile,
+                    Secrets = options.Secrets,
                     Discard = options.Discard,
+                    AllowLoss = options.DropBitmaps,
+                    Compress = layer.ReadOnly ? CompressedWrites.Off : options.Compress,
                     L2CacheBytesMax = options.L2CacheBytesMax,
                     RefcountCacheBytesMax = options.RefcountCacheBytesMax,
                     CacheCleanInterval = options.CacheCleanInterval,
+                    Report = _messages.Add,
                 });
         }
         catch

@@ -52,6 +52,12 @@ public sealed record ImageReferences
     /// there yet), or null.
     /// </summary>
     public string? ReadOnlyReason { get; init; }
+
+    /// <summary>
+    /// What the image would lose if it was written (a sentence part after "FILE: "), or null. It is opened read-only
+    /// instead, with a message, unless the user allows the loss.
+    /// </summary>
+    public string? WriteLoss { get; init; }
 }
 
 /// <summary>What the opener hands to <see cref="IImageFormat.Open"/>.</summary>
@@ -66,8 +72,17 @@ public sealed record FormatOpenArguments
     /// <summary>The open external data file, or null for none.</summary>
     public BlockDevice? DataFile { get; init; }
 
+    /// <summary>Write although something is lost by it; see <see cref="ImageReferences.WriteLoss"/>.</summary>
+    public bool AllowLoss { get; init; }
+
+    /// <summary>Passphrases for an encrypted image, or null for none.</summary>
+    public ImageSecrets? Secrets { get; init; }
+
     /// <summary>What discards do with the storage behind them.</summary>
     public DiscardMode Discard { get; init; } = DiscardMode.Unmap;
+
+    /// <summary>Whether what is written becomes compressed clusters.</summary>
+    public CompressedWrites Compress { get; init; }
 
     /// <summary>Upper bound of the cache of L2 slices in bytes; 0 for the default.</summary>
     public long L2CacheBytesMax { get; init; }
@@ -79,6 +94,9 @@ public sealed record FormatOpenArguments
     /// Cached tables that nobody used for so long are given up; <see cref="TimeSpan.Zero"/> keeps them for ever.
     /// </summary>
     public TimeSpan CacheCleanInterval { get; init; } = TimeSpan.FromMinutes(10);
+
+    /// <summary>Takes what the user should know although the image is opened.</summary>
+    public Action<ImageMessage> Report { get; init; } = static _ => { };
 }
 
 /// <summary>What becomes of the storage behind a discarded range.</summary>
@@ -95,4 +113,20 @@ public enum DiscardMode
     /// file from being scattered.
     /// </summary>
     NoUnref,
+}
+
+/// <summary>Whether what the guest writes is compressed, and how.</summary>
+public enum CompressedWrites
+{
+    /// <summary>It is not.</summary>
+    Off,
+
+    /// <summary>As the image's header says.</summary>
+    AsImage,
+
+    /// <summary>With deflate; other images are refused.</summary>
+    Zlib,
+
+    /// <summary>With Zstandard; other images are refused.</summary>
+    Zstd,
 }

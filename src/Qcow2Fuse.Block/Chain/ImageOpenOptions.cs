@@ -29,8 +29,14 @@ public sealed record ImageOpenOptions
     /// <summary>Open for reading only: not a byte of any file changes.</summary>
     public bool ReadOnly { get; init; }
 
+    /// <summary>Write an image although it loses bitmaps by it that cannot be kept valid.</summary>
+    public bool DropBitmaps { get; init; }
+
     /// <summary>What discards do.</summary>
     public DiscardMode Discard { get; init; } = DiscardMode.Unmap;
+
+    /// <summary>Whether what is written becomes compressed clusters.</summary>
+    public CompressedWrites Compress { get; init; }
 
     /// <summary>How the image file is cached.</summary>
     public CacheMode Cache { get; init; } = CacheMode.Writeback;
@@ -49,6 +55,9 @@ public sealed record ImageOpenOptions
 
     /// <summary>The external data file, trusted because the user named it; null to use the image's own name.</summary>
     public string? DataFile { get; init; }
+
+    /// <summary>Passphrases for encrypted images, needed until the image is open; null for none.</summary>
+    public ImageSecrets? Secrets { get; init; }
 
     /// <summary>Take no image lock (for file systems without OFD locks).</summary>
     public bool NoLock { get; init; }

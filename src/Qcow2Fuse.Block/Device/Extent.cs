@@ -21,6 +21,8 @@ public enum ExtentKind
 /// <param name="Offset">Guest offset of its first byte.</param>
 /// <param name="Length">Its length in bytes, at least 1.</param>
 /// <param name="Kind">What it consists of.</param>
-/// <param name="HostOffset">Where its bytes lie in the file, −1 where they lie nowhere or are compressed.</param>
+/// <param name="HostOffset">
+/// Where its bytes lie in the file, −1 where they lie nowhere, are compressed or encrypted.
+/// </param>
 /// <param name="Depth">How many layers below the asked device the answer comes from; 0 is the device itself.</param>
 public readonly record struct Extent(long Offset, long Length, ExtentKind Kind, long HostOffset, int Depth);

@@ -20,6 +20,8 @@ public sealed class RawFormat : IImageFormat
     {
         if (arguments.Backing is not null)
             throw new BlockException(BlockErrorKind.NotSupported, $"{file.Name}: a raw image has no backing file");
+        if (arguments.Compress != CompressedWrites.Off)
+            throw new BlockException(BlockErrorKind.NotSupported, $"{file.Name}: a raw image has no compression");
         return new RawDevice(file, arguments.ReadOnly, arguments.Discard);
     }
 }

@@ -29,4 +29,5 @@ public static class FuseErrno
     public const int EPROTO = 71;
     public const int EOPNOTSUPP = 95;
     public const int ENOTCONN = 107;
+    public const int ESTALE = 116;
 }

@@ -70,6 +70,12 @@ public record struct FuseAttributes
 
     /// <summary>Time of the last change of the attributes.</summary>
     public FuseTime Changed { get; set; }
+
+    /// <summary>
+    /// How long the kernel may use name and attributes without asking; null for
+    /// <see cref="FuseServerOptions.CacheTimeout"/>.
+    /// </summary>
+    public TimeSpan? CacheTimeout { get; set; }
 }
 
 /// <summary>A request to change attributes; what is null stays.</summary>

@@ -36,7 +36,11 @@ public sealed class FuseServer : IDisposable
         _transport = transport;
         _options = options;
         Session = new FuseSession(fileSystem, options);
+        Invalidator = new FuseInvalidator(transport);
     }
+
+    /// <summary>Tells the kernel what changed behind its back; its thread runs from start to stop.</summary>
+    public FuseInvalidator Invalidator { get; }
 
     /// <summary>What was negotiated with the kernel.</summary>
     public FuseSession Session { get; }
@@ -74,6 +78,7 @@ public sealed class FuseServer : IDisposable
         {
             foreach (FuseSlot slot in _slots)
                 StartWorker(slot);
+            Invalidator.Start();
         }
         finally
         {
@@ -101,6 +106,9 @@ public sealed class FuseServer : IDisposable
     {
         if (!_started)
             return;
+
+        // First, because a notification under way may need a worker to end.
+        Invalidator.Dispose();
         _stopping = true;
 
         // A worker may be on its way into the blocking call just when it is interrupted, hence again and again.

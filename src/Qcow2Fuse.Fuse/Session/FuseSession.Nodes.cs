@@ -15,7 +15,7 @@ public sealed unsafe partial class FuseSession
         if (result < 0)
             return result;
 
-        (ulong seconds, uint nanoseconds) = CacheTime();
+        (ulong seconds, uint nanoseconds) = CacheTime(attributes);
         return Answer(slot, new FuseEntryOut
         {
             Node = attributes.Node,
@@ -134,7 +134,7 @@ public sealed unsafe partial class FuseSession
 
     private int AnswerAttributes(FuseSlot slot, in FuseAttributes attributes)
     {
-        (ulong seconds, uint nanoseconds) = CacheTime();
+        (ulong seconds, uint nanoseconds) = CacheTime(attributes);
         return Answer(slot, new FuseAttrOut
         {
             AttrValid = seconds,
@@ -143,9 +143,9 @@ public sealed unsafe partial class FuseSession
         });
     }
 
-    private (ulong Seconds, uint Nanoseconds) CacheTime()
+    private (ulong Seconds, uint Nanoseconds) CacheTime(in FuseAttributes attributes)
     {
-        long ticks = Math.Max(_options.CacheTimeout.Ticks, 0);
+        long ticks = Math.Max((attributes.CacheTimeout ?? _options.CacheTimeout).Ticks, 0);
         return ((ulong)(ticks / TimeSpan.TicksPerSecond), (uint)(ticks % TimeSpan.TicksPerSecond) * 100);
     }
 

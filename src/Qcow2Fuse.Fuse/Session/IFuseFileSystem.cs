@@ -73,7 +73,7 @@ public interface IFuseFileSystem
     /// <summary>Describes the file system for df(1).</summary>
     int GetStatistics(ulong node, out FuseStatistics statistics);
 
-    /// <summary>Opens a directory.</summary>
+    /// <summary>Opens a directory. Its handle comes back with reads and with the release.</summary>
     int OpenDirectory(ulong node, out ulong handle)
     {
         handle = 0;

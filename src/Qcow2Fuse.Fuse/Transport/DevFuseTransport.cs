@@ -78,6 +78,20 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
     }
 
     /// <inheritdoc/>
+    public int Notify(ReadOnlySpan<byte> message)
+    {
+        int result;
+        fixed (byte* bytes = message)
+        {
+            do
+                result = FuseDevice.Write(_session, bytes, message.Length);
+            while (result == -FuseErrno.EINTR);
+        }
+
+        return result;
+    }
+
+    /// <inheritdoc/>
     public void Interrupt(FuseSlot slot)
     {
         int thread = slot.ThreadId;

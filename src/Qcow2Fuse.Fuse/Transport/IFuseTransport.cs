@@ -22,6 +22,13 @@ public interface IFuseTransport : IDisposable
     void Reply(FuseSlot slot, int length);
 
     /// <summary>
+    /// Sends a message that answers no request (FUSE_NOTIFY_*). May block until other requests have been answered,
+    /// so it is never called on a worker.
+    /// </summary>
+    /// <returns>0 or more, or the negated error number; −ENOSYS from a transport that has no way to.</returns>
+    int Notify(ReadOnlySpan<byte> message) => -FuseErrno.ENOSYS;
+
+    /// <summary>
     /// Makes a <see cref="Receive"/> that waits on <paramref name="slot"/> return 0. One that has not begun to wait
     /// may miss it, so it is called again until the worker is seen to have ended.
     /// </summary>

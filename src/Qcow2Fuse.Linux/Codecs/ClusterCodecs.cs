@@ -12,13 +12,15 @@ public enum CompressionKind
 }
 
 /// <summary>
-/// Decompression of clusters with the system's zlib and libzstd. Safe for any number of threads; contexts are kept
-/// for reuse, so that a call allocates no managed memory once as many contexts exist as threads run.
+/// Compression and decompression of clusters with the system's zlib and libzstd. Safe for any number of threads;
+/// contexts are kept for reuse, so that a call allocates no managed memory once as many contexts exist as threads run.
 /// </summary>
 public static class ClusterCodecs
 {
     private static readonly CodecPool<ZlibInflater> Inflaters = new(static () => new ZlibInflater());
     private static readonly CodecPool<ZstdDecoder> ZstdDecoders = new(static () => new ZstdDecoder());
+    private static readonly CodecPool<ZlibDeflater> Deflaters = new(static () => new ZlibDeflater());
+    private static readonly CodecPool<ZstdEncoder> ZstdEncoders = new(static () => new ZstdEncoder());
 
     /// <summary>
     /// Decompresses <paramref name="input"/> so that <paramref name="output"/> is filled exactly. Bytes that follow
@@ -47,6 +49,33 @@ public static class ClusterCodecs
     }
 
     /// <summary>
+    /// Compresses <paramref name="source"/>, with matches at distances of at most 4096 bytes where the kind is deflate.
+    /// False if the result would not be at least one byte shorter than <paramref name="source"/>, or not fit into
+    /// <paramref name="destination"/>, whose content is then undefined.
+    /// </summary>
+    /// <exception cref="CodecUnavailableException">The library is not installed.</exception>
+    public static bool TryCompress(
+        CompressionKind kind, ReadOnlySpan<byte> source, Span<byte> destination, out int length)
+    {
+        destination = destination[..Math.Min(destination.Length, Math.Max(source.Length - 1, 0))];
+        switch (kind)
+        {
+            case CompressionKind.Deflate:
+                ZlibDeflater deflater = Deflaters.Rent();
+                bool deflated = deflater.TryEncode(source, destination, out length);
+                Deflaters.Return(deflater);
+                return deflated;
+            case CompressionKind.Zstd:
+                ZstdEncoder encoder = ZstdEncoders.Rent();
+                bool encoded = encoder.TryEncode(source, destination, out length);
+                ZstdEncoders.Return(encoder);
+                return encoded;
+            default:
+                throw new ArgumentOutOfRangeException(nameof(kind), kind, "no such compression");
+        }
+    }
+
+    /// <summary>
     /// Loads the library for <paramref name="kind"/> now. A process that is going to lock itself in calls this before.
     /// </summary>
     /// <exception cref="CodecUnavailableException">The library is not installed.</exception>
@@ -56,9 +85,11 @@ public static class ClusterCodecs
         {
             case CompressionKind.Deflate:
                 Inflaters.Return(Inflaters.Rent());
+                Deflaters.Return(Deflaters.Rent());
                 break;
             case CompressionKind.Zstd:
                 ZstdDecoders.Return(ZstdDecoders.Rent());
+                ZstdEncoders.Return(ZstdEncoders.Rent());
                 break;
             default:
                 throw new ArgumentOutOfRangeException(nameof(kind), kind, "no such compression");

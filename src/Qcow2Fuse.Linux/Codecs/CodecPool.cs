@@ -30,4 +30,11 @@ internal sealed class CodecPool<T>(Func<T> create)
 
         context.Dispose();
     }
+
+    /// <summary>Disposes all contexts that are kept.</summary>
+    public void Clear()
+    {
+        foreach (ref T? slot in _kept.AsSpan())
+            Interlocked.Exchange(ref slot, null)?.Dispose();
+    }
 }

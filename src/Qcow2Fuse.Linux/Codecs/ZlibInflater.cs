@@ -73,23 +73,6 @@ internal sealed unsafe class ZlibInflater : IDisposable
         _stream = null;
     }
 
-    /// <summary>struct z_stream_s of zlib.h on 64-bit Linux.</summary>
-    [StructLayout(LayoutKind.Explicit, Size = 112)]
-    private struct ZStream
-    {
-        [FieldOffset(0)]
-        public byte* NextIn;
-
-        [FieldOffset(8)]
-        public uint AvailableIn;
-
-        [FieldOffset(24)]
-        public byte* NextOut;
-
-        [FieldOffset(32)]
-        public uint AvailableOut;
-    }
-
     private sealed class Functions
     {
         private static readonly Lazy<Functions> Loaded = new(static () => new Functions());

@@ -26,6 +26,38 @@ public static unsafe partial class LinuxStream
         }
     }
 
+    /// <summary>read(2) once: how many bytes came, 0 at the end, or −errno.</summary>
+    public static int Read(int fd, Span<byte> destination)
+    {
+        fixed (byte* start = destination)
+        {
+            while (true)
+            {
+                nint result = ReadNative(fd, start, (nuint)destination.Length);
+                int errno = Marshal.GetLastPInvokeError();
+                if (result >= 0)
+                    return (int)result;
+                if (errno != Errno.EINTR)
+                    return -errno;
+            }
+        }
+    }
+
+    /// <summary>Whether the descriptor is open and passes on to programs that are started (no FD_CLOEXEC).</summary>
+    public static bool IsInherited(int fd)
+    {
+        const int GetFlags = 1;
+        const int CloseOnExec = 1;
+        int flags = FcntlNative(fd, GetFlags, 0);
+        return flags >= 0 && (flags & CloseOnExec) == 0;
+    }
+
+    [LibraryImport("libc", EntryPoint = "fcntl", SetLastError = true)]
+    private static partial int FcntlNative(int fd, int command, nint argument);
+
+    [LibraryImport("libc", EntryPoint = "read", SetLastError = true)]
+    private static partial nint ReadNative(int fd, byte* buffer, nuint length);
+
     [LibraryImport("libc", EntryPoint = "write", SetLastError = true)]
     private static partial nint WriteNative(int fd, byte* buffer, nuint length);
 }

@@ -16,18 +16,23 @@ internal sealed class CompressedClusters : IDisposable
 
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
-    private readonly CompressionKind _kind;
+    private readonly PackedClusters? _packed;
     private readonly Lock _lock = new();
     private readonly Slot[] _slots;
     private long _clock;
 
-    public CompressedClusters(BlockDevice file, Qcow2Geometry geometry, CompressionType compression)
+    public CompressedClusters(
+        BlockDevice file, Qcow2Geometry geometry, CompressionType compression, PackedClusters? packed = null)
     {
         _file = file;
         _geometry = geometry;
-        _kind = compression == CompressionType.Zstd ? CompressionKind.Zstd : CompressionKind.Deflate;
+        _packed = packed;
+        Kind = compression == CompressionType.Zstd ? CompressionKind.Zstd : CompressionKind.Deflate;
         _slots = new Slot[Math.Clamp(KeptBytes / geometry.ClusterSize, KeptMin, KeptMax)];
     }
+
+    /// <summary>How the clusters of the image are compressed.</summary>
+    public CompressionKind Kind { get; }
 
     /// <summary>
     /// Reads from the cluster that <paramref name="descriptor"/> describes, from <paramref name="inCluster"/> on.
@@ -42,6 +47,21 @@ internal sealed class CompressedClusters : IDisposable
         Decompress(descriptor, cluster.Span);
         cluster.Span.Slice(inCluster, destination.Length).CopyTo(destination);
         Keep(descriptor, cluster.Span);
+    }
+
+    /// <summary>
+    /// Says that other bytes have the descriptor now. Whoever read the old ones has ended: their place was free.
+    /// </summary>
+    public void Forget(ulong descriptor)
+    {
+        lock (_lock)
+        {
+            foreach (ref Slot slot in _slots.AsSpan())
+            {
+                if (slot.Descriptor == descriptor)
+                    slot.Descriptor = 0;
+            }
+        }
     }
 
     public void Dispose()
@@ -95,11 +115,14 @@ internal sealed class CompressedClusters : IDisposable
     private void Decompress(ulong descriptor, Span<byte> cluster)
     {
         CompressedExtent extent = CompressedExtent.Decode(descriptor, _geometry);
-        if (extent.Host.Value >= _file.Length)
+        if (_packed is null && extent.Host.Value >= _file.Length)
             throw new BlockException(BlockErrorKind.Io,
                 $"{_file.Name}: compressed cluster at {extent.Host.Value} lies beyond the end of the file");
         using PooledBuffer input = BufferPool.Shared.Rent(extent.BytesMax);
-        _file.ReadPadded(extent.Host.Value, input.Span);
+        if (_packed is null)
+            _file.ReadPadded(extent.Host.Value, input.Span);
+        else
+            _packed.Read(extent.Host, input.Span);
         if (!TryDecompress(input.Span, cluster))
             throw new BlockException(BlockErrorKind.Io,
                 $"{_file.Name}: compressed cluster at {extent.Host.Value} is damaged");
@@ -109,7 +132,7 @@ internal sealed class CompressedClusters : IDisposable
     {
         try
         {
-            return ClusterCodecs.TryDecompress(_kind, input, cluster);
+            return ClusterCodecs.TryDecompress(Kind, input, cluster);
         }
         catch (CodecUnavailableException e)
         {

@@ -27,4 +27,7 @@ public sealed record Qcow2CreateOptions
 
     /// <summary>How compressed clusters of the image are compressed.</summary>
     public CompressionType Compression { get; init; }
+
+    /// <summary>How guest data is encrypted, or null for plain data.</summary>
+    public EncryptionOptions? Encryption { get; init; }
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Numerics;
 using System.Text;
+using System.Text.Unicode;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Qcow2;
 
@@ -26,7 +28,9 @@ public static class Qcow2Creator
         Qcow2Header header = Plan(file, options);
         var geometry = new Qcow2Geometry(header);
         long l1Clusters = geometry.RoundUpToCluster(header.L1Size * 8L) >> geometry.ClusterBits;
-        long fixedClusters = 1 + header.RefcountTableClusters + l1Clusters;
+        long luksBytes = LuksBytes(options);
+        long fixedClusters = 1 + header.RefcountTableClusters + l1Clusters
+            + (geometry.RoundUpToCluster(luksBytes) >> geometry.ClusterBits);
 
         // The blocks count themselves, so their number is found by trying.
         long blocks = 1;
@@ -37,8 +41,13 @@ public static class Qcow2Creator
         long blocksStart = l1Start + (l1Clusters << geometry.ClusterBits);
         header = header with { L1Offset = header.L1Size == 0 ? 0 : l1Start };
 
+        long luksStart = blocksStart + (blocks << geometry.ClusterBits);
+        if (luksBytes > 0)
+            header = header with { Extensions = [LuksPointer(luksStart, luksBytes)] };
         long tablesBytes = blocksStart + (blocks << geometry.ClusterBits) - tableStart;
-        file.WriteZeroes(tableStart, tablesBytes, mayUnmap: false);
+        file.WriteZeroes(tableStart, tablesBytes + geometry.RoundUpToCluster(luksBytes), mayUnmap: false);
+        if (luksBytes > 0)
+            WriteLuks(file, luksStart, options.Encryption!);
         WriteRefcounts(file, geometry, tableStart, blocksStart, (int)blocks, fixedClusters + blocks);
         file.Flush();
         file.Write(0, Encode(header, geometry));
@@ -59,8 +68,20 @@ public static class Qcow2Creator
             throw Invalid(file, "extended L2 entries and zstd need version 3");
         if (options.ExtendedL2 && options.ClusterSize < 16384)
             throw Invalid(file, "extended L2 entries need clusters of at least 16384 bytes");
+        if (options.Encryption is { } encryption)
+            CheckEncryption(file, encryption);
         if (options.Size < 0 || options.Size > long.MaxValue - 511)
             throw Invalid(file, $"invalid size {options.Size}");
+    }
+
+    private static void CheckEncryption(BlockDevice file, EncryptionOptions options)
+    {
+        if (options.Secrets.Count == 0)
+            throw Invalid(file, "an encrypted image needs a passphrase");
+        if (!Utf8.IsValid(options.Secrets[0]) || options.Secrets[0].Contains((byte)0))
+            throw Invalid(file, "the passphrase is not text in UTF-8, which is what QEMU asks for");
+        if (options.KeyBytes is < 1 or > 64)
+            throw Invalid(file, $"a key of {options.KeyBytes} bytes");
     }
 
     private static Qcow2Header Plan(BlockDevice file, Qcow2CreateOptions options)
@@ -72,7 +93,12 @@ public static class Qcow2Creator
             Version = options.Version,
             ClusterBits = BitOperations.Log2((uint)options.ClusterSize),
             Size = (options.Size + 511) & ~511L,
-            EncryptionMethod = 0,
+            EncryptionMethod = options.Encryption switch
+            {
+                null => 0,
+                { Format: EncryptionFormat.Aes } => 1,
+                _ => 2,
+            },
             L1Size = 0,
             L1Offset = 0,
             RefcountTableOffset = options.ClusterSize,
@@ -97,17 +123,41 @@ public static class Qcow2Creator
         return header with
         {
             L1Size = (int)l1Entries,
-            RefcountTableClusters = RefcountTableClusters(geometry, header.Size, l1Entries),
+            RefcountTableClusters = RefcountTableClusters(
+                geometry, header.Size, l1Entries, LuksBytes(options) >> geometry.ClusterBits),
         };
     }
 
+    private static long LuksBytes(Qcow2CreateOptions options) =>
+        options.Encryption is { Format: EncryptionFormat.Luks } luks ? LuksCreator.AreaBytes(luks) : 0;
+
+    private static HeaderExtension LuksPointer(long offset, long length)
+    {
+        byte[] content = new byte[16];
+        BigEndian.U64(content, 0, (ulong)offset);
+        BigEndian.U64(content, 8, (ulong)length);
+        return new HeaderExtension(HeaderExtension.Crypto, content);
+    }
+
+    private static void WriteLuks(BlockDevice file, long offset, EncryptionOptions options)
+    {
+        try
+        {
+            file.Write(offset, LuksCreator.Make(file, options));
+        }
+        catch (CodecUnavailableException e)
+        {
+            throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {e.Message}", e, e.Hint);
+        }
+    }
+
     /// <summary>Clusters of a refcount table for the disk when it is full, with a little to spare.</summary>
-    private static int RefcountTableClusters(Qcow2Geometry geometry, long size, long l1Entries)
+    private static int RefcountTableClusters(Qcow2Geometry geometry, long size, long l1Entries, long others)
     {
         long data =
             geometry.RoundUpToCluster(Math.Min(size, long.MaxValue - geometry.ClusterSize)) >> geometry.ClusterBits;
         long tables = l1Entries + (geometry.RoundUpToCluster(l1Entries * 8) >> geometry.ClusterBits);
-        long counted = data + tables + 16;
+        long counted = data + tables + others + 16;
         long blocks = (counted >> geometry.RefcountBlockBits) + 1;
         blocks += (blocks >> geometry.RefcountBlockBits) + (blocks >> 8) + 2;
         long clusters = geometry.RoundUpToCluster(blocks * 8) >> geometry.ClusterBits;
@@ -144,6 +194,7 @@ public static class Qcow2Creator
 
     private static void WriteNames(byte[] bytes, int end, Qcow2Header header)
     {
+        end += FeatureNames.Write(bytes.AsSpan(end), header);
         if (header.BackingFormat is not null)
         {
             byte[] format = Encoding.UTF8.GetBytes(header.BackingFormat);
@@ -151,6 +202,14 @@ public static class Qcow2Creator
             BigEndian.U32(bytes, end + 4, (uint)format.Length);
             format.CopyTo(bytes, end + 8);
             end += 8 + ((format.Length + 7) & ~7);
+        }
+
+        foreach (HeaderExtension extension in header.Extensions)
+        {
+            BigEndian.U32(bytes, end, extension.Type);
+            BigEndian.U32(bytes, end + 4, (uint)extension.Content.Length);
+            extension.Content.Span.CopyTo(bytes.AsSpan(end + 8));
+            end += 8 + ((extension.Content.Length + 7) & ~7);
         }
 
         end += 8;

@@ -129,4 +129,16 @@ public readonly record struct CompressedExtent(HostOffset Host, int BytesMax)
         int sectors = (int)((descriptor >> geometry.CompressedOffsetBits) & ((1UL << sectorBits) - 1)) + 1;
         return new CompressedExtent(new HostOffset((long)offset), (sectors * 512) - (int)(offset & 511));
     }
+
+    /// <summary>
+    /// The descriptor of <paramref name="length"/> compressed bytes at <paramref name="host"/>, at most a cluster;
+    /// false where the offset has more bits than a descriptor holds.
+    /// </summary>
+    public static bool TryEncode(HostOffset host, int length, Qcow2Geometry geometry, out ulong descriptor)
+    {
+        ulong offset = (ulong)host.Value;
+        ulong moreSectors = ((offset + (ulong)length - 1) >> 9) - (offset >> 9);
+        descriptor = L2Entry.CompressedFlag | (moreSectors << geometry.CompressedOffsetBits) | offset;
+        return offset >> geometry.CompressedOffsetBits == 0;
+    }
 }

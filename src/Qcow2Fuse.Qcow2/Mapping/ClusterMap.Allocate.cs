@@ -146,6 +146,7 @@ internal sealed partial class ClusterMap
         allocation.RequestEnd = guest + length;
         allocation.InPlace = false;
         allocation.IsVirgin = false;
+        allocation.Descriptor = 0;
         allocation.Epoch = _caches.Epochs.Enter();
         return allocation;
     }

@@ -31,6 +31,8 @@ internal sealed partial class ClusterMap
 
     private L2Entry Linked(ClusterAllocation allocation, GuestOffset cluster, L2Entry old)
     {
+        if (allocation.Descriptor != 0)
+            return new L2Entry(allocation.Descriptor, 0);
         ulong descriptor = (ulong)allocation.HostOf(cluster).Value | L2Entry.CopiedFlag;
         if (!_geometry.ExtendedL2)
             return new L2Entry(descriptor, 0);

@@ -20,6 +20,9 @@ internal sealed partial class ClusterMap
         {
             if (!isInFlight)
                 WaitWhileHeld();
+            if (index >= _caches.L1.Count)
+                throw new BlockException(BlockErrorKind.OutOfRange,
+                    $"{_file.Name}: offset {guest.Value} lies beyond the end of the disk, which became smaller");
             ulong entry = _caches.L1[index];
             long table = CheckedTable(entry, guest);
             if (table == 0 || (entry & L1Entry.Copied) == 0)
@@ -29,7 +32,7 @@ internal sealed partial class ClusterMap
             }
 
             CachedTable slice = _caches.L2.Get(table + _geometry.SliceOffset(guest));
-            if (_caches.L1[index] == entry && (isInFlight || !_held))
+            if (index < _caches.L1.Count && _caches.L1[index] == entry && (isInFlight || !_held))
                 return slice;
             slice.Dispose();
         }
@@ -80,11 +83,18 @@ internal sealed partial class ClusterMap
         }
     }
 
-    /// <summary>A shared table is never changed in memory, so that what the file holds is all of it.</summary>
+    /// <summary>
+    /// A shared table is never changed by writes, but its flags may have been, so its content is that of the cache.
+    /// </summary>
     private void CopyTable(long from, HostOffset to)
     {
         using PooledBuffer table = BufferPool.Shared.Rent(_geometry.ClusterSize);
-        _file.Read(from, table.Span);
+        for (int offset = 0; offset < _geometry.ClusterSize; offset += _geometry.SliceBytes)
+        {
+            using CachedTable slice = _caches.L2.Get(from + offset);
+            slice.Bytes.CopyTo(table.Span[offset..]);
+        }
+
         _file.Write(to.Value, table.Span);
     }
 }

@@ -25,11 +25,16 @@ internal sealed partial class ClusterMap
     private readonly object _gate;
     private readonly long _backingLength;
     private readonly bool _keepsPlace;
+    private readonly ResidentTable? _snapshotL1;
 
+    /// <summary>
+    /// The map of the active disk, or of a snapshot, whose L1 table is given; that one is for lookups only.
+    /// </summary>
     public ClusterMap(
         BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, object gate, long backingLength,
-        bool keepsPlace)
+        bool keepsPlace, ResidentTable? snapshotL1 = null)
     {
+        _snapshotL1 = snapshotL1;
         _file = file;
         _geometry = geometry;
         _caches = caches;
@@ -40,6 +45,8 @@ internal sealed partial class ClusterMap
     }
 
     public InFlightAllocations InFlight { get; }
+
+    private ResidentTable L1 => _snapshotL1 ?? _caches.L1;
 
     /// <summary>What the first bytes of the range are, and how far that goes.</summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.Corrupt"/> for an entry that is invalid.</exception>
@@ -146,13 +153,13 @@ internal sealed partial class ClusterMap
         long index = _geometry.L1Index(guest);
         while (true)
         {
-            if (index >= _caches.L1.Count)
+            if (index >= L1.Count)
             {
                 slice = default;
                 return false;
             }
 
-            ulong entry = _caches.L1[index];
+            ulong entry = L1[index];
             long table = CheckedTable(entry, guest);
             if (table == 0)
             {
@@ -161,7 +168,7 @@ internal sealed partial class ClusterMap
             }
 
             slice = _caches.L2.Get(table + _geometry.SliceOffset(guest));
-            if (_caches.L1[index] == entry)
+            if (index < L1.Count && L1[index] == entry)
                 return true;
 
             // The table was replaced while its slice was being loaded.

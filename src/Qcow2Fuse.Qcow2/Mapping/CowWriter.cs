@@ -18,10 +18,10 @@ internal sealed class CowWriter
     /// </summary>
     private const int BlockBytes = 4096;
 
-    private readonly BlockDevice _data;
+    private readonly GuestData _data;
     private readonly Qcow2Device _guest;
 
-    public CowWriter(BlockDevice data, Qcow2Device guest)
+    public CowWriter(GuestData data, Qcow2Device guest)
     {
         _data = data;
         _guest = guest;
@@ -38,8 +38,8 @@ internal sealed class CowWriter
         zeroed = ZeroByHost(allocation, allocation.RequestEnd, tailLength, isHead: false);
         using PooledBuffer tailBuffer = RentEdge(
             allocation, allocation.RequestEnd, tailLength - zeroed, out ReadOnlySpan<byte> tail);
-        HostOffset start = allocation.HostOf(allocation.RequestStart);
-        _data.WriteParts(start.Value - head.Length, head, request, tail);
+        GuestOffset start = allocation.RequestStart + -head.Length;
+        _data.Write(start, allocation.HostOf(start), head, request, tail);
     }
 
     /// <summary>
@@ -47,7 +47,8 @@ internal sealed class CowWriter
     /// </summary>
     private int ZeroByHost(ClusterAllocation allocation, GuestOffset start, int length, bool isHead)
     {
-        if (length < ZeroEdgeBytesMin || allocation.IsVirgin || !_guest.ReadsAsZero(start, length))
+        if (length < ZeroEdgeBytesMin || allocation.IsVirgin || _data.IsEncrypted
+            || !_guest.ReadsAsZero(start, length))
             return 0;
         long from = start.Value;
         long to = from + length;
@@ -55,7 +56,7 @@ internal sealed class CowWriter
             to &= -BlockBytes;
         else
             from = (from + BlockBytes - 1) & -BlockBytes;
-        _data.WriteZeroes(allocation.HostOf(new GuestOffset(from)).Value, to - from, mayUnmap: false);
+        _data.WriteZeroes(allocation.HostOf(new GuestOffset(from)), to - from);
         return (int)(to - from);
     }
 
@@ -69,7 +70,7 @@ internal sealed class CowWriter
         if (length == 0)
             return default;
         bool zero = _guest.ReadsAsZero(start, length);
-        if (zero && allocation.IsVirgin)
+        if (zero && allocation.IsVirgin && !_data.IsEncrypted)
             return default;
         PooledBuffer edge = BufferPool.Shared.Rent(length);
         try

@@ -55,6 +55,9 @@ internal sealed class ClusterAllocation
     /// <summary>The host clusters were never used and read as zeroes.</summary>
     public bool IsVirgin { get; set; }
 
+    /// <summary>What the one cluster becomes if it is compressed, 0 where nothing is or it is not packed yet.</summary>
+    public ulong Descriptor { get; set; }
+
     /// <summary>What the guest writes.</summary>
     public GuestOffset RequestStart { get; set; }
     public GuestOffset RequestEnd { get; set; }

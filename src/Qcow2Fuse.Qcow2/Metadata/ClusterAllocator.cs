@@ -31,6 +31,10 @@ internal sealed class ClusterAllocator
 
     /// <summary>The first cluster freed while the allocation under way had released the gate.</summary>
     private long _freedFrom;
+
+    /// <summary>The free clusters that are kept, up to the end; none where the two are equal.</summary>
+    private long _reserved;
+    private long _reservedEnd;
     private bool _busy;
 
     /// <param name="file">The image file.</param>
@@ -61,10 +65,12 @@ internal sealed class ClusterAllocator
     public int UsualRunMax => (1 << _geometry.RefcountBlockBits) - 1;
 
     /// <summary>Allocates <paramref name="count"/> adjacent clusters, each with refcount 1.</summary>
+    /// <param name="count">How many.</param>
+    /// <param name="alsoReserved">The clusters that are kept may be among them, and are kept no more.</param>
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.NoSpace"/> when the refcount table can count no more clusters.
     /// </exception>
-    public AllocatedRun Allocate(int count)
+    public AllocatedRun Allocate(int count, bool alsoReserved = false)
     {
         // Scanning and counting load slices and release the gate for that; one allocation at a time keeps a cluster
         // that was found free from being found again before it is counted.
@@ -73,6 +79,8 @@ internal sealed class ClusterAllocator
         _busy = true;
         try
         {
+            if (alsoReserved)
+                Reserve(0, 0);
             _freedFrom = long.MaxValue;
             long first = FindRun(count);
             _guard.CheckFree(first, count);
@@ -83,6 +91,46 @@ internal sealed class ClusterAllocator
             bool virgin = start >= _virginFrom;
             _virginFrom = Math.Max(_virginFrom, end);
             return new AllocatedRun(new HostOffset(start), virgin);
+        }
+        finally
+        {
+            _busy = false;
+            Monitor.PulseAll(_gate);
+        }
+    }
+
+    /// <summary>
+    /// Keeps clusters from being handed out by <see cref="Allocate"/>, so that whoever fills the cluster before them
+    /// can go on there. Nothing is counted for them, so nothing of it is on disk. Those kept before are kept no more.
+    /// </summary>
+    public void Reserve(long first, int count)
+    {
+        if (_reserved < _reservedEnd)
+            NoteFree(_reserved);
+        _reserved = first;
+        _reservedEnd = first + count;
+    }
+
+    /// <summary>
+    /// Allocates the first of the clusters that are kept, with refcount 1; false where there is none or it is not free.
+    /// </summary>
+    public bool TryAllocateReserved(out HostOffset start)
+    {
+        while (_busy)
+            Monitor.Wait(_gate);
+        _busy = true;
+        try
+        {
+            long cluster = _reserved;
+            start = new HostOffset(cluster << _geometry.ClusterBits);
+            if (cluster >= _reservedEnd || !_refcounts.HasBlock(cluster)
+                || cluster >= HostBytesMax >> _geometry.ClusterBits || _refcounts.Get(cluster) != 0)
+                return false;
+            _guard.CheckFree(cluster, 1);
+            _refcounts.Increment(cluster, 1);
+            _reserved++;
+            _virginFrom = Math.Max(_virginFrom, start.Value + _geometry.ClusterSize);
+            return true;
         }
         finally
         {
@@ -114,12 +162,23 @@ internal sealed class ClusterAllocator
         int found = 0;
         while (found < count)
         {
-            if (cluster >= HostBytesMax >> _geometry.ClusterBits)
-                throw new BlockException(BlockErrorKind.NoSpace,
-                    $"{_file.Name}: no offset is left for another cluster ({cluster} clusters)");
-            if (cluster >= _refcounts.ClustersMax)
+            if (cluster >= _reserved && cluster < _reservedEnd)
             {
-                _growTable();
+                first = cluster = _reservedEnd;
+                found = 0;
+            }
+
+            if (cluster >= _refcounts.ClustersMax || cluster >= HostBytesMax >> _geometry.ClusterBits)
+            {
+                if (!TryGrowTable(cluster))
+                {
+                    // Where no other is left, none is kept any more.
+                    cluster = first = Math.Min(_hint, _reserved);
+                    found = 0;
+                    _reservedEnd = _reserved;
+                    continue;
+                }
+
                 _virginFrom = Math.Max(_virginFrom, _geometry.RoundUpToCluster(_file.Length));
             }
 
@@ -131,7 +190,10 @@ internal sealed class ClusterAllocator
                 continue;
             }
 
-            (int free, int used) = _refcounts.ScanSlice(cluster, count - found);
+            int limit = count - found;
+            if (_reserved > cluster && _reserved < _reservedEnd)
+                limit = (int)Math.Min(limit, _reserved - cluster);
+            (int free, int used) = _refcounts.ScanSlice(cluster, limit);
             cluster += free + used;
             found += free;
             if (used > 0)
@@ -145,6 +207,26 @@ internal sealed class ClusterAllocator
     }
 
     /// <summary>
+    /// Makes room in the refcount table for <paramref name="cluster"/>; false where there is none but clusters are
+    /// kept that can be used instead.
+    /// </summary>
+    private bool TryGrowTable(long cluster)
+    {
+        try
+        {
+            if (cluster >= HostBytesMax >> _geometry.ClusterBits)
+                throw new BlockException(BlockErrorKind.NoSpace,
+                    $"{_file.Name}: no offset is left for another cluster ({cluster} clusters)");
+            _growTable();
+            return true;
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.NoSpace && _reserved < _reservedEnd)
+        {
+            return false;
+        }
+    }
+
+    /// <summary>
     /// Makes a cluster without a refcount block the block of its range. All clusters of such a range are free, and a
     /// block that counts itself depends on no other block being durable first.
     /// </summary>
@@ -153,7 +235,7 @@ internal sealed class ClusterAllocator
     {
         ZeroForBlock(cluster, 1);
         _refcounts.AddBlock(cluster);
-        _refcounts.Increment(cluster, 1);
+        GuardBlocks(cluster, 1);
         return cluster + 1;
     }
 
@@ -185,10 +267,12 @@ internal sealed class ClusterAllocator
 
         ZeroForBlock(cluster, blocks);
         _refcounts.AddBlock(cluster);
-        _refcounts.Increment(cluster, blocks);
+        GuardBlocks(cluster, 1);
+        _refcounts.Increment(cluster + 1, blocks - 1);
         _flush();
         for (int i = 1; i < blocks; i++)
             _refcounts.AddBlock(cluster + ((long)i * perBlock), cluster + i);
+        GuardBlocks(cluster + 1, blocks - 1);
         return cluster + blocks;
     }
 
@@ -199,6 +283,10 @@ internal sealed class ClusterAllocator
         _guard.CheckFree(cluster, count);
         _file.WriteZeroes(offset, length, mayUnmap: false);
         _virginFrom = Math.Max(_virginFrom, offset + length);
-        _guard.Add(new HostOffset(offset), length, MetadataKind.RefcountBlock);
     }
+
+    /// <summary>From here on nothing else may be written there.</summary>
+    private void GuardBlocks(long cluster, int count) => _guard.Add(
+        new HostOffset(cluster << _geometry.ClusterBits), (long)count << _geometry.ClusterBits,
+        MetadataKind.RefcountBlock);
 }

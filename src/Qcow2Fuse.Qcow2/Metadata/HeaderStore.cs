@@ -7,15 +7,17 @@ namespace Qcow2Fuse.Qcow2;
 /// The header of an open image: what it says now, and the only way it is changed. Safe to use from any thread, with or
 /// without the image's gate; nothing else is locked while it writes.
 /// </summary>
-internal sealed class HeaderStore
+internal sealed partial class HeaderStore
 {
     private readonly BlockDevice _file;
+    private readonly object _gate;
     private readonly Lock _lock = new();
     private volatile Qcow2Header _current;
 
-    public HeaderStore(BlockDevice file, Qcow2Header header)
+    public HeaderStore(BlockDevice file, Qcow2Header header, object gate)
     {
         _file = file;
+        _gate = gate;
         _current = header;
     }
 
@@ -47,6 +49,21 @@ internal sealed class HeaderStore
                 end--;
             _file.Write(first, after[first..end]);
             _current = changed;
+        }
+    }
+    /// <summary>
+    /// Writes the fields once more as <see cref="Current"/> has them, after an <see cref="Update"/> that failed: the
+    /// new fields may have reached the file although the request failed.
+    /// </summary>
+    public void Reassert()
+    {
+        lock (_lock)
+        {
+            int length = Math.Min(Qcow2HeaderWriter.FieldsBytes(_current), Qcow2HeaderWriter.Version3Bytes);
+            Span<byte> fields = stackalloc byte[Qcow2HeaderWriter.Version3Bytes];
+            fields.Clear();
+            Qcow2HeaderWriter.Encode(_current, fields);
+            _file.Write(0, fields[..length]);
         }
     }
 }

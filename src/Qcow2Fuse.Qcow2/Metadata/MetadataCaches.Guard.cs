@@ -6,8 +6,17 @@ namespace Qcow2Fuse.Qcow2;
 /// <summary>Telling the overlap guard where all tables lie.</summary>
 internal sealed partial class MetadataCaches
 {
+    private bool _hasGuard;
+
     /// <summary>Where metadata lies; knows nothing before <see cref="BuildGuard"/>.</summary>
     public OverlapGuard Guard { get; }
+
+    /// <summary>Builds the guard unless that was done before.</summary>
+    public void EnsureGuard()
+    {
+        if (!_hasGuard)
+            BuildGuard();
+    }
 
     /// <summary>
     /// Collects all metadata of the image: before the first write, and after snapshots or bitmaps have moved. Reads
@@ -27,9 +36,16 @@ internal sealed partial class MetadataCaches
         };
         AddEntries(tables, L1, L1Entry.OffsetMask, MetadataKind.L2Table);
         AddEntries(tables, RefcountTable, ~511UL, MetadataKind.RefcountBlock);
+        bool hasBitmaps = (header.Autoclear & FeatureBits.Bitmaps) != 0;
         foreach (HeaderExtension extension in header.Extensions)
-            AddExtension(tables, extension);
+        {
+            if (extension.Type != HeaderExtension.Bitmaps || hasBitmaps)
+                AddExtension(tables, extension);
+        }
+
+        AddSnapshots(tables, header);
         Guard.Build(tables);
+        _hasGuard = true;
     }
 
     /// <summary>Adds what the entries of a table point at; entries that no table can be at are left to their users.
@@ -42,6 +58,30 @@ internal sealed partial class MetadataCaches
             ulong offset = table[i] & mask;
             if (offset != 0 && offset < (ulong)_file.Length && (offset & (ulong)_geometry.ClusterMask) == 0)
                 tables.Add((new HostOffset((long)offset), _geometry.ClusterSize, kind));
+        }
+    }
+
+    private void AddSnapshots(List<(HostOffset, long, MetadataKind)> tables, Qcow2Header header)
+    {
+        if (header.SnapshotCount == 0)
+            return;
+        List<SnapshotEntry> snapshots = SnapshotTable.Read(_file, header);
+        tables.Add((new HostOffset(header.SnapshotsOffset), SnapshotTable.BytesOf(snapshots),
+            MetadataKind.SnapshotTable));
+        var seen = new HashSet<long>();
+        foreach (SnapshotEntry snapshot in snapshots)
+        {
+            long bytes = snapshot.L1Size * 8L;
+            if (bytes == 0 || snapshot.L1Size > Qcow2HeaderReader.L1BytesMax / 8
+                || (snapshot.L1Offset.Value & _geometry.ClusterMask) != 0
+                || snapshot.L1Offset.Value <= 0 || snapshot.L1Offset.Value > _file.Length - bytes)
+                continue;
+            if (!seen.Add(snapshot.L1Offset.Value))
+                throw new BlockException(BlockErrorKind.Corrupt,
+                    $"{_file.Name}: two snapshots have the L1 table at {snapshot.L1Offset.Value}");
+            tables.Add((snapshot.L1Offset, bytes, MetadataKind.InactiveL1Table));
+            using ResidentTable l1 = ResidentTable.Load(_file, snapshot.L1Offset, (int)snapshot.L1Size);
+            AddEntries(tables, l1, L1Entry.OffsetMask, MetadataKind.InactiveL2Table);
         }
     }
 

@@ -9,7 +9,7 @@ namespace Qcow2Fuse.Qcow2;
 /// <remarks>
 /// <para>One flush, each arrow a flush of the file below:</para>
 /// <code>
-/// refcount blocks (→ refcount table entries of new blocks) , new L2 tables , guest data
+/// refcount blocks (→ refcount table entries of new blocks) , new L2 tables , guest data , packed clusters
 ///    → L2 slices that the disk already reaches , L1 entries
 ///       → references that are gone: punch the host clusters, lower their refcounts in memory
 /// </code>
@@ -64,6 +64,8 @@ internal sealed partial class MetadataCaches : IDisposable
         Guard = new OverlapGuard(file.Name, geometry);
         Allocator = new ClusterAllocator(file, geometry, Refcounts, Guard, GrowRefcountTable, Flush, gate);
         Frees = new PendingFrees(geometry.ClusterBits);
+        if (arguments is { ReadOnly: false, Compress: not CompressedWrites.Off })
+            Packed = new PackedClusters(file, geometry, Refcounts, Allocator, gate);
     }
 
     /// <summary>The active L1 table.</summary>
@@ -78,6 +80,9 @@ internal sealed partial class MetadataCaches : IDisposable
 
     public PendingFrees Frees { get; }
 
+    /// <summary>Where compressed clusters are written; null where they are not.</summary>
+    public PackedClusters? Packed { get; }
+
     public OperationEpochs Epochs { get; } = new();
 
     private ResidentTable RefcountTable { get; set; }
@@ -85,11 +90,12 @@ internal sealed partial class MetadataCaches : IDisposable
     private TableCache RefcountBlocks { get; }
 
     /// <summary>Whether a flush of the file failed, so that nothing more can be made durable.</summary>
-    public bool HasFailed => _failure is not null;
+    public bool HasFailed => _failure is not null || Packed?.Failure is not null;
 
-    /// <summary>Throws if an earlier flush of the file failed.</summary>
+    /// <summary>Throws if an earlier flush of the file failed, or a write of packed clusters.</summary>
     public void ThrowIfFailed()
     {
+        Packed?.ThrowIfFailed();
         if (_failure is not null)
             throw new BlockException(BlockErrorKind.Io,
                 $"{_file.Name}: an earlier flush failed, nothing more is written: {_failure.Message}", _failure);
@@ -196,6 +202,19 @@ internal sealed partial class MetadataCaches : IDisposable
     }
 
     /// <summary>
+    /// Takes another L1 table, which is durable and which the header points at, in place of the active one, nothing of
+    /// which is waiting to be written. Called between <see cref="BeginExclusive"/> and <see cref="EndExclusive"/>.
+    /// </summary>
+    public void SwitchL1(ResidentTable other)
+    {
+        if (L1.HasDirty || L1.HasFrozen)
+            throw new InvalidOperationException("The L1 table still has changes to be written.");
+        ResidentTable old = L1;
+        L1 = other;
+        old.Dispose();
+    }
+
+    /// <summary>
     /// Waits until no flush is under way and keeps others from starting; pair with <see cref="EndExclusive"/>.
     /// </summary>
     public void BeginExclusive()
@@ -212,9 +231,17 @@ internal sealed partial class MetadataCaches : IDisposable
     }
 
     /// <summary>
+    /// Says that a change of the header failed, so that nobody knows what the file holds: final, like a failed flush.
+    /// </summary>
+    public void Fail(BlockException failure) => _failure ??= failure;
+
+    /// <summary>Flushes the file with the gate released. A failure is final.</summary>
+    public void Barrier() => Barrier(withData: false);
+
+    /// <summary>
     /// Flushes the file, before it the external data file where asked to, with the gate released. A failure is final.
     /// </summary>
-    public void Barrier(bool withData = false)
+    private void Barrier(bool withData)
     {
         Monitor.Exit(_gate);
         BlockException? failure = null;
@@ -262,6 +289,7 @@ internal sealed partial class MetadataCaches : IDisposable
         RefcountTable.Dispose();
         L2.Dispose();
         RefcountBlocks.Dispose();
+        Packed?.Dispose();
     }
 
     /// <summary>
@@ -284,6 +312,7 @@ internal sealed partial class MetadataCaches : IDisposable
         try
         {
             FreezeAll();
+            WritePacked();
             RefcountBlocks.WriteFrozen();
             if (RefcountTable.HasFrozen)
             {
@@ -313,6 +342,22 @@ internal sealed partial class MetadataCaches : IDisposable
             ThawAll(published);
             _running = false;
             Monitor.PulseAll(_gate);
+        }
+    }
+
+    /// <summary>Writes the compressed bytes of every entry that is frozen; the next barrier covers them.</summary>
+    private void WritePacked()
+    {
+        if (Packed is null)
+            return;
+        Monitor.Exit(_gate);
+        try
+        {
+            Packed.Flush();
+        }
+        finally
+        {
+            Monitor.Enter(_gate);
         }
     }
 
@@ -372,7 +417,7 @@ internal sealed partial class MetadataCaches : IDisposable
             while (done < run.Clusters)
             {
                 int last = 0;
-                while (done + last < run.Clusters && Refcounts.Get(first + done + last) == 1)
+                while (done + last < run.Clusters && IsLastReference(first + done + last))
                     last++;
                 if (last > 0 && _punch)
                     Punch(first + done, last);
@@ -397,6 +442,16 @@ internal sealed partial class MetadataCaches : IDisposable
             });
             throw;
         }
+    }
+
+    /// <summary>Whether the reference that goes is the last one; then nothing is packed into the cluster any more.
+    /// </summary>
+    private bool IsLastReference(long cluster)
+    {
+        if (Refcounts.Get(cluster) != 1)
+            return false;
+        Packed?.Forget(cluster);
+        return true;
     }
 
     /// <summary>

@@ -49,10 +49,17 @@ internal sealed class Refcounts
     public bool HasBlock(long cluster) => BlockOffset(cluster) != 0;
 
     /// <summary>
-    /// Registers the zeroed cluster <paramref name="cluster"/> as the refcount block of the range it lies in; the
-    /// caller counts it next. Nothing on disk points at it before the next flush.
+    /// Registers the zeroed cluster <paramref name="cluster"/> as the refcount block of the range it lies in, itself
+    /// counted once. Nothing on disk points at it before the next flush.
     /// </summary>
-    public void AddBlock(long cluster) => AddBlock(cluster, cluster);
+    public void AddBlock(long cluster)
+    {
+        // Loaded first: if that fails, nothing may lead to a block that does not count itself.
+        long block = cluster << _geometry.ClusterBits;
+        using CachedTable slice = _cache.Get(block + SliceOffset(cluster));
+        _table[cluster >> _geometry.RefcountBlockBits] = (ulong)block;
+        RefcountField.Write(slice.Modify(), IndexInSlice(cluster), _geometry.RefcountOrder, 1);
+    }
 
     /// <summary>
     /// Registers the zeroed cluster <paramref name="block"/>, which is durably counted elsewhere, as the refcount block
@@ -110,9 +117,12 @@ internal sealed class Refcounts
         ulong block = BlockOffset(cluster);
         if (block == 0)
             throw Corrupt($"no refcount block counts cluster {cluster}");
-        long inBlock = (cluster & ((1L << _geometry.RefcountBlockBits) - 1)) / _geometry.RefcountSliceEntries;
-        return _cache.Get((long)block + (inBlock * _geometry.SliceBytes));
+        return _cache.Get((long)block + SliceOffset(cluster));
     }
+
+    /// <summary>Byte offset in the cluster's refcount block of the slice that counts it.</summary>
+    private long SliceOffset(long cluster) => (cluster & ((1L << _geometry.RefcountBlockBits) - 1))
+        / _geometry.RefcountSliceEntries * _geometry.SliceBytes;
 
     /// <summary>Table entries hold the offset in bits 9 to 63 ("Refcount table entry").</summary>
     private ulong BlockOffset(long cluster)

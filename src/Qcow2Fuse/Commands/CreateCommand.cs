@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Qcow2;
@@ -24,13 +25,18 @@ internal static class CreateCommand
         Option<string[]> words = new("-o", "--options")
         {
             Description = "cluster_size=SIZE, compat=0.10|1.1, compression_type=zlib|zstd, extended_l2=on|off,"
-                + " refcount_bits=N, backing_file=FILE, backing_fmt=FORMAT",
+                + " refcount_bits=N, backing_file=FILE, backing_fmt=FORMAT, encrypt.format=luks|aes,"
+                + " encrypt.cipher-alg=aes-256|aes-128, encrypt.cipher-mode=xts|cbc,"
+                + " encrypt.ivgen-alg=plain64|plain|essiv, encrypt.ivgen-hash-alg=sha256,"
+                + " encrypt.hash-alg=NAME, encrypt.iter-time=MILLISECONDS",
             HelpName = "NAME=VALUE,...",
         };
         Option<string> backing = new("-b", "--backing")
         { Description = "Backing file, as seen from the directory of FILE", HelpName = "FILE" };
         Option<string> backingFormat = new("-F", "--backing-format")
         { Description = "Format of the backing file", HelpName = "FORMAT" };
+        Option<string?> secret = new("--secret")
+        { Description = "Where the passphrase of an encrypted image is read from", HelpName = SecretSource.Form };
         Option<bool> quiet = new("-q", "--quiet") { Description = "Print nothing" };
         Option<bool> isUnchecked = new("-u") { Description = "Do not look at the backing file" };
         Argument<string> file = new("FILE") { Description = "The image to make; an existing file is replaced" };
@@ -40,7 +46,7 @@ internal static class CreateCommand
             Arity = ArgumentArity.ZeroOrOne,
         };
         Command command = new("create", "Make an image")
-            { format, words, backing, backingFormat, quiet, isUnchecked, file, size };
+            { format, words, backing, backingFormat, secret, quiet, isUnchecked, file, size };
         command.SetAction(parsed => Run(
             CreateRequest.From(
                 parsed.GetRequiredValue(file),
@@ -48,7 +54,8 @@ internal static class CreateCommand
                 parsed.GetRequiredValue(format),
                 parsed.GetValue(words) ?? [],
                 parsed.GetValue(backing),
-                parsed.GetValue(backingFormat)),
+                parsed.GetValue(backingFormat),
+                parsed.GetValue(secret)),
             parsed.GetValue(isUnchecked),
             parsed.GetValue(quiet)));
         return command;
@@ -63,6 +70,7 @@ internal static class CreateCommand
             ?? throw CommandException.Usage($"{request.File}: the size of the image is missing");
         if (size > long.MaxValue - SectorSize)
             throw CommandException.Usage($"{request.File}: the size is too large");
+        using ImageSecrets? secrets = request.Secret is null ? null : SecretReader.Read([request.Secret]);
         if (!quiet)
             Console.Out.WriteLine(request.Describe(size));
 
@@ -75,7 +83,7 @@ internal static class CreateCommand
             if (request.IsRaw)
                 file.Resize(rounded);
             else
-                Qcow2Creator.Create(file, request.ToOptions(rounded));
+                Qcow2Creator.Create(file, request.ToOptions(rounded, secrets));
             file.Flush();
         }
         catch (BlockException) when (!existed)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Text;
+using Qcow2Fuse.Block;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Qcow2;
 
@@ -42,13 +43,20 @@ internal sealed class CreateRequest
     /// <summary>Name of the backing file as the image is to hold it; or null.</summary>
     public string? BackingFile { get; private set; }
 
+    /// <summary>Whether and how the image is encrypted.</summary>
+    public EncryptionRequest Encryption { get; } = new();
+
+    /// <summary>Where the passphrase comes from; null for none.</summary>
+    public SecretSource? Secret { get; private set; }
+
     /// <summary>Its format: qcow2 or raw.</summary>
     public string? BackingFormat { get; private set; }
 
     /// <summary>Reads the parts of a command line.</summary>
     /// <exception cref="CommandException">They make no sense.</exception>
     public static CreateRequest From(
-        string file, string? size, string format, IEnumerable<string> words, string? backing, string? backingFormat)
+        string file, string? size, string format, IEnumerable<string> words, string? backing, string? backingFormat,
+        string? secret = null)
     {
         CreateRequest request = new(file, format);
         foreach (string word in words.SelectMany(static list => list.Split(',', StringSplitOptions.RemoveEmptyEntries)))
@@ -63,6 +71,7 @@ internal sealed class CreateRequest
         request.BackingFormat = backingFormat ?? request.BackingFormat;
         if (size is not null)
             request.Size = ParseSize("size", size);
+        request.SetSecret(secret);
         request.Check();
         return request;
     }
@@ -74,6 +83,7 @@ internal sealed class CreateRequest
         line.Append(CultureInfo.InvariantCulture, $"Formatting '{File}', fmt={(IsRaw ? "raw" : "qcow2")}");
         if (!IsRaw)
         {
+            line.Append(Encryption.Describe());
             line.Append(CultureInfo.InvariantCulture, $" cluster_size={_clusterSize} extended_l2={OnOff(_extendedL2)}");
             line.Append(_compression == CompressionType.Zstd ? " compression_type=zstd" : " compression_type=zlib");
         }
@@ -90,7 +100,7 @@ internal sealed class CreateRequest
     }
 
     /// <summary>What the engine makes of it.</summary>
-    public Qcow2CreateOptions ToOptions(long size) => new()
+    public Qcow2CreateOptions ToOptions(long size, ImageSecrets? secrets) => new()
     {
         Size = size,
         Version = IsVersion2 ? 2 : 3,
@@ -100,6 +110,7 @@ internal sealed class CreateRequest
         BackingFile = BackingFile,
         BackingFormat = BackingFormat,
         Compression = _compression,
+        Encryption = Encryption.ToOptions(secrets),
     };
 
     private bool IsVersion2 => _compat is "0.10" or "v2";
@@ -121,6 +132,12 @@ internal sealed class CreateRequest
 
         if (IsRaw)
             throw CommandException.Usage($"unknown option {name} for the format raw");
+        if (name.StartsWith(EncryptionRequest.Prefix, StringComparison.Ordinal))
+        {
+            Encryption.Set(name, value);
+            return;
+        }
+
         switch (name)
         {
             case "cluster_size":
@@ -150,8 +167,7 @@ internal sealed class CreateRequest
             case "lazy_refcounts" when !ParseSwitch(name, value):
             case "preallocation" when value is "off":
                 break;
-            case "lazy_refcounts" or "preallocation" or "data_file" or "data_file_raw" or "encryption"
-                or "encrypt.format" or "encrypt.key-secret":
+            case "lazy_refcounts" or "preallocation" or "data_file" or "data_file_raw" or "encryption":
                 throw CommandException.Usage($"option {name}={value} is not supported yet");
             default:
                 throw CommandException.Usage(
@@ -159,8 +175,21 @@ internal sealed class CreateRequest
         }
     }
 
+    private void SetSecret(string? secret)
+    {
+        try
+        {
+            Secret = secret is null ? null : SecretSource.Parse(secret);
+        }
+        catch (FormatException exception)
+        {
+            throw CommandException.Usage($"option --secret: {exception.Message}", inner: exception);
+        }
+    }
+
     private void Check()
     {
+        Encryption.Check(Secret is not null);
         if (BackingFormat is not null && BackingFile is null)
             throw CommandException.Usage("a backing format needs a backing file (-b)");
         if (BackingFile is not null && IsRaw)

@@ -65,7 +65,9 @@ internal static class InfoCommand
         }
     }
 
-    private static ImageReport Read(FileDevice file, string path, string? format)
+    /// <summary>What an image file says about itself.</summary>
+    /// <exception cref="BlockException">Its header is invalid.</exception>
+    internal static ImageReport Read(FileDevice file, string path, string? format)
     {
         bool isQcow2 = format switch
         {

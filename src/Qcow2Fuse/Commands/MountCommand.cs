@@ -28,7 +28,7 @@ internal static class MountCommand
             HelpName = "NAME[=VALUE],...",
         };
         Argument<string?> source = new("SRC")
-        { Description = "The image", Arity = ArgumentArity.ZeroOrOne };
+        { Description = "The image, or a directory of images", Arity = ArgumentArity.ZeroOrOne };
         Argument<string?> directory = new("DIR")
         { Description = "The mount point, a directory", Arity = ArgumentArity.ZeroOrOne };
         Command command = new("mount", "Mount an image as a flat raw file")
@@ -98,7 +98,10 @@ internal static class MountCommand
             bool stays = foreground || debug;
             return stays || BackgroundStart.IsChild
                 ? Serve(settings, debug)
-                : BackgroundStart.Run(arguments, (status, id) => Confirm(settings, status, id));
+                : BackgroundStart.Run(
+                    arguments,
+                    input => SecretReader.PassOn(settings.Secrets, input),
+                    (status, id) => Confirm(settings, status, id));
         }
         catch (BlockException exception)
         {
@@ -159,9 +162,10 @@ internal static class MountCommand
     private static void Confirm(MountSettings settings, string status, int processId)
     {
         string directory = settings.Directory!;
-        string file = File.Exists(directory)
-            ? directory
-            : Path.Combine(directory, RawFileName.For(Path.GetFullPath(settings.Source!)));
+        string name = Directory.Exists(settings.Source!)
+            ? RootDirectory.HiddenName + "/metrics"
+            : RawFileName.For(Path.GetFullPath(settings.Source!));
+        string file = File.Exists(directory) ? directory : Path.Combine(directory, name);
         if (!File.Exists(file))
         {
             FuseMount.Unmount(directory, lazy: true);

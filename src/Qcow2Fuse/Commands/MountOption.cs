@@ -19,6 +19,9 @@ internal sealed record MountOption(
     /// <summary>Whether it may be given several times, each time adding a value.</summary>
     public bool Repeatable { get; init; }
 
+    /// <summary>Whether messages must not repeat its value.</summary>
+    public bool IsPrivate { get; init; }
+
     /// <summary>Whether it has a long form and a place in the help of its own.</summary>
     public bool IsListed { get; init; } = true;
 
@@ -27,6 +30,9 @@ internal sealed record MountOption(
 
     /// <summary>What an option without a value stands for.</summary>
     public string Implied { get; init; } = "true";
+
+    /// <summary>Whether <c>-o name</c> may leave the value out, for <see cref="Implied"/>.</summary>
+    public bool ValueIsOptional { get; init; }
 
     /// <summary>Whether it is on or off and takes no value after <c>-o name</c>.</summary>
     public bool IsFlag => ValueName is null;

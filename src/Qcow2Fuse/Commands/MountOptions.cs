@@ -22,6 +22,7 @@ internal static class MountOptions
             with { Key = "ro", Implied = "false" },
         MountOption.Text("format", "FORMAT", "Format of the image: qcow2 (recognised) or raw", (s, v) => s.Format = v),
         .. FileOptions,
+        .. ViewOptions,
         .. CacheOptions,
         .. AccessOptions,
         .. KernelFlags,
@@ -59,11 +60,32 @@ internal static class MountOptions
         MountOption.Text(
             "data_file", "FILE", "Use FILE as external data file instead of the one the image names",
             (s, v) => s.DataFile = v),
+        MountOption.Text(
+            "secret", SecretSource.Form, "Where the passphrase of an encrypted image is read from (repeatable)",
+            (s, v) => s.Secrets = [.. s.Secrets, SecretSource.Parse(v)]) with { Repeatable = true, IsPrivate = true },
+        MountOption.Flag(
+            "drop_bitmaps", "Write to an image with bitmaps that cannot be kept valid; they are given up",
+            (s, on) => s.DropBitmaps = on),
         MountOption.Flag(
             "force_share", "With ro: look although another process may be writing to the image",
             (s, on) => s.ForceShare = on),
         MountOption.Flag(
             "no_lock", "Take no lock on the image, for file systems without locks", (s, on) => s.NoLock = on),
+    ];
+
+    /// <summary>None of them is called loop, offset or sizelimit: mount(8) would take those for itself.</summary>
+    private static IEnumerable<MountOption> ViewOptions =>
+    [
+        MountOption.Flag(
+            "partitions", "Show the partitions as NAME.pN.raw too (the default)", (s, on) => s.Partitions = on),
+        MountOption.Flag("nopartitions", "Show whole disks only", (s, on) => s.Partitions = on)
+            with { Key = "partitions", Implied = "false" },
+        MountOption.Number(
+            "partition", "N", "Show partition N only, as NAME.raw", 1, int.MaxValue, (s, v) => s.Partition = (int)v),
+        MountOption.Size(
+            "start", "Show the disk from this byte on only", long.MaxValue, (s, v) => s.WindowStart = v),
+        MountOption.Size(
+            "length", "Show so many bytes of the disk only", long.MaxValue, (s, v) => s.WindowLength = v),
     ];
 
     private static IEnumerable<MountOption> CacheOptions =>
@@ -81,6 +103,15 @@ internal static class MountOptions
             "discard", "What punching a hole does: give the space back, keep it, or give it back and keep its place",
             [("unmap", DiscardMode.Unmap), ("ignore", DiscardMode.Ignore), ("no-unref", DiscardMode.NoUnref)],
             (s, v) => s.Discard = v),
+        MountOption.Choice(
+            "compress", "Compress what is written: as the image says, or only if it says zlib or zstd",
+            [
+                ("on", CompressedWrites.AsImage),
+                ("zlib", CompressedWrites.Zlib),
+                ("zstd", CompressedWrites.Zstd),
+                ("off", CompressedWrites.Off),
+            ],
+            (s, v) => s.Compress = v) with { ValueIsOptional = true, Implied = "on" },
         MountOption.Size(
             "l2_cache_size", "Upper bound of the cache of L2 tables", CacheBytesMax, (s, v) => s.L2CacheBytesMax = v),
         MountOption.Size(

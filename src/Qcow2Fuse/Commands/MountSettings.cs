@@ -33,11 +33,20 @@ internal sealed class MountSettings
     /// <summary>Open without the backing file.</summary>
     public bool NoBacking { get; set; }
 
+    /// <summary>Write to an image whose bitmaps cannot be kept valid.</summary>
+    public bool DropBitmaps { get; set; }
+
+    /// <summary>Where passphrases of encrypted images come from.</summary>
+    public IReadOnlyList<SecretSource> Secrets { get; set; } = [];
+
     /// <summary>Caching of the image file.</summary>
     public CacheMode Cache { get; set; } = CacheMode.Writeback;
 
     /// <summary>What punched holes do to the image.</summary>
     public DiscardMode Discard { get; set; } = DiscardMode.Unmap;
+
+    /// <summary>Whether what is written is compressed.</summary>
+    public CompressedWrites Compress { get; set; }
 
     /// <summary>Take no image lock.</summary>
     public bool NoLock { get; set; }
@@ -56,6 +65,18 @@ internal sealed class MountSettings
 
     /// <summary>The size of the raw file can be changed, and with it the disk's.</summary>
     public bool Resize { get; set; }
+
+    /// <summary>The partitions of each disk are shown as files too.</summary>
+    public bool Partitions { get; set; } = true;
+
+    /// <summary>Show this partition only; null for the whole disk.</summary>
+    public int? Partition { get; set; }
+
+    /// <summary>Show the disk from this byte on only; null for all of it.</summary>
+    public long? WindowStart { get; set; }
+
+    /// <summary>Show so many bytes only; null for all up to the end.</summary>
+    public long? WindowLength { get; set; }
 
     /// <summary>Other users may enter the mount.</summary>
     public bool AllowOther { get; set; }
@@ -103,12 +124,14 @@ internal sealed class MountSettings
         Format = Format,
         ReadOnly = ReadOnly,
         Discard = Discard,
+        Compress = Compress,
         Cache = Cache,
         AllowPaths = AllowPaths,
         BackingFile = BackingFile,
         NoBacking = NoBacking,
         BackingFormat = BackingFormat,
         DataFile = DataFile,
+        DropBitmaps = DropBitmaps,
         NoLock = NoLock,
         ForceShare = ForceShare,
         L2CacheBytesMax = L2CacheBytesMax,

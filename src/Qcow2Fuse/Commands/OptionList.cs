@@ -41,11 +41,9 @@ internal sealed class OptionList
     {
         if (MountOptions.IsIgnored(name))
             return;
-        if (name is "secret")
-            throw CommandException.Usage("option secret: encrypted images are not supported yet");
         MountOption option = MountOptions.Find(name)
             ?? throw CommandException.Usage($"unknown option {name}", "qcow2fuse mount --help lists the options");
-        if (value is null && !option.IsFlag)
+        if (value is null && !option.IsFlag && !option.ValueIsOptional)
             throw CommandException.Usage($"option {option.Name} needs a value: {option.Name}={option.ValueName}");
         if (value is not null && option.IsFlag && !string.Equals(option.Key, option.Name, StringComparison.Ordinal))
             throw CommandException.Usage($"option {option.Name} takes no value");

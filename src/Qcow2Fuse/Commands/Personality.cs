@@ -13,8 +13,8 @@ internal static class Personality
 
     private static readonly string[] FirstWords =
     [
-        MountVerb, "umount", "unmount", "create", "info", "resize", "run", "attach", "detach", "list",
-        "-h", "--help", "-?", "-V", "--version",
+        MountVerb, "umount", "unmount", "create", "info", "resize", "check", "snapshot", "bitmap", "run", "attach",
+        "detach", "list", "-h", "--help", "-?", "-V", "--version",
     ];
 
     /// <summary>The arguments with a verb in front.</summary>

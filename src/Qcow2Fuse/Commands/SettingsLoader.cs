@@ -74,7 +74,8 @@ internal static class SettingsLoader
         }
         catch (FormatException exception)
         {
-            throw CommandException.Usage($"option {option.Name}={value}: {exception.Message}", inner: exception);
+            string shown = option.IsPrivate ? "" : $"={value}";
+            throw CommandException.Usage($"option {option.Name}{shown}: {exception.Message}", inner: exception);
         }
     }
 

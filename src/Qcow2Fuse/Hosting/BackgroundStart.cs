@@ -34,11 +34,12 @@ internal static class BackgroundStart
 
     /// <summary>Runs the same command line again and waits until it is ready or gives up.</summary>
     /// <param name="arguments">The arguments, a verb first.</param>
+    /// <param name="feed">Writes what the new process finds on its standard input.</param>
     /// <param name="ready">Called with what the daemon says and its process id once the mount answers.</param>
     /// <returns>The exit code of the start.</returns>
-    public static int Run(IReadOnlyList<string> arguments, Action<string, int> ready)
+    public static int Run(IReadOnlyList<string> arguments, Action<Stream> feed, Action<string, int> ready)
     {
-        using Process child = Launch(arguments, Plain);
+        using Process child = Launch(arguments, Plain, feed);
         if (WaitForReady(child) is not { } status)
             return ExitCodeOf(child);
         ready(status, child.Id);
@@ -56,7 +57,8 @@ internal static class BackgroundStart
     public static Process? StartPrivate(IReadOnlyList<string> arguments, bool tied, out int exitCode)
     {
         Process child = Launch(
-            arguments, tied ? string.Create(CultureInfo.InvariantCulture, $"{Tied}{Environment.ProcessId}") : Private);
+            arguments, tied ? string.Create(CultureInfo.InvariantCulture, $"{Tied}{Environment.ProcessId}") : Private,
+            static _ => { });
         exitCode = ExitCode.Success;
         if (WaitForReady(child) is not null)
             return child;
@@ -65,7 +67,7 @@ internal static class BackgroundStart
         return null;
     }
 
-    private static Process Launch(IReadOnlyList<string> arguments, string role)
+    private static Process Launch(IReadOnlyList<string> arguments, string role, Action<Stream> feed)
     {
         ProcessStartInfo start = new(Environment.ProcessPath ?? "/proc/self/exe", arguments)
         {
@@ -80,7 +82,7 @@ internal static class BackgroundStart
         start.Environment["MALLOC_ARENA_MAX"] = "2";
         Process child = Process.Start(start)
             ?? throw new CommandException(ExitCode.System, "the daemon cannot be started");
-        child.StandardInput.Close();
+        Feed(child, feed);
         return child;
     }
 
@@ -106,6 +108,18 @@ internal static class BackgroundStart
             > 128 => ExitCode.Internal,
             _ => child.ExitCode,
         };
+    }
+
+    private static void Feed(Process child, Action<Stream> feed)
+    {
+        try
+        {
+            feed(child.StandardInput.BaseStream);
+        }
+        finally
+        {
+            child.StandardInput.Close();
+        }
     }
 
     /// <summary>

@@ -8,6 +8,25 @@ namespace Qcow2Fuse.Hosting;
 /// <param name="IsData">Stored; what is not reads as zeroes.</param>
 internal readonly record struct DataRun(long Length, bool IsData)
 {
+    private const int RunsCounted = 4096;
+
+    /// <summary>
+    /// Bytes of a range that are stored. Of a range with many runs the first ones speak for the rest.
+    /// </summary>
+    public static long EstimateBytes(BlockDevice device, long offset, long length)
+    {
+        long seen = 0;
+        long stored = 0;
+        for (int i = 0; i < RunsCounted && seen < length; i++)
+        {
+            DataRun run = At(device, offset + seen, length - seen);
+            seen += run.Length;
+            stored += run.IsData ? run.Length : 0;
+        }
+
+        return seen >= length ? stored : (long)(stored * ((double)length / seen));
+    }
+
     /// <summary>The run at <paramref name="offset"/>, of at most <paramref name="length"/> bytes.</summary>
     public static DataRun At(BlockDevice device, long offset, long length)
     {

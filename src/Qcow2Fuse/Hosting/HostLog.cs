@@ -6,8 +6,8 @@ namespace Qcow2Fuse.Hosting;
 /// <summary>Everything a mounted image writes to its log, one event per message.</summary>
 internal static partial class HostLog
 {
-    [LoggerMessage(1, LogLevel.Information, "mounted {Image} ({Size}) on {Directory}")]
-    public static partial void Mounted(ILogger logger, string image, string size, string directory);
+    [LoggerMessage(1, LogLevel.Information, "mounted {Source} on {Directory}")]
+    public static partial void Mounted(ILogger logger, string source, string directory);
 
     [LoggerMessage(2, LogLevel.Information, "unmounted {Image}")]
     public static partial void Unmounted(ILogger logger, string image);
@@ -31,6 +31,15 @@ internal static partial class HostLog
 
     [LoggerMessage(8, LogLevel.Debug, "stopping on {Reason}")]
     public static partial void Stopping(ILogger logger, string reason);
+
+    [LoggerMessage(10, LogLevel.Warning, "not shown as a disk: {Message}")]
+    public static partial void NotAnImage(ILogger logger, string message);
+
+    [LoggerMessage(11, LogLevel.Warning, "partitions are not shown: {Message}")]
+    public static partial void NoPartitions(ILogger logger, string message);
+
+    [LoggerMessage(12, LogLevel.Error, "{Directory}: cannot be read: {Message}")]
+    public static partial void DirectoryFailed(ILogger logger, string directory, string message);
 
     [LoggerMessage(9, LogLevel.Error, "cannot unmount {Directory}: {Message}")]
     public static partial void UnmountFailed(ILogger logger, string directory, string message);

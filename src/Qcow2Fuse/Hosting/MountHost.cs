@@ -21,14 +21,14 @@ internal sealed class MountHost : IDisposable
     private readonly MountSettings _settings;
     private readonly ILogger _logger;
     private readonly ServiceReporter _reporter;
-    private readonly ServedImage _image;
+    private readonly ImageSet _images;
     private readonly HostEvents _events = new(hangupStops: !BackgroundStart.IsChild && !ServiceNotifier.IsPresent);
 
-    private MountHost(MountSettings settings, ServedImage image, ServiceReporter reporter, ILogger logger)
+    private MountHost(MountSettings settings, ImageSet images, ServiceReporter reporter, ILogger logger)
     {
         _reporter = reporter;
         _settings = settings;
-        _image = image;
+        _images = images;
         _logger = logger;
     }
 
@@ -41,13 +41,14 @@ internal sealed class MountHost : IDisposable
     /// <exception cref="FuseMountException">It cannot be mounted.</exception>
     public static int Run(MountSettings settings, ILogger logger, Action<string> ready)
     {
-        string imagePath = Path.GetFullPath(settings.Source!);
+        string source = Path.GetFullPath(settings.Source!);
         string directory = Path.GetFullPath(settings.Directory!);
-        DateTime modified = File.GetLastWriteTimeUtc(imagePath);
+        if (Directory.Exists(source))
+            ImageDirectory.RefuseUnder(directory, source);
         using ServiceReporter reporter = new(logger);
         int exitCode;
-        using (MountHost host = new(settings, ServedImage.Open(settings, imagePath), reporter, logger))
-            exitCode = host.Run(directory, modified, ready);
+        using (MountHost host = new(settings, ImageSet.Open(settings, source, logger), reporter, logger))
+            exitCode = host.Run(directory, ready);
         if (BackgroundStart.IsPrivate)
             PrivateMount.RemoveDirectory(directory);
         return exitCode;
@@ -56,27 +57,34 @@ internal sealed class MountHost : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        _image.Dispose();
-        _events.Dispose();
+        try
+        {
+            _images.Dispose();
+        }
+        catch (BlockException exception)
+        {
+            // Standard error of a daemon leads nowhere; its log does not.
+            HostLog.LastFlushFailed(_logger, _images.Path, exception.Message);
+            throw;
+        }
+        finally
+        {
+            _events.Dispose();
+        }
     }
 
-    private int Run(string directory, DateTime modified, Action<string> ready)
+    private int Run(string directory, Action<string> ready)
     {
-        foreach (ImageMessage message in _image.Messages)
+        foreach (ImageMessage message in _images.Messages)
             HostLog.OpenMessage(_logger, message.Hint is null
                 ? message.Text : $"{message.Text} (hint: {message.Hint})");
 
         // A daemon inside its own mount, or inside a directory mounted over, could wait for itself.
         Environment.CurrentDirectory = "/";
-        using FuseMount mount = FuseMount.Mount(MountRequest.From(_settings, _image, directory));
-        DiskFileSystem fileSystem = new(
-            _image,
-            rootIsFile: mount.IsFile,
-            unmapsHoles: _settings.Discard != DiscardMode.Ignore,
-            mayResize: _settings.Resize,
-            FileOwnership.From(_settings),
-            modified,
-            _logger);
+        using FuseMount mount = FuseMount.Mount(MountRequest.From(_settings, _images, directory));
+        TreeContext context = new(_settings, _logger);
+        _images.CreateNodes(context, rootIsFile: mount.IsFile);
+        TreeFileSystem fileSystem = new(context, _images);
         using FuseServer server = new(mount.OpenTransport(), fileSystem, new FuseServerOptions
         {
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,
@@ -84,15 +92,15 @@ internal sealed class MountHost : IDisposable
             MapException = fileSystem.OnFailure,
             OnUnused = () => _events.Post(HostEvent.Unused),
         });
+        context.Invalidator = server.Invalidator;
         server.Start();
         if (!server.WaitForInit(InitTimeout))
             throw new CommandException(ExitCode.MountFailed, $"{directory}: the mount does not answer");
         _ = mount.TryRaiseReadAhead();
 
-        string size = SizeText.Human(_image.Device.Length);
-        HostLog.Mounted(_logger, _image.ImagePath, size, mount.MountPoint);
-        _reporter.Ready(server, $"{Path.GetFileName(_image.ImagePath)} ({size}) on {mount.MountPoint}");
-        if (TryAnnounce(ready, $"{Path.GetFileName(_image.ImagePath)} ({size})"))
+        HostLog.Mounted(_logger, _images.Description, mount.MountPoint);
+        _reporter.Ready(server, $"{_images.Description} on {mount.MountPoint}");
+        if (TryAnnounce(ready, _images.Description))
             Serve(mount, server);
         Stop(mount, server);
         return Close();
@@ -176,15 +184,15 @@ internal sealed class MountHost : IDisposable
     {
         try
         {
-            _image.Flush();
+            _images.Flush();
         }
         catch (BlockException exception)
         {
-            HostLog.LastFlushFailed(_logger, _image.ImagePath, exception.Message);
+            HostLog.LastFlushFailed(_logger, _images.Path, exception.Message);
             return ExitCode.System;
         }
 
-        HostLog.Unmounted(_logger, _image.ImagePath);
+        HostLog.Unmounted(_logger, _images.Path);
         return ExitCode.Success;
     }
 }

@@ -10,20 +10,20 @@ internal static class MountRequest
     /// <summary>Mounts show as this type, with "fuse." in front.</summary>
     public const string Subtype = "qcow2fuse";
 
-    /// <summary>The request for <paramref name="image"/> on the absolute path <paramref name="directory"/>.</summary>
-    public static MountSpec From(MountSettings settings, ServedImage image, string directory)
+    /// <summary>The request for <paramref name="images"/> on the absolute path <paramref name="directory"/>.</summary>
+    public static MountSpec From(MountSettings settings, ImageSet images, string directory)
     {
         MountSpec spec = new()
         {
             MountPoint = directory,
-            Source = settings.SourceName ?? image.ImagePath,
+            Source = settings.SourceName ?? images.Path,
             Subtype = Subtype,
             AllowOther = settings.AllowOther || settings.AllowRoot,
             DefaultPermissions = settings.DefaultPermissions || settings.AllowOther || settings.AllowRoot,
             MaxRead = settings.ReadBytesMax,
             AutoUnmount = settings.AutoUnmount,
         };
-        if (settings.ReadOnly || image.Device.IsReadOnly)
+        if (settings.ReadOnly || images.IsReadOnly)
             spec = spec with { Flags = spec.Flags | MountFlags.ReadOnly };
         foreach (string word in settings.KernelFlags)
         {

@@ -31,13 +31,26 @@ internal sealed class ServedImage : IDisposable
     /// <summary>What the guest sees as its disk.</summary>
     public BlockDevice Device => _image.Device;
 
+    /// <summary>The image and the backing files below it, the image first.</summary>
+    public IReadOnlyList<ImageLayer> Layers => _image.Layers;
+
     /// <summary>What the user should know although the image was opened.</summary>
     public IReadOnlyList<ImageMessage> Messages => _image.Messages;
 
     /// <summary>Opens the image with all the files it needs.</summary>
     /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
     public static ServedImage Open(MountSettings settings, string path) =>
-        new(new ImageOpener(new FileStorage(), Formats).Open(settings.ToOpenOptions(path)), path);
+        Open(settings, settings.ToOpenOptions(path));
+
+    /// <summary>Opens the image read-only, whatever the settings say.</summary>
+    /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
+    public static ServedImage OpenReadOnly(MountSettings settings, string path) =>
+        Open(settings, settings.ToOpenOptions(path) with { ReadOnly = true });
+
+    /// <summary>Opens the image for a short look, whoever else may be writing to it.</summary>
+    /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
+    public static ServedImage OpenToLook(MountSettings settings, string path) =>
+        Open(settings, settings.ToOpenOptions(path) with { ReadOnly = true, ForceShare = true });
 
     /// <summary>Makes everything durable that was written.</summary>
     /// <exception cref="BlockException">Something is lost.</exception>
@@ -49,4 +62,11 @@ internal sealed class ServedImage : IDisposable
 
     /// <summary>Closes the image and its files.</summary>
     public void Dispose() => _image.Dispose();
+
+    private static ServedImage Open(MountSettings settings, ImageOpenOptions options)
+    {
+        using ImageSecrets? secrets = SecretReader.Read(settings.Secrets);
+        return new ServedImage(
+            new ImageOpener(new FileStorage(), Formats).Open(options with { Secrets = secrets }), options.Path);
+    }
 }

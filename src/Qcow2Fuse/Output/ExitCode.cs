@@ -16,6 +16,15 @@ internal static class ExitCode
     /// <summary>mount: the system refused something (memory, processes), or the last flush failed.</summary>
     public const int System = 2;
 
+    /// <summary>check: something is wrong with the image.</summary>
+    public const int Corrupt = 2;
+
+    /// <summary>check: space is lost, nothing else.</summary>
+    public const int Leaks = 3;
+
+    /// <summary>check: the format has nothing that could be checked.</summary>
+    public const int NoCheck = 63;
+
     /// <summary>A fault of the program itself.</summary>
     public const int Internal = 4;
 

@@ -21,6 +21,15 @@ internal sealed record ImageReport(
     public static string CompressionOf(Qcow2ImageInfo image) =>
         image.Compression == CompressionType.Zstd ? "zstd" : "zlib";
 
+    /// <summary>The flags of a bitmap by their names in qemu-img.</summary>
+    public static IEnumerable<string> FlagsOf(BitmapInfo bitmap)
+    {
+        if (bitmap.IsInUse)
+            yield return "in-use";
+        if (bitmap.IsEnabled)
+            yield return "auto";
+    }
+
     /// <summary>The guest's clock of a snapshot in whole seconds.</summary>
     public static long ClockSeconds(SnapshotInfo snapshot) =>
         snapshot.VmClockNanoseconds / NanosecondsPerSecond;

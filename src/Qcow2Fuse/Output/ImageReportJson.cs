@@ -19,11 +19,17 @@ internal static class ImageReportJson
     };
 
     /// <summary>The report as text, without a newline at its end.</summary>
-    public static string Format(ImageReport report)
+    public static string Format(ImageReport report) => Format(json => Write(report, json));
+
+    /// <summary>The snapshots as an array of SnapshotInfo, without a newline at its end.</summary>
+    public static string FormatSnapshots(IReadOnlyList<SnapshotInfo> snapshots) =>
+        Format(json => WriteSnapshots(snapshots, json));
+
+    private static string Format(Action<Utf8JsonWriter> write)
     {
         using MemoryStream stream = new();
         using (Utf8JsonWriter json = new(stream, Options))
-            Write(report, json);
+            write(json);
         return System.Text.Encoding.UTF8.GetString(stream.ToArray());
     }
 
@@ -43,7 +49,11 @@ internal static class ImageReportJson
     private static void WriteHeader(ImageReport report, Qcow2ImageInfo image, Utf8JsonWriter json)
     {
         if (image.Snapshots.Count > 0)
+        {
+            json.WritePropertyName("snapshots");
             WriteSnapshots(image.Snapshots, json);
+        }
+
         json.WriteNumber("cluster-size", image.ClusterSize);
         if (image.EncryptionMethod != 0)
             json.WriteBoolean("encrypted", true);
@@ -62,7 +72,11 @@ internal static class ImageReportJson
         json.WriteString("compression-type", ImageReport.CompressionOf(image));
         if (image.Version >= 3)
             json.WriteBoolean("lazy-refcounts", image.LazyRefcounts);
+        if (image.Bitmaps.Count > 0)
+            WriteBitmaps(image.Bitmaps, json);
         json.WriteNumber("refcount-bits", image.RefcountBits);
+        if (image.EncryptionMethod != 0)
+            EncryptionReport.Write(image, json);
         if (image is { HasExternalData: true, DataFile: not null })
             json.WriteString("data-file", image.DataFile);
         if (image.HasExternalData)
@@ -78,9 +92,27 @@ internal static class ImageReportJson
         json.WriteEndObject();
     }
 
+    private static void WriteBitmaps(IReadOnlyList<BitmapInfo> bitmaps, Utf8JsonWriter json)
+    {
+        json.WriteStartArray("bitmaps");
+        foreach (BitmapInfo bitmap in bitmaps)
+        {
+            json.WriteStartObject();
+            json.WriteStartArray("flags");
+            foreach (string flag in ImageReport.FlagsOf(bitmap))
+                json.WriteStringValue(flag);
+            json.WriteEndArray();
+            json.WriteString("name", bitmap.Name);
+            json.WriteNumber("granularity", bitmap.Granularity);
+            json.WriteEndObject();
+        }
+
+        json.WriteEndArray();
+    }
+
     private static void WriteSnapshots(IReadOnlyList<SnapshotInfo> snapshots, Utf8JsonWriter json)
     {
-        json.WriteStartArray("snapshots");
+        json.WriteStartArray();
         foreach (SnapshotInfo snapshot in snapshots)
         {
             json.WriteStartObject();

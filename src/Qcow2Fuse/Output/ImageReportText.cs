@@ -26,8 +26,8 @@ internal static class ImageReportText
         if (image.Snapshots.Count > 0)
             WriteSnapshots(image.Snapshots, output);
         output.WriteLine("Format specific information:");
-        foreach ((string name, string value) in Details(image))
-            output.WriteLine($"    {name}: {value}");
+        foreach (string line in Details(image))
+            output.WriteLine($"    {line}");
     }
 
     private static void WriteBacking(ImageReport report, Qcow2ImageInfo image, TextWriter output)
@@ -43,7 +43,8 @@ internal static class ImageReportText
             output.WriteLine($"backing file format: {Printable.Text(format)}");
     }
 
-    private static void WriteSnapshots(IReadOnlyList<SnapshotInfo> snapshots, TextWriter output)
+    /// <summary>Prints the list of snapshots as qemu-img does.</summary>
+    public static void WriteSnapshots(IReadOnlyList<SnapshotInfo> snapshots, TextWriter output)
     {
         output.WriteLine("Snapshot list:");
         output.WriteLine(
@@ -61,21 +62,49 @@ internal static class ImageReportText
         }
     }
 
-    private static IEnumerable<(string Name, string Value)> Details(Qcow2ImageInfo image)
+    private static IEnumerable<string> Details(Qcow2ImageInfo image)
     {
-        yield return ("compat", ImageReport.CompatOf(image));
-        yield return ("compression type", ImageReport.CompressionOf(image));
+        yield return $"compat: {ImageReport.CompatOf(image)}";
+        yield return $"compression type: {ImageReport.CompressionOf(image)}";
         if (image.Version >= 3)
-            yield return ("lazy refcounts", YesNo(image.LazyRefcounts));
-        yield return ("refcount bits", image.RefcountBits.ToString(CultureInfo.InvariantCulture));
+            yield return $"lazy refcounts: {YesNo(image.LazyRefcounts)}";
+        if (image.Bitmaps.Count > 0)
+        {
+            yield return "bitmaps:";
+            foreach (string line in BitmapLines(image.Bitmaps))
+                yield return $"    {line}";
+        }
+
+        yield return string.Create(CultureInfo.InvariantCulture, $"refcount bits: {image.RefcountBits}");
+        if (image.EncryptionMethod != 0)
+        {
+            yield return "encrypt:";
+            foreach (string line in EncryptionReport.Lines(image))
+                yield return $"    {line}";
+        }
+
         if (image is { HasExternalData: true, DataFile: not null })
-            yield return ("data file", Printable.Text(image.DataFile));
+            yield return $"data file: {Printable.Text(image.DataFile)}";
         if (image.HasExternalData)
-            yield return ("data file raw", YesNo(image.DataFileRaw));
+            yield return $"data file raw: {YesNo(image.DataFileRaw)}";
         if (image.Version >= 3)
         {
-            yield return ("corrupt", YesNo(image.Corrupt));
-            yield return ("extended l2", YesNo(image.ExtendedL2));
+            yield return $"corrupt: {YesNo(image.Corrupt)}";
+            yield return $"extended l2: {YesNo(image.ExtendedL2)}";
+        }
+    }
+
+    private static IEnumerable<string> BitmapLines(IReadOnlyList<BitmapInfo> bitmaps)
+    {
+        for (int i = 0; i < bitmaps.Count; i++)
+        {
+            yield return string.Create(CultureInfo.InvariantCulture, $"[{i}]:");
+            yield return "    flags:";
+            int flag = 0;
+            foreach (string name in ImageReport.FlagsOf(bitmaps[i]))
+                yield return string.Create(CultureInfo.InvariantCulture, $"        [{flag++}]: {name}");
+            yield return $"    name: {Printable.Text(bitmaps[i].Name)}";
+            yield return string.Create(CultureInfo.InvariantCulture, $"    granularity: {bitmaps[i].Granularity}");
         }
     }
 

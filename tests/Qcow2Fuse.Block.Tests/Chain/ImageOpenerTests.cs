@@ -204,6 +204,24 @@ public sealed class ImageOpenerTests : IDisposable
             [new ImageMessage($"{path}: is opened read-only: its refcounts are 8 bits wide", null)], image.Messages);
     }
 
+    [Fact]
+    public void An_image_that_would_lose_something_is_opened_read_only_unless_the_user_allows_it()
+    {
+        string path = Make("a.test", "loses=bitmap 'a' has unknown flags");
+        using (OpenedImage image = Open(path))
+        {
+            Assert.True(image.ReadOnly);
+            ImageMessage message = Assert.Single(image.Messages);
+            Assert.Equal($"{path}: is opened read-only: bitmap 'a' has unknown flags", message.Text);
+            Assert.Contains("drop_bitmaps", message.Hint, StringComparison.Ordinal);
+        }
+
+        using OpenedImage allowed = _opener.Open(new ImageOpenOptions { Path = path, DropBitmaps = true });
+        Assert.False(allowed.ReadOnly);
+        Assert.Empty(allowed.Messages);
+        Assert.True(Assert.IsType<TestDevice>(allowed.Device).Arguments.AllowLoss);
+    }
+
     [Theory]
     [InlineData(BlockErrorKind.PermissionDenied)]
     [InlineData(BlockErrorKind.ReadOnly)]

@@ -5,7 +5,8 @@ namespace Qcow2Fuse.Block.Tests;
 
 /// <summary>
 /// A format for tests of the opener: lines of text, "TEST" first, then <c>backing=</c>, <c>backing-format=</c>,
-/// <c>data=</c>, <c>refuse=</c>, <c>read-only=</c>, <c>fail=</c>. The device shows the data file or the file itself.
+/// <c>data=</c>, <c>refuse=</c>, <c>read-only=</c>, <c>loses=</c>, <c>fail=</c>. The device shows the data file or the
+/// file itself.
 /// </summary>
 internal sealed class TestFormat : IImageFormat
 {
@@ -34,6 +35,7 @@ internal sealed class TestFormat : IImageFormat
             WriteRefusal = fields.GetValueOrDefault("refuse"),
             WriteRefusalHint = "repair it",
             ReadOnlyReason = fields.GetValueOrDefault("read-only"),
+            WriteLoss = fields.GetValueOrDefault("loses"),
         };
     }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Text.Json.Nodes;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -38,6 +39,90 @@ public sealed class CreateTests : CommandTest
         Assert.Equal(theirs.Replace("theirs", "ours", StringComparison.Ordinal), ours.Output);
         QemuTools.ShouldPassCheck(PathOf("ours.qcow2"));
         Assert.Equal(InfoOf("theirs.qcow2"), InfoOf("ours.qcow2"));
+    }
+
+    [SkippableTheory]
+    [InlineData("")]
+    [InlineData("cluster_size=4k")]
+    [InlineData("cluster_size=8k")]
+    [InlineData("compat=0.10")]
+    public void The_first_cluster_names_the_features_where_that_of_qemu_img_does(string options)
+    {
+        QemuTools.RequireTool("qemu-img");
+        string[] words = options.Length == 0 ? [] : ["-o", options];
+        QemuTools.Img(["create", "-q", "-f", "qcow2", .. words, PathOf("theirs.qcow2"), "1M"]);
+        Run(["create", "-q", "-f", "qcow2", .. words, PathOf("ours.qcow2"), "1M"]).ShouldSucceed();
+        Assert.Equal(ExtensionsOf("theirs.qcow2"), ExtensionsOf("ours.qcow2"));
+    }
+
+    [SkippableTheory]
+    [InlineData("encrypt.format=aes")]
+    [InlineData("encrypt.format=luks,encrypt.iter-time=100,cluster_size=4k")]
+    [InlineData("encrypt.format=luks,encrypt.cipher-alg=aes-128,encrypt.iter-time=20,compat=0.10")]
+    [InlineData("encrypt.format=luks,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256,"
+        + "encrypt.hash-alg=sha512,encrypt.iter-time=20,extended_l2=on")]
+    [InlineData("encrypt.format=luks,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=plain,encrypt.hash-alg=ripemd160,"
+        + "encrypt.iter-time=1,cluster_size=512")]
+    public void Encrypted_images_are_opened_and_written_by_QEMU(string options)
+    {
+        QemuTools.RequireTool("qemu-io");
+        using TempDirectory directory = new();
+        QemuSecret secret = new(directory, "geheim");
+        string image = PathOf("new.qcow2");
+        ProcessResult made = Run("create", "--secret", $"file:{secret.Path}", "-o", options, image, "8M")
+            .ShouldSucceed();
+        Assert.StartsWith(
+            $"Formatting '{image}', fmt=qcow2 {options.Split(',')[0]} ", made.Output, StringComparison.Ordinal);
+        secret.ShouldPassCheck(image);
+        byte[] expected = new byte[8 << 20];
+        Assert.True(expected.AsSpan().SequenceEqual(secret.ConvertToRaw(image)), "a new image is not empty");
+        secret.Io(image, "write -P 7 1000 2M");
+        expected.AsSpan(1000, 2 << 20).Fill(7);
+        Assert.True(expected.AsSpan().SequenceEqual(secret.ConvertToRaw(image)), "QEMU reads other bytes");
+        secret.ShouldPassCheck(image);
+        Assert.Contains("encrypted: yes", Run("info", image).ShouldSucceed().Output, StringComparison.Ordinal);
+    }
+
+    [SkippableFact]
+    public void Trying_a_passphrase_takes_as_long_as_was_asked_for()
+    {
+        using TempDirectory directory = new();
+        QemuSecret secret = new(directory);
+        int[] rounds = [.. ((int[])[100, 1000]).Select(milliseconds =>
+        {
+            Run(
+                "create", "-q", "--secret", $"file:{secret.Path}", "-o",
+                $"encrypt.format=luks,encrypt.iter-time={milliseconds}", PathOf("new.qcow2"), "1M").ShouldSucceed();
+            JsonNode info = JsonNode.Parse(Run("info", "--output=json", PathOf("new.qcow2")).ShouldSucceed().Output)!;
+            return (int)info["format-specific"]!["data"]!["encrypt"]!["slots"]![0]!["iters"]!;
+        })];
+        Assert.InRange(rounds[1] / (double)rounds[0], 3, 33);
+        Assert.True(rounds[1] > 50_000, $"only {rounds[1]} rounds in a second");
+    }
+
+    [SkippableTheory]
+    [InlineData("encrypt.format=luks", "", "needs a passphrase")]
+    [InlineData("encrypt.format=luks,encrypt.key-secret=s0", "file:/dev/null", "encrypt.key-secret")]
+    [InlineData("encrypt.format=luks2", "file:key", "must be luks, aes")]
+    [InlineData("encrypt.format=luks,encrypt.cipher-alg=serpent-256", "file:key", "must be aes-256, aes-128")]
+    [InlineData("encrypt.format=luks,encrypt.iter-time=0", "file:key", "must be a number of milliseconds")]
+    [InlineData("encrypt.format=luks,encrypt.nonsense=1", "file:key", "unknown option encrypt.nonsense")]
+    [InlineData("encrypt.format=aes,encrypt.hash-alg=sha1", "file:key", "has no other options")]
+    [InlineData("encrypt.cipher-alg=aes-256", "file:key", "format of the encryption is missing")]
+    [InlineData("cluster_size=4k", "file:key", "format of the encryption is missing")]
+    [InlineData("encrypt.format=luks", "geheim", "must be file:PATH")]
+    [InlineData("encrypt.format=luks", "file:none", "none: the secret cannot be read")]
+    [InlineData("encrypt.format=luks", "file:binary", "not text in UTF-8")]
+    public void Encryption_that_makes_no_sense_is_refused_in_one_line(string options, string secret, string expected)
+    {
+        File.WriteAllText(PathOf("key"), "geheim");
+        File.WriteAllBytes(PathOf("binary"), [1, 0xff, 2]);
+        string[] given = secret.Length > 0 ? ["--secret", secret] : [];
+        ProcessResult result = Run(["create", .. given, "-o", options, PathOf("new.qcow2"), "1M"]);
+        Assert.Equal(1, result.ExitCode);
+        OneLine.Error(result, expected);
+        Assert.DoesNotContain("geheim", result.Error, StringComparison.Ordinal);
+        Assert.False(File.Exists(PathOf("new.qcow2")));
     }
 
     [SkippableFact]
@@ -95,6 +180,13 @@ public sealed class CreateTests : CommandTest
         Assert.Equal(1, result.ExitCode);
         OneLine.Error(result, "in use");
         Assert.Equal(before, File.ReadAllBytes(PathOf("disk.qcow2")));
+    }
+
+    /// <summary>Everything in the first 4 KiB after the fixed fields.</summary>
+    private string ExtensionsOf(string name)
+    {
+        byte[] image = File.ReadAllBytes(PathOf(name));
+        return Convert.ToHexString(image.AsSpan(image[7] == 2 ? 72 : 112, 3900));
     }
 
     private string InfoOf(string name) => string.Join(

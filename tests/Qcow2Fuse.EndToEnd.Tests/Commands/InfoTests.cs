@@ -51,6 +51,35 @@ public sealed class InfoTests : CommandTest
         ShouldAgree("disk.qcow2");
     }
 
+    [SkippableTheory]
+    [InlineData("aes", "")]
+    [InlineData("luks", "")]
+    [InlineData("luks", ",encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256,compat=0.10")]
+    public void Encryption_is_described_alike_without_a_passphrase(string format, string options)
+    {
+        QemuTools.RequireTool("qemu-img");
+        using TempDirectory directory = new();
+        new QemuSecret(directory).Create(PathOf("disk.qcow2"), format, options);
+        ShouldAgree("disk.qcow2");
+    }
+
+    [SkippableFact]
+    public void Bitmaps_are_listed_alike()
+    {
+        QemuTools.RequireTool("qemu-storage-daemon");
+        QemuTools.Img("create", "-q", "-f", "qcow2", PathOf("disk.qcow2"), "16M");
+        QemuTools.Img("bitmap", "--add", PathOf("disk.qcow2"), "nightly");
+        QemuTools.Img("bitmap", "--add", "--disable", "-g", "2G", PathOf("disk.qcow2"), "a \"name\"");
+        ShouldAgree("disk.qcow2");
+        using (StorageDaemon.Open(PathOf("disk.qcow2")))
+        {
+            // Killed at the end of the block: both stay in use.
+        }
+
+        QemuTools.Img("bitmap", "--add", PathOf("disk.qcow2"), "new");
+        ShouldAgree("disk.qcow2");
+    }
+
     [SkippableFact]
     public void A_raw_file_is_raw()
     {

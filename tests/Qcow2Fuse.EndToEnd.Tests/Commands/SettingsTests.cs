@@ -60,7 +60,7 @@ public sealed class SettingsTests : CommandTest
     [InlineData("umask=9", "octal")]
     [InlineData("l2_cache_size=much", "must be a size")]
     [InlineData("rw=off", "takes no value")]
-    [InlineData("secret=x", "encrypted images are not supported yet")]
+    [InlineData("secret=x", "must be file:PATH, fd:N")]
     public void A_wrong_option_is_one_clear_error(string words, string message)
     {
         ProcessResult result = Complains(message, "-o", words);

@@ -12,10 +12,11 @@ public sealed class BadInputTests : MountTest
     public void A_missing_image() => ShouldRefuse(PathOf("none.qcow2"), "none.qcow2");
 
     [SkippableFact]
-    public void A_directory_as_image()
+    public void A_directory_that_the_mount_would_cover()
     {
-        Directory.CreateDirectory(PathOf("dir.qcow2"));
-        ShouldRefuse(PathOf("dir.qcow2"), "directory");
+        Directory.CreateDirectory(PathOf("mnt/images"));
+        ShouldRefuse(PathOf("mnt/images"), "covered by the mount");
+        ShouldRefuse(PathOf("mnt"), "covered by the mount");
     }
 
     [SkippableFact]

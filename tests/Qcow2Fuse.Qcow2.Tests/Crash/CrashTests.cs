@@ -43,6 +43,60 @@ public sealed class CrashTests(ITestOutputHelper output)
     }
 
     [Fact]
+    public void Crash_states_of_compressed_writes_are_right()
+    {
+        int runs = (int)Setting("QCOW2FUSE_CRASH_RUNS", 2_000) / 40;
+        long states = (long)Setting("QCOW2FUSE_CRASH_STATES", 400_000) / 80 / Math.Max(runs, 1);
+        ulong seed = Setting("QCOW2FUSE_CRASH_SEED", DefaultSeed);
+        foreach ((int writers, bool smallCaches, int clusterBitsMax, int fewer) in ((int, bool, int, int)[])
+            [(1, false, 16, 1), (4, false, 16, 1), (1, true, 16, 1), (4, true, 16, 1), (4, false, 21, 10)])
+        {
+            Qcow2Subject engine = new()
+            {
+                SmallCaches = smallCaches,
+                Compress = true,
+                ClusterBitsMax = clusterBitsMax,
+            };
+            CrashRunOptions options = Options(writers, states) with { Compressible = true };
+            CrashFleetResult result = CrashFleet.Random(engine, seed, runs / fewer, options);
+            output.WriteLine($"{engine.Name}, {writers} writer(s): {result}");
+            Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
+            seed += (ulong)runs;
+        }
+    }
+
+    [Theory]
+    [InlineData(9, false)]
+    [InlineData(12, false)]
+    [InlineData(16, false)]
+    [InlineData(14, true)]
+    public void Crash_states_after_a_failed_request_of_compressed_writes_are_right(int clusterBits, bool extended)
+    {
+        ImageKind kind = ImageKind.Create(clusterBits, 3, extended, 2, 30, new SeededRandom(2));
+        kind = kind with { Compressed = true };
+        CrashRunOptions options = new()
+        {
+            Kind = kind,
+            Rounds = 40,
+            States = 40,
+            RecoverEvery = 13,
+            Compressible = true,
+        };
+        long runs = 0;
+        for (ulong seed = 6; seed < 8; seed++)
+        {
+            CrashFleetResult result = CrashFleet.FailEach(
+                new Qcow2Subject { Compress = true }, seed, options,
+                BlockOp.Read, BlockOp.Write, BlockOp.WriteZeroes, BlockOp.Discard, BlockOp.Flush);
+            output.WriteLine(result.ToString());
+            Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
+            runs += result.Runs;
+        }
+
+        Assert.True(runs > 30, $"only {runs} runs");
+    }
+
+    [Fact]
     public void Crash_states_of_all_short_sequences_are_right()
     {
         SeededRandom random = new(1);
@@ -110,9 +164,15 @@ public sealed class CrashTests(ITestOutputHelper output)
     [Fact]
     public void Crash_states_of_one_seed_are_right()
     {
-        Qcow2Subject engine = new() { SmallCaches = Setting("QCOW2FUSE_CRASH_SMALL_CACHES", 0) == 1 };
+        Qcow2Subject engine = new()
+        {
+            SmallCaches = Setting("QCOW2FUSE_CRASH_SMALL_CACHES", 0) == 1,
+            Compress = Setting("QCOW2FUSE_CRASH_COMPRESS", 0) == 1,
+            ClusterBitsMax = (int)Setting("QCOW2FUSE_CRASH_CLUSTER_BITS", 21),
+        };
         CrashRunOptions options = Options(
             (int)Setting("QCOW2FUSE_CRASH_WRITERS", 1), (long)Setting("QCOW2FUSE_CRASH_STATES", 20_000));
+        options = options with { Compressible = engine.Compress };
         CrashRunResult result = CrashRun.Run(engine, Setting("QCOW2FUSE_CRASH_SEED", DefaultSeed), options);
         output.WriteLine($"{result.States} states");
         Assert.True(result.Failure is null, result.Failure);

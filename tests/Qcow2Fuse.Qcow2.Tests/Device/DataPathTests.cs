@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Qcow2.Tests.Encryption;
 using Xunit;
 
 namespace Qcow2Fuse.Qcow2.Tests.Device;
@@ -18,10 +19,14 @@ public sealed class DataPathTests
     private const int RoundsMax = 10;
 
     [Theory]
-    [InlineData(65536, false)]
-    [InlineData(65536, true)]
-    [InlineData(4096, false)]
-    public void A_hundred_thousand_reads_and_writes_allocate_nothing(int clusterSize, bool extendedL2)
+    [InlineData(65536, false, false, 0)]
+    [InlineData(65536, true, false, 0)]
+    [InlineData(4096, false, false, 0)]
+    [InlineData(65536, false, true, 0)]
+    [InlineData(65536, false, false, 512)]
+    [InlineData(65536, false, false, 1000)]
+    public void A_hundred_thousand_reads_and_writes_allocate_nothing(
+        int clusterSize, bool extendedL2, bool withBitmaps, int encryptedBytes)
     {
         const int DiskBytes = 16 << 20;
         MemoryDevice file = new(0);
@@ -30,10 +35,18 @@ public sealed class DataPathTests
             Size = DiskBytes,
             ClusterSize = clusterSize,
             ExtendedL2 = extendedL2,
+            Encryption = encryptedBytes > 0 ? EncryptedImages.Luks("cbc-essiv:sha256") : null,
         });
-        using Qcow2Device device = Qcow2Device.Open(file, new FormatOpenArguments());
-        byte[] buffer = new byte[4096];
-        for (int at = 0; at < DiskBytes; at += buffer.Length)
+        using ImageSecrets secrets = new(EncryptedImages.Passphrase);
+        using Qcow2Device device = Qcow2Device.Open(file, new FormatOpenArguments { Secrets = secrets });
+        if (withBitmaps)
+        {
+            device.AddBitmap("fine", 512, enabled: true);
+            device.AddBitmap("coarse", 0, enabled: true);
+        }
+
+        byte[] buffer = new byte[encryptedBytes > 0 ? encryptedBytes : 4096];
+        for (int at = 0; at <= DiskBytes - buffer.Length; at += buffer.Length)
             device.Write(at, buffer);
         device.Flush();
         Work(device, buffer, 1000, DiskBytes);

@@ -56,6 +56,33 @@ public sealed class ExternalDataTests
         }
     }
 
+    [SkippableTheory]
+    [InlineData("cluster_size=64k")]
+    [InlineData("cluster_size=64k,extended_l2=on")]
+    public void Zeroing_the_last_bytes_of_a_disk_that_ends_inside_a_cluster_leaves_the_rest(string options)
+    {
+        const int Size = (1 << 20) + 3072;
+        QemuTools.RequireTool("qemu-img");
+        using TempDirectory directory = new();
+        string image = directory.File("image.qcow2"), data = directory.File("data.raw");
+        string backing = directory.File("backing.raw");
+        byte[] expected = Stamp.Bytes(0, 2 << 20, 9);
+        File.WriteAllBytes(backing, expected);
+        QemuTools.Img(
+            "create", "-q", "-f", "qcow2", "-o", $"data_file={data},{options}", "-b", backing, "-F", "raw",
+            image, $"{Size}");
+        using (Qcow2Device device = Open(image, data, backing))
+        {
+            device.WriteZeroes(Size - 1, 1, mayUnmap: true);
+            device.WriteZeroes((1 << 20) - 700, 701, mayUnmap: false);
+        }
+
+        expected.AsSpan(Size - 1, 1).Clear();
+        expected.AsSpan((1 << 20) - 700, 701).Clear();
+        Assert.True(expected.AsSpan(0, Size).SequenceEqual(QemuTools.ConvertToRaw(image)), "QEMU reads other bytes");
+        QemuTools.ShouldPassCheck(image);
+    }
+
     [SkippableFact]
     public void A_raw_data_file_grows_with_the_disk()
     {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Qcow2.Tests.Encryption;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Crash;
 
@@ -33,7 +34,12 @@ public abstract class Qcow2Contract : DurableDeviceContract
     private Qcow2Device Open(KeptDevice file, bool readOnly)
     {
         BackingDevice? backing = BackingLength is { } length ? new BackingDevice(new byte[length]) : null;
-        Qcow2Device device = Qcow2Device.Open(file, new FormatOpenArguments { ReadOnly = readOnly, Backing = backing });
+        Qcow2Device device = Qcow2Device.Open(file, new FormatOpenArguments
+        {
+            ReadOnly = readOnly,
+            Backing = backing,
+            Secrets = Options.Encryption?.Secrets,
+        });
         _files[device] = file;
         return device;
     }
@@ -91,4 +97,29 @@ public sealed class OverlayContractTests : Qcow2Contract
     protected override Qcow2CreateOptions Options => new() { Size = 0, ClusterSize = 16384, ExtendedL2 = true };
 
     protected override int? BackingLength => 300_001;
+}
+
+public sealed class LuksContractTests : Qcow2Contract
+{
+    protected override Qcow2CreateOptions Options =>
+        new() { Size = 0, ClusterSize = 4096, Encryption = EncryptedImages.Luks("xts-plain64") };
+}
+
+public sealed class LuksOverlayContractTests : Qcow2Contract
+{
+    protected override Qcow2CreateOptions Options => new()
+    {
+        Size = 0,
+        ClusterSize = 16384,
+        ExtendedL2 = true,
+        Encryption = EncryptedImages.Luks("cbc-essiv:sha256"),
+    };
+
+    protected override int? BackingLength => 300_001;
+}
+
+public sealed class AesContractTests : Qcow2Contract
+{
+    protected override Qcow2CreateOptions Options =>
+        new() { Size = 0, ClusterSize = 512, Encryption = EncryptedImages.Aes };
 }

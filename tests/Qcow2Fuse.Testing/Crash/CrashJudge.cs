@@ -17,11 +17,17 @@ public sealed class CrashJudge
     private readonly GuestHistory _history;
     private readonly ArrayImage? _backing;
     private readonly int[] _backingIds;
+    private readonly PlainCipher? _cipher;
     private readonly Dictionary<ulong, Unpacked> _unpacked = [];
+    private readonly Dictionary<(int Id, long Host, int Guest), int> _decrypted = [];
 
-    /// <summary>Prepares judging images with this history and backing file (null for none).</summary>
-    public CrashJudge(SectorTable table, GuestHistory history, byte[]? backing)
+    /// <summary>
+    /// Prepares judging images with this history and backing file (null for none), whose data is encrypted or, with
+    /// null, is not.
+    /// </summary>
+    public CrashJudge(SectorTable table, GuestHistory history, byte[]? backing, PlainCipher? cipher = null)
     {
+        _cipher = cipher;
         _table = table;
         _history = history;
         _backing = backing is null ? null : new ArrayImage(backing);
@@ -46,7 +52,7 @@ public sealed class CrashJudge
     }
 
     /// <summary>A plain reader of a state of the image.</summary>
-    public PlainReader Open(ByteImage state) => new(state, _backing);
+    public PlainReader Open(ByteImage state) => new(state, _backing, cipher: _cipher);
 
     /// <summary>What is wrong with a state left by a crash at a moment, or null.</summary>
     public string? Judge(SectorImage state, long time)
@@ -78,7 +84,7 @@ public sealed class CrashJudge
             {
                 int id = place.Kind switch
                 {
-                    PlaceKind.Data => state.IdAt((place.HostOffset / SectorSize) + i),
+                    PlaceKind.Data => Decrypted(state, (place.HostOffset / SectorSize) + i, first + i),
                     PlaceKind.Zero => SectorTable.Zero,
                     PlaceKind.Unallocated => _backingIds[first + i],
                     _ => packed[(first + i) % packed.Length],
@@ -91,6 +97,19 @@ public sealed class CrashJudge
         }
 
         return null;
+    }
+
+    /// <summary>The content number of a sector as the guest sees it; each is decrypted once.</summary>
+    private int Decrypted(SectorImage state, long host, int guest)
+    {
+        int id = state.IdAt(host);
+        if (_cipher is null)
+            return id;
+        if (_decrypted.TryGetValue((id, host, guest), out int known))
+            return known;
+        byte[] sector = _table.Content(id).ToArray();
+        _cipher.Decrypt((long)guest * SectorSize, host * SectorSize, sector);
+        return _decrypted[(id, host, guest)] = _table.Intern(sector);
     }
 
     private string Wrong(int sector, Place place, int id, long time) => string.Create(

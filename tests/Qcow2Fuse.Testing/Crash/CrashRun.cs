@@ -27,6 +27,9 @@ public sealed record CrashRunOptions
     /// <summary>The operations, one a round; null for random ones.</summary>
     public IReadOnlyList<GuestOp>? Ops { get; init; }
 
+    /// <summary>Whether most of what the guest writes compresses well.</summary>
+    public bool Compressible { get; init; }
+
     /// <summary>A request of the engine to the file that fails, once the image is prefilled; null for none.</summary>
     public FaultRule? Fault { get; init; }
 
@@ -61,6 +64,7 @@ public sealed class CrashRun
     private readonly CrashWorkload _workload;
     private readonly List<GuestOp> _ops = [];
     private readonly byte[]? _backing;
+    private readonly PlainCipher? _cipher;
     private FaultyDevice? _faulty;
     private BlockDevice _device;
     private GuestHistory _history;
@@ -82,7 +86,8 @@ public sealed class CrashRun
         _disk.DiscardZeroes = _random.Chance(70);
         _workload = new CrashWorkload(kind, _random);
         subject.Create(_disk, kind);
-        _history = new GuestHistory(_disk.Table, CrashJudge.SectorsOf(_disk.Table, _backing, Sectors), Tag(0));
+        _cipher = subject.CipherOf(_disk.Current);
+        _history = NewHistory(CrashJudge.SectorsOf(_disk.Table, _backing, Sectors));
         _device = OpenDevice(_disk, options.Filter);
     }
 
@@ -108,6 +113,9 @@ public sealed class CrashRun
     }
 
     private ulong Tag(int number) => (_seed << 16) + (ulong)number;
+
+    private GuestHistory NewHistory(int[] initial) =>
+        new(_disk.Table, initial, Tag(0)) { Compressible = _options.Compressible };
 
     private BlockDevice OpenDevice(BlockDevice disk, Func<BlockDevice, BlockDevice>? filter) =>
         _subject.Open(filter?.Invoke(disk) ?? disk, _backing is null ? null : new BackingDevice(_backing));
@@ -160,7 +168,7 @@ public sealed class CrashRun
         int[] initial = new int[Sectors];
         for (int sector = 0; sector < initial.Length; sector++)
             initial[sector] = ReadSector(sector);
-        GuestHistory expected = new(_disk.Table, _history.Current.ToArray(), Tag(0));
+        GuestHistory expected = NewHistory(_history.Current.ToArray());
         foreach (GuestOp op in fills)
         {
             op.Begin = op.End = _disk.Clock.Next();
@@ -180,7 +188,7 @@ public sealed class CrashRun
         }
 
         _disk.StartRecording();
-        _history = new GuestHistory(_disk.Table, initial, Tag(0));
+        _history = NewHistory(initial);
         _device = OpenDevice(WithFault(), _options.Filter);
     }
 
@@ -339,7 +347,7 @@ public sealed class CrashRun
     /// <summary>A file that was closed without a crash has no errors, no leaks, and the right content.</summary>
     private string? CheckClosedFile()
     {
-        CrashJudge judge = new(_disk.Table, _history, _backing);
+        CrashJudge judge = new(_disk.Table, _history, _backing, _cipher);
         PlainReader reader = judge.Open(_disk.Current);
         PlainCheck check = reader.Check();
         if (check.Errors.Count > 0)
@@ -351,7 +359,7 @@ public sealed class CrashRun
 
     private string? JudgeStates()
     {
-        CrashJudge judge = new(_disk.Table, _history, _backing);
+        CrashJudge judge = new(_disk.Table, _history, _backing, _cipher);
         CrashRecovery recovery = new(_disk, disk => OpenDevice(disk, null), _workload, _history);
         CrashOp[] log = [.. _disk.Log];
         IEnumerable<long> flushes = _ops.Where(op => op.Kind == GuestOpKind.Flush).Select(op => op.End);

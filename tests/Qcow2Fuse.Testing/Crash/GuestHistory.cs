@@ -44,11 +44,14 @@ public sealed class GuestHistory
     /// <summary>Sectors of the guest's disk.</summary>
     public int SectorCount => _initial.Length;
 
+    /// <summary>Whether most operations write bytes that compress well.</summary>
+    public bool Compressible { get; init; }
+
     /// <summary>The content every sector has now, without a crash.</summary>
     public ReadOnlySpan<int> Current => _current;
 
     /// <summary>The bytes an operation writes.</summary>
-    public byte[] BytesOf(GuestOp op) => Stamp.Bytes(op.Offset, op.Length, _tagBase + (ulong)op.Number);
+    public byte[] BytesOf(GuestOp op) => Stamp.Bytes(op.Offset, op.Length, TagOf(op));
 
     /// <summary>
     /// Adds a finished round. <paramref name="read"/> reads one sector of the live disk. Returns what is wrong with
@@ -129,6 +132,12 @@ public sealed class GuestHistory
         return "bytes that were never written anywhere on the disk";
     }
 
+    private ulong TagOf(GuestOp op)
+    {
+        ulong tag = _tagBase + (ulong)op.Number;
+        return Compressible && op.Number % 4 != 0 ? tag | Stamp.Compressible : tag & ~Stamp.Compressible;
+    }
+
     private static bool Covers(GuestOp op, int sector) =>
         op.Offset < ((long)sector + 1) * SectorSize && op.Offset + op.Length > (long)sector * SectorSize;
 
@@ -176,7 +185,7 @@ public sealed class GuestHistory
         Span<byte> content = stackalloc byte[SectorSize];
         _table.Content(id).CopyTo(content);
         if (op.Kind == GuestOpKind.Write)
-            Stamp.Fill(content[from..to], start + from, _tagBase + (ulong)op.Number);
+            Stamp.Fill(content[from..to], start + from, TagOf(op));
         else
             content[from..to].Clear();
         return _table.Intern(content);

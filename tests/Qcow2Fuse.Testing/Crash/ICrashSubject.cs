@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Testing.Oracle;
 
 namespace Qcow2Fuse.Testing.Crash;
 
@@ -28,4 +29,7 @@ public interface ICrashSubject
     /// Opens the image for writing. The device owns both arguments; the backing device is null where there is none.
     /// </summary>
     BlockDevice Open(BlockDevice file, BlockDevice? backing);
+
+    /// <summary>Decrypts the guest's data of an image that was created here; null where it is not encrypted.</summary>
+    PlainCipher? CipherOf(ByteImage image) => null;
 }

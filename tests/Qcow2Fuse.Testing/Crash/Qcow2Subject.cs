@@ -20,40 +20,58 @@ public sealed class Qcow2Subject : ICrashSubject
     /// </summary>
     public bool NearlyFullTable { get; init; }
 
-    /// <inheritdoc/>
-    public string Name => SmallCaches ? "Qcow2Device with small caches" : "Qcow2Device";
+    /// <summary>Whether what the guest writes is compressed.</summary>
+    public bool Compress { get; init; }
+
+    /// <summary>The largest clusters that random images have: large ones take long to compress.</summary>
+    public int ClusterBitsMax { get; init; } = 21;
 
     /// <inheritdoc/>
-    public string Environment => SmallCaches ? "QCOW2FUSE_CRASH_SMALL_CACHES=1" : string.Empty;
+    public string Name => "Qcow2Device" + (Compress ? " that compresses" : string.Empty)
+        + (SmallCaches ? " with small caches" : string.Empty);
+
+    /// <inheritdoc/>
+    public string Environment => string.Join(
+        ' ',
+        (string[])[
+            .. SmallCaches ? (string[])["QCOW2FUSE_CRASH_SMALL_CACHES=1"] : [],
+            .. ClusterBitsMax < 21 ? (string[])[$"QCOW2FUSE_CRASH_CLUSTER_BITS={ClusterBitsMax}"] : [],
+            .. Compress ? (string[])["QCOW2FUSE_CRASH_COMPRESS=1"] : [],
+        ]);
 
     /// <inheritdoc/>
     public bool LeaksNothing => !NearlyFullTable;
 
     /// <inheritdoc/>
-    public bool Supports(ImageKind kind) => !NearlyFullTable || kind is { ClusterBits: 9, RefcountOrder: 6 };
+    public bool Supports(ImageKind kind) => kind.ClusterBits <= ClusterBitsMax
+        && (!NearlyFullTable || kind is { ClusterBits: 9, RefcountOrder: 6 });
 
     /// <inheritdoc/>
     public void Create(BlockDevice file, ImageKind kind)
     {
-        Qcow2Creator.Create(file, new Qcow2CreateOptions
-        {
-            Size = kind.Size,
-            Version = kind.Version,
-            ClusterSize = kind.ClusterSize,
-            ExtendedL2 = kind.ExtendedL2,
-            RefcountBits = 1 << kind.RefcountOrder,
-            BackingFile = kind.HasBacking ? "backing.raw" : null,
-            BackingFormat = kind.HasBacking ? "raw" : null,
-        });
+        Qcow2Creator.Create(file, OptionsOf(kind));
         if (NearlyFullTable)
             FillRefcountTable(file);
     }
+
+    /// <summary>What an image of a kind is made with.</summary>
+    internal static Qcow2CreateOptions OptionsOf(ImageKind kind) => new()
+    {
+        Size = kind.Size,
+        Version = kind.Version,
+        ClusterSize = kind.ClusterSize,
+        ExtendedL2 = kind.ExtendedL2,
+        RefcountBits = 1 << kind.RefcountOrder,
+        BackingFile = kind.HasBacking ? "backing.raw" : null,
+        BackingFormat = kind.HasBacking ? "raw" : null,
+    };
 
     /// <inheritdoc/>
     public BlockDevice Open(BlockDevice file, BlockDevice? backing) =>
         Qcow2Device.Open(file, new FormatOpenArguments
         {
             Backing = backing,
+            Compress = Compress ? CompressedWrites.AsImage : CompressedWrites.Off,
             L2CacheBytesMax = SmallCaches ? 1 : 0,
             RefcountCacheBytesMax = SmallCaches ? 1 : 0,
         });

@@ -27,7 +27,14 @@ public sealed record FaultRule
     /// <summary>Bytes of a write that reach the device before it fails: a torn write. 0 for none.</summary>
     public int TornBytes { get; init; }
 
-    /// <summary>A torn write ends at a file offset that is a multiple of this: 512 where sectors do not tear.</summary>
+    /// <summary>
+    /// Whether half of a read, write, zeroing or discard is done before it fails, as by a system call that falls short.
+    /// </summary>
+    public bool IsShort { get; init; }
+
+    /// <summary>
+    /// A torn or short write ends at a file offset that is a multiple of this: 512 where sectors do not tear.
+    /// </summary>
     public int TornAlignment { get; init; } = 1;
 }
 
@@ -134,7 +141,12 @@ public sealed class FaultyDevice(BlockDevice child) : PassThroughDevice(child)
     {
         HeldRequest? held = Enter(BlockOp.Read, offset, destination.Length, out FaultRule? fault);
         if (fault is not null)
+        {
+            if (fault.IsShort)
+                Child.Read(offset, destination[..(destination.Length / 2)]);
             throw Failure(fault);
+        }
+
         Child.Read(offset, destination);
         held?.Enter();
     }
@@ -145,7 +157,7 @@ public sealed class FaultyDevice(BlockDevice child) : PassThroughDevice(child)
         HeldRequest? held = Enter(BlockOp.Write, offset, source.Length, out FaultRule? fault);
         if (fault is not null)
         {
-            long end = offset + Math.Min(fault.TornBytes, source.Length);
+            long end = offset + (fault.IsShort ? source.Length / 2 : Math.Min(fault.TornBytes, source.Length));
             end -= end % fault.TornAlignment;
             if (end > offset)
                 Child.Write(offset, source[..(int)(end - offset)]);
@@ -161,7 +173,12 @@ public sealed class FaultyDevice(BlockDevice child) : PassThroughDevice(child)
     {
         HeldRequest? held = Enter(BlockOp.WriteZeroes, offset, length, out FaultRule? fault);
         if (fault is not null)
+        {
+            if (fault.IsShort)
+                Child.WriteZeroes(offset, length / 2, mayUnmap);
             throw Failure(fault);
+        }
+
         Child.WriteZeroes(offset, length, mayUnmap);
         held?.Enter();
     }
@@ -171,7 +188,12 @@ public sealed class FaultyDevice(BlockDevice child) : PassThroughDevice(child)
     {
         HeldRequest? held = Enter(BlockOp.Discard, offset, length, out FaultRule? fault);
         if (fault is not null)
+        {
+            if (fault.IsShort)
+                Child.Discard(offset, length / 2);
             throw Failure(fault);
+        }
+
         Child.Discard(offset, length);
         held?.Enter();
     }

@@ -137,6 +137,21 @@ public sealed unsafe class FakeKernel : IFuseTransport
             _complaints.Enqueue($"a reply to {unique}, which nobody waits for");
     }
 
+    /// <summary>Notifications, in the order in which they came.</summary>
+    public ConcurrentQueue<byte[]> Notifications { get; } = new();
+
+    /// <summary>Called on the thread of each notification; its result is the answer of the system call.</summary>
+    public Func<byte[], int> OnNotify { get; set; } = static message => message.Length;
+
+    /// <inheritdoc/>
+    public int Notify(ReadOnlySpan<byte> message)
+    {
+        byte[] bytes = message.ToArray();
+        int result = OnNotify(bytes);
+        Notifications.Enqueue(bytes);
+        return result;
+    }
+
     /// <inheritdoc/>
     public void Interrupt(FuseSlot slot) =>
         Interlocked.Exchange(ref _interrupt, new CancellationTokenSource()).Cancel();

@@ -16,6 +16,7 @@ public sealed class PlainCheck
     private const int ErrorsMax = 20;
 
     private readonly List<string> _errors = [];
+    private readonly bool _allowStaleFlags;
     private readonly PlainReader _reader;
     private readonly PlainHeader _header;
     private readonly ByteImage _file;
@@ -24,8 +25,9 @@ public sealed class PlainCheck
     private readonly Use[] _uses;
     private readonly ulong[] _stored;
 
-    internal PlainCheck(PlainReader reader)
+    internal PlainCheck(PlainReader reader, bool allowStaleFlags = false)
     {
+        _allowStaleFlags = allowStaleFlags;
         _reader = reader;
         _header = reader.Header;
         _file = reader.File;
@@ -257,6 +259,7 @@ public sealed class PlainCheck
         {
             long table = checked((long)BinaryPrimitives.ReadUInt64BigEndian(directory.AsSpan(at)));
             long entries = BinaryPrimitives.ReadUInt32BigEndian(directory.AsSpan(at + 8));
+            CheckBitmap(directory.AsSpan(at), entries);
             if (Refer(table, entries * 8, Use.Bitmap))
             {
                 for (long i = 0; i < entries; i++)
@@ -271,6 +274,16 @@ public sealed class PlainCheck
                 + (int)BinaryPrimitives.ReadUInt32BigEndian(directory.AsSpan(at + 20));
             at += (24 + names + 7) / 8 * 8;
         }
+    }
+
+    /// <summary>A bitmap that is not in use has a bit for every granule of the disk.</summary>
+    private void CheckBitmap(ReadOnlySpan<byte> fields, long entries)
+    {
+        uint flags = BinaryPrimitives.ReadUInt32BigEndian(fields[12..]);
+        long granularity = 1L << fields[17];
+        long bytes = (((_header.Size + granularity - 1) / granularity) + 7) / 8;
+        if ((flags & 1) == 0 && entries != (bytes + _clusterSize - 1) / _clusterSize)
+            Error("a bitmap of {0} bytes has a table of {1} entries", bytes, entries);
     }
 
     private void Compare()
@@ -319,7 +332,10 @@ public sealed class PlainCheck
     private void CheckFlag(ulong entry, long offset, string level)
     {
         long cluster = offset / _clusterSize;
-        if (cluster < _stored.Length && (entry & PlainReader.CopiedFlag) != 0 != (_stored[cluster] == 1))
+        bool isSet = (entry & PlainReader.CopiedFlag) != 0;
+        if (cluster >= _stored.Length || isSet == (_stored[cluster] == 1))
+            return;
+        if (!_allowStaleFlags || (isSet && _references[cluster] > 1))
             Error("{0} entry 0x{1:x} and refcount {2} disagree about COPIED", level, entry, _stored[cluster]);
     }
 }

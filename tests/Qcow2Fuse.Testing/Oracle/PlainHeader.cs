@@ -145,6 +145,9 @@ public sealed class PlainHeader
     /// <summary>Where the bitmap directory lies and how long it is; (0, 0) for none.</summary>
     public (long Offset, long Length) BitmapDirectory { get; private set; }
 
+    /// <summary>How many bitmaps the bitmaps extension counts, 0 where there is none.</summary>
+    public uint BitmapCount { get; private set; }
+
     /// <summary>Throws with a formatted message unless a condition holds.</summary>
     internal static void Require(bool condition, string format, params ReadOnlySpan<object?> values)
     {
@@ -194,8 +197,10 @@ public sealed class PlainHeader
                     Encryption = (First(), checked((long)BinaryPrimitives.ReadUInt64BigEndian(body.AsSpan(8))));
                     break;
                 case BitmapsMagic:
-                    BitmapDirectory = (checked((long)BinaryPrimitives.ReadUInt64BigEndian(body.AsSpan(16))),
-                        checked((long)BinaryPrimitives.ReadUInt64BigEndian(body.AsSpan(8))));
+                    BitmapCount = BinaryPrimitives.ReadUInt32BigEndian(body);
+                    // Not checked here: without its autoclear bit the extension means nothing.
+                    BitmapDirectory = ((long)BinaryPrimitives.ReadUInt64BigEndian(body.AsSpan(16)),
+                        (long)BinaryPrimitives.ReadUInt64BigEndian(body.AsSpan(8)));
                     break;
                 default:
                     break;

@@ -44,6 +44,7 @@ public sealed class PlainReader
 
     private readonly ByteImage? _backing;
     private readonly ByteImage? _dataFile;
+    private readonly PlainCipher? _cipher;
     private readonly long _l1Offset;
     private readonly int _l1Entries;
 
@@ -51,9 +52,12 @@ public sealed class PlainReader
     /// <param name="file">The image file.</param>
     /// <param name="backing">The guest view of the backing file; null reads as zeroes.</param>
     /// <param name="dataFile">The external data file, where the image has one.</param>
+    /// <param name="cipher">Decrypts the guest's data, where it is encrypted; metadata is read without it.</param>
     /// <exception cref="PlainReaderException">The image cannot be opened.</exception>
-    public PlainReader(ByteImage file, ByteImage? backing = null, ByteImage? dataFile = null)
+    public PlainReader(
+        ByteImage file, ByteImage? backing = null, ByteImage? dataFile = null, PlainCipher? cipher = null)
     {
+        _cipher = cipher;
         File = file;
         Header = new PlainHeader(file);
         _backing = backing;
@@ -61,7 +65,6 @@ public sealed class PlainReader
         _l1Offset = Header.L1Offset;
         _l1Entries = Header.L1Entries;
         Size = Header.Size;
-        PlainHeader.Require(Header.CryptMethod == 0, "encryption method {0}", Header.CryptMethod);
         PlainHeader.Require(!Header.ExternalData || dataFile is not null, "the data file is missing");
         PlainHeader.Require(
             _l1Offset + ((long)_l1Entries * 8) <= file.Length || _l1Entries == 0, "the L1 table lies past the end");
@@ -70,6 +73,7 @@ public sealed class PlainReader
     private PlainReader(PlainReader whole, PlainSnapshot snapshot)
     {
         File = whole.File;
+        _cipher = whole._cipher;
         Header = whole.Header;
         _backing = whole._backing;
         _dataFile = whole._dataFile;
@@ -120,7 +124,12 @@ public sealed class PlainReader
     public PlainReader At(PlainSnapshot snapshot) => new(this, snapshot);
 
     /// <summary>Checks all metadata.</summary>
-    public PlainCheck Check() => new(this);
+    /// <param name="allowStaleFlags">
+    /// COPIED may disagree with the refcount where that costs space or a copy only: it may be missing, and it may be
+    /// set where a cluster with too high a refcount has one reference. A power cut while a snapshot is being made
+    /// leaves that, as flags and refcounts lie in different sectors.
+    /// </param>
+    public PlainCheck Check(bool allowStaleFlags = false) => new(this, allowStaleFlags);
 
     /// <summary>Finds the place of the guest byte at <paramref name="guestOffset"/> and those after it.</summary>
     /// <exception cref="PlainReaderException">An entry on the way is invalid.</exception>
@@ -176,6 +185,10 @@ public sealed class PlainReader
                     break;
                 case PlaceKind.Unallocated:
                     _backing!.Read(guestOffset, piece);
+                    break;
+                case PlaceKind.Data when Header.CryptMethod != 0:
+                    piece = piece[..(int)Math.Min(piece.Length, 512 - (guestOffset % 512))];
+                    ReadEncrypted(guestOffset, place.HostOffset, piece);
                     break;
                 case PlaceKind.Data:
                     (_dataFile ?? File).Read(place.HostOffset, piece);
@@ -254,6 +267,17 @@ public sealed class PlainReader
         PlainHeader.Require(offset % Header.ClusterSize == 0, what + " at 0x{0:x} is not aligned", offset);
         PlainHeader.Require(
             offset < holder.Length || Header.ExternalData, what + " at 0x{0:x} lies past the end", offset);
+    }
+
+    /// <summary>Reads a part of one sector.</summary>
+    private void ReadEncrypted(long guestOffset, long hostOffset, Span<byte> piece)
+    {
+        PlainHeader.Require(_cipher is not null, "encryption method {0} without a key", Header.CryptMethod);
+        byte[] sector = new byte[512];
+        int skip = (int)(guestOffset % 512);
+        (_dataFile ?? File).Read(hostOffset - skip, sector);
+        _cipher!.Decrypt(guestOffset - skip, hostOffset - skip, sector);
+        sector.AsSpan(skip, piece.Length).CopyTo(piece);
     }
 
     private byte[] Decompress(ulong entry)

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>The persistent bitmaps of an image, and where their directory lies.</summary>
+/// <remarks>All members are used with the image's gate held.</remarks>
+internal sealed class BitmapSet : IDisposable
+{
+    private GranuleBits[] _recording = [];
+
+    public BitmapSet(BitmapExtension? extension) => Extension = extension;
+
+    /// <summary>All bitmaps in the order of the directory.</summary>
+    public List<PersistentBitmap> All { get; private set; } = [];
+
+    /// <summary>The extension as the image file holds it; null for none.</summary>
+    public BitmapExtension? Extension { get; set; }
+
+    /// <summary>Reads the directory; no bits are loaded.</summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.InvalidFormat"/>: it is damaged.</exception>
+    public static BitmapSet Read(BlockDevice file, Qcow2Header header)
+    {
+        BitmapExtension? extension = BitmapDirectory.Extension(file, header);
+        var set = new BitmapSet(extension);
+        if (extension is null)
+            return set;
+        int offset = 0;
+        foreach (BitmapEntry entry in BitmapDirectory.Read(file, extension.Value))
+        {
+            set.All.Add(new PersistentBitmap(entry) { EntryOffset = offset });
+            offset += entry.Length;
+        }
+
+        return set;
+    }
+
+    /// <summary>
+    /// Why the bitmaps could not be kept valid if the image was written, as a sentence part after "FILE: "; or null.
+    /// </summary>
+    public static string? WhyNotKept(BlockDevice file, Qcow2Header header)
+    {
+        try
+        {
+            using BitmapSet set = Read(file, header);
+            return set.WhyNotKept(file, header.Size & ~511L, header.ClusterBits);
+        }
+        catch (BlockException e) when (e.Kind is BlockErrorKind.InvalidFormat or BlockErrorKind.TooLarge)
+        {
+            return e.Message.StartsWith(file.Name + ": ", StringComparison.Ordinal)
+                ? e.Message[(file.Name.Length + 2)..] : e.Message;
+        }
+    }
+
+    /// <summary>What the directory of an image says.</summary>
+    public static List<BitmapInfo> Describe(BlockDevice file, Qcow2Header header)
+    {
+        using BitmapSet set = Read(file, header);
+        return set.All.ConvertAll(static bitmap => bitmap.Describe());
+    }
+
+    /// <summary>The bitmap of a name, or null.</summary>
+    public PersistentBitmap? Find(string name) =>
+        All.Find(bitmap => string.Equals(bitmap.Name, name, StringComparison.Ordinal));
+
+    /// <summary>Takes another list of the same and new bitmaps.</summary>
+    public void Replace(List<PersistentBitmap> bitmaps)
+    {
+        All = bitmaps;
+        UpdateRecording();
+    }
+
+    /// <summary>To be called when it has changed which bitmaps record, or where their bits are.</summary>
+    public void UpdateRecording() =>
+        _recording = [.. All.FindAll(static bitmap => bitmap is { IsEnabled: true, IsUsable: true, Bits: not null })
+            .ConvertAll(static bitmap => bitmap.Bits!)];
+
+    /// <summary>Records a change of the disk in all enabled bitmaps. Allocates nothing.</summary>
+    public void Mark(long offset, long length)
+    {
+        foreach (GranuleBits bits in _recording)
+            bits.SetRange(offset, length);
+    }
+
+    /// <summary>Bytes of bits in memory.</summary>
+    public long BitsBytes()
+    {
+        long bytes = 0;
+        foreach (PersistentBitmap bitmap in All)
+            bytes += bitmap.Bits?.Length ?? 0;
+        return bytes;
+    }
+
+    public void Dispose()
+    {
+        foreach (PersistentBitmap bitmap in All)
+            bitmap.Dispose();
+    }
+
+    private string? WhyNotKept(BlockDevice file, long diskBytes, int clusterBits)
+    {
+        long bytes = 0;
+        foreach (PersistentBitmap bitmap in All)
+        {
+            if (bitmap.Entry.NotUnderstood is { } reason)
+                return $"bitmap '{Printable.Text(bitmap.Name)}' {reason}";
+            if (!bitmap.IsEnabled || bitmap.IsInconsistent)
+                continue;
+            bytes += GranuleBits.LengthFor(diskBytes, bitmap.Entry.GranularityBits);
+            if (bytes > BitmapTable.BitsBytesMax)
+                return $"its bitmaps need more than {BitmapTable.BitsBytesMax >> 20} MiB of memory";
+            BitmapTable.Read(file, bitmap.Entry, diskBytes, clusterBits);
+        }
+
+        return null;
+    }
+}

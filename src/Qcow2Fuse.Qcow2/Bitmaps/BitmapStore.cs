@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>
+/// Writes bitmaps into an image: always to new clusters, with a new directory, which one change of the header puts in
+/// the place of the old one.
+/// </summary>
+/// <remarks>
+/// The gate is held and released meanwhile; one call at a time. Order, each arrow a flush of the file: bits, tables,
+/// directory and their refcounts → the header's extension → (for the first bitmap) the autoclear bit → the old
+/// clusters are freed. A crash before the header has changed leaks clusters and nothing else.
+/// </remarks>
+internal sealed class BitmapStore(
+    BlockDevice file, Qcow2Geometry geometry, HeaderStore header, MetadataCaches caches, object gate)
+{
+    private readonly List<(HostOffset Start, int Clusters)> _allocated = [];
+
+    /// <summary>
+    /// Makes <paramref name="bitmaps"/>, at least one, the bitmaps of the image. Durable on return; then their entries
+    /// are those on disk. On a failure nothing has changed.
+    /// </summary>
+    /// <param name="set">The set whose directory is replaced.</param>
+    /// <param name="bitmaps">All bitmaps of the new directory.</param>
+    /// <param name="contents">The bits of those whose content is to be written; the others keep their tables.</param>
+    public void Store(
+        BitmapSet set, List<PersistentBitmap> bitmaps, Dictionary<PersistentBitmap, GranuleBits> contents)
+    {
+        var entries = new List<BitmapEntry>(bitmaps.Count);
+        List<HostOffset> old = OldClusters(set, bitmaps, contents.Keys);
+        BitmapExtension extension;
+        _allocated.Clear();
+        try
+        {
+            foreach (PersistentBitmap bitmap in bitmaps)
+            {
+                bool stored = contents.TryGetValue(bitmap, out GranuleBits? bits);
+                BitmapEntry entry = bitmap.Entry with { Flags = bitmap.Flags };
+                entries.Add(stored ? WriteTable(entry, bits!) : entry);
+            }
+
+            extension = WriteDirectory(entries);
+            caches.Flush();
+        }
+        catch
+        {
+            foreach ((HostOffset start, int clusters) in _allocated)
+                caches.Allocator.FreeUnlinked(start, clusters);
+            throw;
+        }
+
+        Publish(() =>
+        {
+            header.UpdateExtension(HeaderExtension.Bitmaps, extension.Encode(), caches.Barrier);
+            caches.Barrier();
+            if ((header.Current.Autoclear & FeatureBits.Bitmaps) == 0)
+            {
+                header.Update(static now => now with { Autoclear = now.Autoclear | FeatureBits.Bitmaps });
+                caches.Barrier();
+            }
+        });
+        caches.BuildGuard();
+        set.Extension = extension;
+        int offset = 0;
+        for (int i = 0; i < bitmaps.Count; i++)
+        {
+            bitmaps[i].Entry = entries[i];
+            bitmaps[i].EntryOffset = offset;
+            offset += entries[i].Length;
+        }
+
+        Free(old);
+    }
+
+    /// <summary>Removes the last bitmaps with directory and extension.</summary>
+    public void RemoveAll(BitmapSet set)
+    {
+        List<HostOffset> old = OldClusters(set, [], []);
+
+        _allocated.Clear();
+        Publish(() =>
+        {
+            header.Update(static now => now with { Autoclear = now.Autoclear & ~FeatureBits.Bitmaps });
+            caches.Barrier();
+            RemoveExtension();
+        });
+        caches.BuildGuard();
+        set.Extension = null;
+        Free(old);
+    }
+
+    /// <summary>Writes flags into the present directory. Each is changed or not after a crash; durable on return.
+    /// </summary>
+    public void WriteFlags(BitmapSet set, IReadOnlyList<PersistentBitmap> bitmaps)
+    {
+        if (bitmaps.Count == 0 || set.Extension is not { } extension)
+            return;
+        Span<byte> flags = stackalloc byte[4];
+        foreach (PersistentBitmap bitmap in bitmaps)
+        {
+            uint value = bitmap.Flags;
+            BigEndian.U32(flags, 0, value);
+            file.Write(extension.Directory.Value + bitmap.EntryOffset + BitmapEntry.FlagsOffset, flags);
+            bitmap.Entry = bitmap.Entry with { Flags = value };
+        }
+
+        caches.Barrier();
+    }
+
+    /// <summary>Without its autoclear bit the extension means nothing: it may stay where there is no room to change
+    /// the header.</summary>
+    private void RemoveExtension()
+    {
+        try
+        {
+            header.UpdateExtension(HeaderExtension.Bitmaps, content: null, caches.Barrier);
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.NotSupported)
+        {
+            return;
+        }
+
+        caches.Barrier();
+    }
+
+    private static bool IsZero(ReadOnlySpan<byte> bytes) => !bytes.ContainsAnyExcept((byte)0);
+
+    /// <summary>After a failed change of the header nobody knows which directory is in force.</summary>
+    private void Publish(Action change)
+    {
+        try
+        {
+            change();
+        }
+        catch (BlockException e) when (e.Kind != BlockErrorKind.NotSupported)
+        {
+            caches.Fail(e);
+            throw;
+        }
+        catch (BlockException)
+        {
+            // The header has no room, and has not changed.
+            foreach ((HostOffset start, int clusters) in _allocated)
+                caches.Allocator.FreeUnlinked(start, clusters);
+            throw;
+        }
+    }
+
+    private BitmapEntry WriteTable(BitmapEntry entry, GranuleBits bits)
+    {
+        int entries = (int)((bits.Length + geometry.ClusterMask) >> geometry.ClusterBits);
+        var table = new byte[geometry.RoundUpToCluster(entries * 8L)];
+        for (int i = 0; i < entries; i++)
+        {
+            long start = (long)i << geometry.ClusterBits;
+            Span<byte> part = bits.Bytes(start, Math.Min(geometry.ClusterSize, bits.Length - start));
+            ulong value = IsZero(part) ? 0 : IsAllOnes(bits, start, part) ? BitmapTable.AllOnes : 0;
+            if (value == 0 && !IsZero(part))
+                value = (ulong)WriteCluster(part).Value;
+            BigEndian.U64(table, i * 8, value);
+        }
+
+        HostOffset place = Allocate(table.Length >> geometry.ClusterBits);
+        Write(place, table);
+        return entry with { Table = (ulong)place.Value, TableEntries = (uint)entries };
+    }
+
+    private static bool IsAllOnes(GranuleBits bits, long start, ReadOnlySpan<byte> part)
+    {
+        long whole = Math.Min(part.Length, (bits.Count >> 3) - start);
+        return !part[..(int)whole].ContainsAnyExcept((byte)0xff)
+            && (whole == part.Length || part[(int)whole] == (byte)(0xff >> (int)(8 - (bits.Count & 7))));
+    }
+
+    private HostOffset WriteCluster(ReadOnlySpan<byte> part)
+    {
+        HostOffset place = Allocate(1);
+        if (part.Length == geometry.ClusterSize)
+        {
+            Write(place, part);
+            return place;
+        }
+
+        using PooledBuffer cluster = BufferPool.Shared.Rent(geometry.ClusterSize);
+        part.CopyTo(cluster.Span);
+        cluster.Span[part.Length..].Clear();
+        Write(place, cluster.Span);
+        return place;
+    }
+
+    private BitmapExtension WriteDirectory(List<BitmapEntry> entries)
+    {
+        byte[] directory = BitmapDirectory.Encode(entries);
+        var padded = new byte[geometry.RoundUpToCluster(directory.Length)];
+        directory.CopyTo(padded, 0);
+        HostOffset place = Allocate(padded.Length >> geometry.ClusterBits);
+        Write(place, padded);
+        return new BitmapExtension(entries.Count, directory.Length, place);
+    }
+
+    private HostOffset Allocate(int clusters)
+    {
+        HostOffset start = caches.Allocator.Allocate(clusters).Start;
+        _allocated.Add((start, clusters));
+        return start;
+    }
+
+    private void Write(HostOffset place, ReadOnlySpan<byte> bytes)
+    {
+        Monitor.Exit(gate);
+        try
+        {
+            file.Write(place.Value, bytes);
+        }
+        finally
+        {
+            Monitor.Enter(gate);
+        }
+    }
+
+    /// <summary>The clusters that nothing refers to once the new directory is in force.</summary>
+    private List<HostOffset> OldClusters(
+        BitmapSet set, List<PersistentBitmap> kept, IReadOnlyCollection<PersistentBitmap> rewritten)
+    {
+        var old = new List<HostOffset>();
+        if (set.Extension is not { } extension)
+            return old;
+        long end = extension.Directory.Value + extension.DirectoryBytes;
+        for (long at = extension.Directory.Value; at < end; at += geometry.ClusterSize)
+            old.Add(new HostOffset(at));
+        var left = new HashSet<PersistentBitmap>(kept);
+        left.ExceptWith(rewritten);
+        foreach (PersistentBitmap bitmap in set.All)
+        {
+            if (!left.Contains(bitmap))
+                old.AddRange(BitmapTable.ClustersOf(file, bitmap.Entry, geometry.ClusterBits));
+        }
+
+        return old;
+    }
+
+    private void Free(List<HostOffset> clusters)
+    {
+        foreach (HostOffset cluster in clusters)
+            caches.Frees.Add(cluster, 1, caches.Epochs.Current);
+    }
+}

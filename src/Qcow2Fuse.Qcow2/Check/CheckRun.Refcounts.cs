@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <content>The refcount table and its blocks; specification section "Host cluster management".</content>
+internal sealed partial class CheckRun
+{
+    private const ulong RefcountTableReserved = 0x1ff;
+
+    private readonly HashSet<int> _namedAgain = [];
+    private ulong[] _refcountTable = [];
+
+    /// <summary>The refcount table.</summary>
+    public ReadOnlySpan<ulong> RefcountTable => _refcountTable;
+
+    /// <summary>
+    /// The host offset of the block that an entry of the refcount table names, −1 where there is none of use.
+    /// </summary>
+    public long BlockAt(int index) =>
+        _refcountTable[index] == 0 || !IsBlock(_refcountTable[index]) || _namedAgain.Contains(index)
+            ? -1
+            : (long)_refcountTable[index];
+
+    private bool IsBlock(ulong entry) =>
+        (entry & RefcountTableReserved) == 0 && entry < (ulong)_fileLength && IsAligned((long)entry);
+
+    /// <summary>Reads the table, and notes where refcounts are one.</summary>
+    private void ReadRefcountBlocks()
+    {
+        long length = (long)Header.RefcountTableClusters << Geometry.ClusterBits;
+        _refcountTable = new ulong[length / 8];
+        Reading(Header.RefcountTableOffset, "refcount table", () => _reader.Visit(
+            Header.RefcountTableOffset,
+            length,
+            (at, piece) =>
+            {
+                long first = (at - Header.RefcountTableOffset) / 8;
+                for (int i = 0; i < piece.Length / 8; i++)
+                    _refcountTable[first + i] = BigEndian.U64(piece, i * 8);
+            }));
+        for (int i = 0; i < _refcountTable.Length; i++)
+        {
+            long block = BlockAt(i);
+            if (block < 0)
+                continue;
+            long cluster = block >> Geometry.ClusterBits;
+            if ((Counts[cluster] & ReferenceCounts.BlockSeen) != 0)
+            {
+                _namedAgain.Add(i);
+                continue;
+            }
+
+            Counts.Mark(cluster, ReferenceCounts.BlockSeen);
+            try
+            {
+                VisitRefcounts(i, (counted, stored) =>
+                {
+                    if (stored == 1 && counted <= FileClusters)
+                        Counts.Mark(counted, ReferenceCounts.StoredOne);
+                });
+            }
+            catch (BlockException failure) when (failure.Kind == BlockErrorKind.Io)
+            {
+                // It is read again to be compared, and reported then.
+                continue;
+            }
+        }
+    }
+
+    /// <summary>Visits all refcounts of a block that are not zero.</summary>
+    private void VisitRefcounts(int index, Action<long, ulong> visitor)
+    {
+        long block = BlockAt(index);
+        int order = Geometry.RefcountOrder;
+        _reader.Visit(block, ClusterSize, (at, piece) =>
+        {
+            long first = ((long)index << Geometry.RefcountBlockBits) + ((at - block) * 8 >> order);
+            int words = piece.Length / 8;
+            int perWord = 64 >> order;
+            for (int word = MetadataReader.NextNonZero(piece, 0);
+                word < words;
+                word = MetadataReader.NextNonZero(piece, word + 1))
+            {
+                if (order == 6)
+                {
+                    visitor(first + word, BigEndian.U64(piece, word * 8));
+                    continue;
+                }
+
+                ReadOnlySpan<byte> eight = piece.Slice(word * 8, 8);
+                for (int i = 0; i < perWord; i++)
+                {
+                    ulong stored = RefcountField.Read(eight, i, order);
+                    if (stored != 0)
+                        visitor(first + ((long)word * perWord) + i, stored);
+                }
+            }
+        });
+    }
+
+    /// <summary>Counts the blocks themselves, last of all, so that one used for something else is noticed.</summary>
+    private void CountRefcountBlocks()
+    {
+        for (int i = 0; i < _refcountTable.Length; i++)
+        {
+            ulong entry = _refcountTable[i];
+            if (entry == 0)
+                continue;
+            long place = Header.RefcountTableOffset + (i * 8L);
+            if (!IsBlock(entry))
+            {
+                if (Noted(FindingKind.InvalidEntry))
+                    Note(place, $"refcount table entry {entry:x16} at 0x{place:x} "
+                        + ((entry & RefcountTableReserved) != 0 ? "has reserved bits set"
+                            : entry >= (ulong)_fileLength ? "names a block beyond the end of the file"
+                            : "names a block that is not aligned"));
+                continue;
+            }
+
+            long cluster = (long)entry >> Geometry.ClusterBits;
+            Counts.Add(cluster, ClusterUse.RefcountBlock, 1);
+            if (ReferenceCounts.CountOf(Counts[cluster]) != 1 && Noted(FindingKind.InvalidEntry))
+                Note(place, $"refcount table entry {entry:x16} at 0x{place:x} names a block that is in use already");
+        }
+    }
+
+    private void CompareRefcounts()
+    {
+        for (int i = 0; i < _refcountTable.Length; i++)
+        {
+            if (BlockAt(i) < 0)
+                continue;
+            int index = i;
+            long errors = _checkErrors;
+            Reading(BlockAt(i), "refcount block", () => VisitRefcounts(index, Compare));
+            if (_checkErrors != errors)
+                MarkCompared(i);
+        }
+
+        // What no block counts, or where it says zero.
+        Counts.VisitCells((long cluster, ref uint cell) =>
+        {
+            if (ReferenceCounts.CountOf(cell) == 0)
+                return;
+            NoteHighest(cluster);
+            if ((cell & ReferenceCounts.Compared) == 0)
+                ReportDifference(cluster, cell, stored: 0);
+        });
+    }
+
+    /// <summary>Of clusters whose refcounts cannot be read, nothing is said but that.</summary>
+    private void MarkCompared(int index)
+    {
+        int bits = Geometry.RefcountBlockBits;
+        Counts.VisitCells((long cluster, ref uint cell) =>
+        {
+            if (cluster >> bits == index)
+                cell |= ReferenceCounts.Compared;
+        });
+    }
+
+    private void Compare(long cluster, ulong stored)
+    {
+        NoteHighest(cluster);
+        uint cell = Counts[cluster];
+        if (cell != 0)
+            Counts.Mark(cluster, ReferenceCounts.Compared);
+        if ((cell & ReferenceCounts.Overlap) != 0 || stored != ReferenceCounts.CountOf(cell))
+            ReportDifference(cluster, cell, stored);
+    }
+
+    private void NoteHighest(long cluster)
+    {
+        if (cluster < FileClusters)
+            _highest = Math.Max(_highest, cluster);
+    }
+
+    private void ReportDifference(long cluster, uint cell, ulong stored)
+    {
+        uint counted = ReferenceCounts.CountOf(cell);
+        long place = cluster << Geometry.ClusterBits;
+        string use = NameOf(ReferenceCounts.UseOf(cell));
+        if ((cell & ReferenceCounts.Overlap) != 0)
+        {
+            if (Noted(FindingKind.Overlap))
+                Note(place, $"cluster {cluster} refcount={stored} reference={counted}: is used as {use} and as "
+                    + NameOf(Counts.SecondUse(cluster)));
+        }
+        else if (stored < counted && Noted(FindingKind.RefcountTooLow))
+        {
+            Note(place, $"cluster {cluster} refcount={stored} reference={counted}: {use}");
+        }
+
+        if (stored > counted && Noted(FindingKind.Leak))
+            Note(place, $"cluster {cluster} refcount={stored} reference={counted}");
+    }
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>
+/// Looks for contradictions in the metadata of an image that nobody has open for writing. What is reported is what
+/// <c>qemu-img check</c> reports, and more where the specification is clear: uses of a cluster that exclude each
+/// other, clusters that begin at the end of the file, refcounts for clusters beyond it, and reserved bits everywhere.
+/// </summary>
+public static class ImageChecker
+{
+    /// <summary>Checks the image in <paramref name="file"/>. Opens no other file and changes nothing.</summary>
+    /// <exception cref="BlockException">
+    /// It cannot be checked: the header is invalid, or its tables are larger than this program counts.
+    /// </exception>
+    public static CheckResult Check(BlockDevice file)
+    {
+        using CheckRun run = new(file);
+        return run.Run();
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>
+/// How the guest's data in an image is encrypted: the cipher with its key, and which number a sector has
+/// (specification sections "Header", crypt_method, and "Full disk encryption (LUKS) header extension").
+/// </summary>
+internal sealed class GuestCipher : IDisposable
+{
+    private const int MethodAes = 1;
+    private const int AesKeyBytes = 16;
+    private const byte NewLine = 10;
+
+    private readonly SectorCipher _cipher;
+    private readonly bool _byHost;
+
+    private GuestCipher(SectorCipher cipher, bool byHost)
+    {
+        _cipher = cipher;
+        _byHost = byHost;
+    }
+
+    /// <summary>The cipher of an image, or null for an image that is not encrypted.</summary>
+    /// <exception cref="BlockException">No passphrase was given, or none opens the image; or the LUKS header is
+    /// invalid or uses something not supported.</exception>
+    public static GuestCipher? Open(BlockDevice file, Qcow2Header header, ImageSecrets? secrets)
+    {
+        if (header.EncryptionMethod == 0)
+            return null;
+        try
+        {
+            return header.EncryptionMethod == MethodAes
+                ? OpenAes(file, secrets)
+                : OpenLuks(file, LuksHeader.Read(file, header), secrets);
+        }
+        catch (CodecUnavailableException e)
+        {
+            throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {e.Message}", e, e.Hint);
+        }
+    }
+
+    /// <summary>
+    /// Encrypts whole sectors in place that lie at <paramref name="host"/> and are the guest's bytes from
+    /// <paramref name="guest"/> on.
+    /// </summary>
+    public void Encrypt(long guest, long host, Span<byte> data) => _cipher.Encrypt(SectorOf(guest, host), data);
+
+    /// <summary>The reverse of <see cref="Encrypt"/>.</summary>
+    public void Decrypt(long guest, long host, Span<byte> data) => _cipher.Decrypt(SectorOf(guest, host), data);
+
+    public void Dispose() => _cipher.Dispose();
+
+    private long SectorOf(long guest, long host) => (_byHost ? host : guest) / SectorCipher.SectorBytes;
+
+    /// <summary>
+    /// The old method: AES of 128 bits, the key is the passphrase itself, cut or filled with zeroes. Any passphrase
+    /// opens, and a wrong one reads noise.
+    /// </summary>
+    private static GuestCipher OpenAes(BlockDevice file, ImageSecrets? secrets)
+    {
+        if (secrets is not { Count: > 0 })
+            throw Missing(file, "AES");
+        using WipedBuffer key = new(AesKeyBytes);
+        secrets[0][..Math.Min(secrets[0].Length, AesKeyBytes)].CopyTo(key.Span);
+        return new GuestCipher(
+            new SectorCipher(new SectorCipherSpec(SectorChaining.Cbc, SectorIv.Plain64), key.Span), byHost: false);
+    }
+
+    private static GuestCipher OpenLuks(BlockDevice file, LuksHeader header, ImageSecrets? secrets)
+    {
+        LuksKeys keys = new(file, header);
+        if (!header.Slots.Any(static slot => slot.IsActive))
+            throw new BlockException(
+                BlockErrorKind.InvalidFormat, $"{file.Name}: the image is encrypted (LUKS) and has no active key slot");
+        if (secrets is not { Count: > 0 })
+            throw Missing(file, "LUKS");
+        bool endsInNewLine = false;
+        for (int i = 0; i < secrets.Count; i++)
+        {
+            if (keys.TryUnlock(secrets[i]) is { } cipher)
+                return new GuestCipher(cipher, byHost: true);
+            endsInNewLine |= secrets[i] is [.., NewLine];
+        }
+
+        throw new BlockException(
+            BlockErrorKind.PermissionDenied,
+            secrets.Count == 1
+                ? $"{file.Name}: the passphrase opens no key slot"
+                : $"{file.Name}: none of the {secrets.Count} passphrases opens a key slot",
+            hint: endsInNewLine
+                ? "the passphrase ends with a newline, which counts; printf %s writes a file without one"
+                : null);
+    }
+
+    private static BlockException Missing(BlockDevice file, string method) => new(
+        BlockErrorKind.PermissionDenied,
+        $"{file.Name}: the image is encrypted ({method})",
+        hint: "give the passphrase with --secret file:PATH");
+}

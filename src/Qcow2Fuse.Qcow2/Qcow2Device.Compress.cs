@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>Compressed writes: what <see cref="CompressedTarget"/> does with a whole cluster.</summary>
+public sealed partial class Qcow2Device
+{
+    /// <summary>Gathers writes into whole clusters; null where writes are not compressed.</summary>
+    private readonly CompressedTarget? _target;
+
+    /// <summary>
+    /// Stores what is gathered, so that the tables say all that was written. Must be called before
+    /// <see cref="ClusterMap.HoldWrites"/>, which it would wait for.
+    /// </summary>
+    internal void StoreGathered()
+    {
+        if (_target is null)
+            return;
+        try
+        {
+            _target.StoreAll();
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
+        }
+    }
+
+    /// <summary>What the tables say about a range, without what is gathered; zeroes beyond the end.</summary>
+    internal void ReadStored(GuestOffset guest, Span<byte> destination) => ReadForCopy(guest, destination);
+
+    /// <summary>
+    /// Stores a whole cluster: as zeroes where it is nothing else, compressed, or as it is where it does not become
+    /// smaller. Compresses without the gate.
+    /// </summary>
+    internal void StoreCluster(GuestOffset guest, ReadOnlySpan<byte> cluster)
+    {
+        lock (_gate)
+            _caches.ThrowIfFailed();
+        if (!cluster.ContainsAnyExcept((byte)0) && TryZeroStored(guest))
+            return;
+        using PooledBuffer packed = BufferPool.Shared.Rent(_geometry.ClusterSize);
+        if (!TryCompress(cluster, packed.Span, out int length) || !TryStorePacked(guest, packed.Span[..length]))
+            WriteGuest(guest, cluster);
+        FlushManyPending();
+    }
+
+    /// <summary>
+    /// Zeroes whole clusters from <paramref name="at"/> on, at most up to <paramref name="end"/>, by metadata where
+    /// that can say it; returns how many bytes.
+    /// </summary>
+    internal long ZeroStored(long at, long end, bool mayUnmap)
+    {
+        bool handled;
+        long step;
+        lock (_gate)
+        {
+            _caches.ThrowIfFailed();
+            step = ZeroRecorded(at, end - at, mayUnmap, out handled);
+        }
+
+        if (!handled)
+            StoreZeroBytes(new GuestOffset(at));
+        return step;
+    }
+
+    /// <summary>Lets the file have the clusters that are full of compressed ones.</summary>
+    internal void WriteFinishedClusters() => _caches.Packed!.WriteFinished();
+
+    /// <summary>Refuses what cannot be compressed, and loads the library that compresses.</summary>
+    private static void CheckCompression(BlockDevice file, Qcow2Header header, CompressedWrites wanted)
+    {
+        if (header.HasExternalData)
+            throw new BlockException(BlockErrorKind.NotSupported,
+                $"{file.Name}: an image with an external data file has no compressed clusters");
+        if (header.EncryptionMethod != 0)
+            throw new BlockException(BlockErrorKind.NotSupported,
+                $"{file.Name}: an encrypted image has no compressed clusters");
+        bool isZstd = header.Compression == CompressionType.Zstd;
+        if (wanted == (isZstd ? CompressedWrites.Zlib : CompressedWrites.Zstd))
+        {
+            (string has, string other) = isZstd ? ("zstd", "zlib") : ("zlib", "zstd");
+            throw new BlockException(BlockErrorKind.NotSupported,
+                $"{file.Name}: the image compresses with {has}, not {other}",
+                hint: $"make the image with: qcow2fuse create -o compression_type={other}");
+        }
+
+        try
+        {
+            ClusterCodecs.Preload(isZstd ? CompressionKind.Zstd : CompressionKind.Deflate);
+        }
+        catch (CodecUnavailableException e)
+        {
+            throw new BlockException(BlockErrorKind.NotSupported, $"{file.Name}: {e.Message}", e, e.Hint);
+        }
+    }
+
+    private bool TryCompress(ReadOnlySpan<byte> cluster, Span<byte> packed, out int length) =>
+        ClusterCodecs.TryCompress(_compressed.Kind, cluster, packed, out length);
+
+    private bool TryZeroStored(GuestOffset guest)
+    {
+        lock (_gate)
+        {
+            ZeroRecorded(guest.Value, _geometry.ClusterSize, mayUnmap: true, out bool handled);
+            return handled;
+        }
+    }
+
+    /// <summary>For tables that cannot say that a cluster reads as zeroes.</summary>
+    private void StoreZeroBytes(GuestOffset guest)
+    {
+        using PooledBuffer zeroes = BufferPool.Shared.Rent(_geometry.ClusterSize);
+        using PooledBuffer packed = BufferPool.Shared.Rent(_geometry.ClusterSize);
+        zeroes.Span.Clear();
+        if (!TryCompress(zeroes.Span, packed.Span, out int length) || !TryStorePacked(guest, packed.Span[..length]))
+            WriteGuest(guest, zeroes.Span);
+    }
+
+    private bool TryStorePacked(GuestOffset guest, ReadOnlySpan<byte> packed)
+    {
+        bool reclaimed = false;
+        while (true)
+        {
+            try
+            {
+                lock (_gate)
+                {
+                    _caches.ThrowIfFailed();
+                    bool isLinked = _map.LinkCompressed(guest, packed, _compressed) != 0;
+
+                    // Whoever holds writes back to change bitmaps has not got the gate since the entry was linked.
+                    _bitmaps!.Mark(guest.Value, _geometry.ClusterSize);
+                    return isLinked;
+                }
+            }
+            catch (BlockException e) when (e.Kind == BlockErrorKind.NoSpace && !reclaimed && HasPendingFrees()
+                && !_caches.HasFailed)
+            {
+                reclaimed = true;
+                lock (_gate)
+                    _caches.FlushAndFree();
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>Internal snapshots (specification section "Snapshots").</summary>
+public sealed partial class Qcow2Device
+{
+    private List<SnapshotEntry>? _snapshots;
+    private bool _changesSnapshots;
+
+    /// <summary>The snapshots in the order of their table.</summary>
+    /// <exception cref="BlockException">The snapshot table is invalid.</exception>
+    public IReadOnlyList<SnapshotInfo> Snapshots
+    {
+        get
+        {
+            lock (_gate)
+                return [.. LoadedSnapshots().Select(static entry => entry.Info)];
+        }
+    }
+
+    /// <summary>
+    /// Takes a snapshot of the disk as it is at one moment, while guests read and write; their writes wait meanwhile.
+    /// Durable when it returns. The time it takes grows with the L2 tables and clusters that are mapped.
+    /// </summary>
+    /// <param name="name">At most 255 bytes; other snapshots may have the same name, as in QEMU.</param>
+    /// <exception cref="BlockException">
+    /// <see cref="BlockErrorKind.TooLarge"/>: a refcount, the table or the name has no room for it. Whatever the kind,
+    /// the image is as it was; where even taking back failed, it has clusters that are counted and not used.
+    /// </exception>
+    public SnapshotInfo CreateSnapshot(string name)
+    {
+        SnapshotInfo? created = null;
+        ChangeSnapshots(changes =>
+        {
+            changes.Create(LoadedSnapshots(), name, Length, all => _snapshots = all);
+            created = _snapshots![^1].Info;
+        });
+        return created!;
+    }
+
+    /// <summary>
+    /// Makes the disk what it was when a snapshot was taken, its size included. What was written since then is gone,
+    /// unless another snapshot has it. Nobody should be writing meanwhile: what becomes of such a write is open.
+    /// </summary>
+    /// <param name="nameOrId">The id, or the name, of which the first one counts.</param>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.NotFound"/>, or as
+    /// <see cref="CreateSnapshot"/>.</exception>
+    public void ApplySnapshot(string nameOrId)
+    {
+        lock (_resizeLock)
+        {
+            BeginWrite(offset: 0, length: 0);
+            lock (_gate)
+                BeginBitmapResize(SizeOf(FindSnapshot(nameOrId)));
+            try
+            {
+                ChangeSnapshots(changes =>
+                {
+                    SnapshotEntry entry = FindSnapshot(nameOrId);
+                    long size = SizeOf(entry);
+                    changes.Apply(entry, size, () =>
+                    {
+                        ResizeBitmaps(size);
+                        Volatile.Write(ref _length, size);
+                        RecordWholeDisk();
+                    });
+                });
+            }
+            finally
+            {
+                lock (_gate)
+                    EndBitmapResize();
+            }
+        }
+    }
+
+    /// <summary>Removes a snapshot and frees what only it used. Guest writes wait meanwhile.</summary>
+    /// <param name="nameOrId">The id, or the name, of which the first one counts.</param>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.NotFound"/>;
+    /// <see cref="BlockErrorKind.Locked"/> while it is open (<see cref="OpenSnapshot"/>).</exception>
+    public void DeleteSnapshot(string nameOrId) => ChangeSnapshots(changes =>
+    {
+        SnapshotEntry entry = FindSnapshot(nameOrId);
+        if (entry.Readers > 0)
+            throw new BlockException(BlockErrorKind.Locked,
+                $"{Name}: snapshot '{Printable.Text(entry.Info.Name)}' is being read and cannot be deleted");
+        changes.Delete(LoadedSnapshots(), entry, left => _snapshots = left);
+    });
+
+    /// <summary>
+    /// The disk as it was when a snapshot was taken, read-only and at its own size. Any number can be open while the
+    /// disk itself is read and written. The caller disposes it before the image.
+    /// </summary>
+    /// <param name="nameOrId">The id, or the name, of which the first one counts.</param>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.NotFound"/>, or the snapshot's L1 table is
+    /// invalid.</exception>
+    public BlockDevice OpenSnapshot(string nameOrId)
+    {
+        RefuseExternalData();
+        lock (_gate)
+        {
+            while (_changesSnapshots)
+                Monitor.Wait(_gate);
+            SnapshotEntry entry = FindSnapshot(nameOrId);
+            long size = SizeOf(entry);
+            new SnapshotChanges(_file, _geometry, _header, _caches, _gate).CheckL1(entry);
+            int entries = (int)Math.Min(entry.L1Size, _geometry.L1EntriesFor(size));
+            ResidentTable l1 = ResidentTable.Load(_file, entry.L1Offset, entries);
+            var map = new ClusterMap(_file, _geometry, _caches, _gate, Backing?.Length ?? 0, keepsPlace: false, l1);
+            return new SnapshotDevice(this, entry, size, l1, map, _gate);
+        }
+    }
+
+    /// <summary>Runs a change with writes held back, one at a time.</summary>
+    private void ChangeSnapshots(Action<SnapshotChanges> change)
+    {
+        RefuseExternalData();
+        BeginWrite(offset: 0, length: 0);
+        StoreGathered();
+        try
+        {
+            lock (_resizeLock)
+                lock (_gate)
+                {
+                    _map.HoldWrites();
+                    _changesSnapshots = true;
+                    try
+                    {
+                        change(new SnapshotChanges(_file, _geometry, _header, _caches, _gate));
+                        _caches.BuildGuard();
+                    }
+                    finally
+                    {
+                        _changesSnapshots = false;
+                        _map.ReleaseWrites();
+                    }
+                }
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
+        }
+    }
+
+    private List<SnapshotEntry> LoadedSnapshots() => _snapshots ??= SnapshotTable.Read(_file, _header.Current);
+
+    private SnapshotEntry FindSnapshot(string nameOrId) =>
+        SnapshotTable.Find(LoadedSnapshots(), nameOrId) ?? throw new BlockException(
+            BlockErrorKind.NotFound, $"{Name}: has no snapshot '{Printable.Text(nameOrId)}'");
+
+    private long SizeOf(SnapshotEntry entry)
+    {
+        long size = entry.Info.DiskSize & ~511L;
+        if (size < 0 || _geometry.L1EntriesFor(size) > (32L << 20) / 8)
+            throw new BlockException(BlockErrorKind.TooLarge,
+                $"{Name}: snapshot '{Printable.Text(entry.Info.Name)}' claims a size of {entry.Info.DiskSize} bytes");
+        return size;
+    }
+
+    private void RefuseExternalData()
+    {
+        if (_geometry.DataIsExternal)
+            throw new BlockException(BlockErrorKind.NotSupported,
+                $"{Name}: an image with an external data file cannot have snapshots");
+    }
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>
+/// The disk as it was when a snapshot was taken, at its own size, read through the open image.
+/// </summary>
+/// <remarks>
+/// Shares the image's cache of L2 slices: tables of a snapshot are never changed but for flags nobody reads here. Its
+/// clusters stay where they are because a snapshot that is read cannot be deleted. Disposed before the image.
+/// </remarks>
+internal sealed class SnapshotDevice : BlockDevice, IOverlay
+{
+    private readonly Qcow2Device _image;
+    private readonly SnapshotEntry _entry;
+    private readonly ResidentTable _l1;
+    private readonly ClusterMap _map;
+    private readonly object _gate;
+
+    /// <summary>Called with the gate held, as is <paramref name="map"/>'s way.</summary>
+    public SnapshotDevice(
+        Qcow2Device image, SnapshotEntry entry, long length, ResidentTable l1, ClusterMap map, object gate)
+    {
+        _image = image;
+        _entry = entry;
+        _l1 = l1;
+        _map = map;
+        _gate = gate;
+        Length = length;
+        entry.Readers++;
+    }
+
+    /// <inheritdoc/>
+    public override string Name => $"{_image.Name} (snapshot '{Printable.Text(_entry.Info.Name)}')";
+
+    /// <summary>The size of the disk when the snapshot was taken.</summary>
+    public override long Length { get; }
+
+    /// <inheritdoc/>
+    public override bool IsReadOnly => true;
+
+    /// <inheritdoc/>
+    public BlockDevice? Backing => _image.Backing;
+
+    /// <inheritdoc/>
+    public override long AllocatedBytes => _image.AllocatedBytes;
+
+    /// <inheritdoc/>
+    public override void Read(long offset, Span<byte> destination)
+    {
+        CheckRange(offset, destination.Length);
+        var guest = new GuestOffset(offset);
+        while (!destination.IsEmpty)
+        {
+            ReadMapping mapping;
+            lock (_gate)
+                mapping = _map.Lookup(guest, destination.Length);
+            Span<byte> part = destination[..(int)mapping.Length];
+            _image.ReadMapped(mapping, guest, part);
+            destination = destination[part.Length..];
+            guest += part.Length;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override Extent GetExtent(long offset, long length)
+    {
+        CheckRange(offset, length);
+        ReadMapping mapping;
+        lock (_gate)
+            mapping = _map.Lookup(new GuestOffset(offset), length);
+        return _image.ToExtent(mapping, offset);
+    }
+
+    /// <inheritdoc/>
+    public override void Write(long offset, ReadOnlySpan<byte> source) => CheckWritable();
+
+    /// <inheritdoc/>
+    public override void WriteZeroes(long offset, long length, bool mayUnmap) => CheckWritable();
+
+    /// <inheritdoc/>
+    public override void Discard(long offset, long length) => CheckWritable();
+
+    /// <inheritdoc/>
+    public override void Resize(long length) => CheckWritable();
+
+    /// <inheritdoc/>
+    public override void Flush()
+    {
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        lock (_gate)
+            _entry.Readers--;
+        _l1.Dispose();
+        base.Dispose(disposing);
+    }
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using System.Text;
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Qcow2;
+
+/// <summary>One entry of the snapshot table, kept byte for byte with what nobody here understands.</summary>
+internal sealed class SnapshotEntry
+{
+    public SnapshotEntry(byte[] raw, SnapshotInfo info)
+    {
+        Raw = raw;
+        Info = info;
+    }
+
+    /// <summary>The entry as the table holds it, without the padding behind it.</summary>
+    public byte[] Raw { get; }
+
+    public SnapshotInfo Info { get; }
+
+    /// <summary>Where its L1 table lies.</summary>
+    public HostOffset L1Offset => new((long)BigEndian.U64(Raw, 0));
+
+    /// <summary>Entries of its L1 table, those of saved machine state among them.</summary>
+    public long L1Size => BigEndian.U32(Raw, 8);
+
+    /// <summary>How many devices read it now; guarded by the image's gate.</summary>
+    public int Readers { get; set; }
+}
+
+/// <summary>
+/// Reads and encodes the snapshot table; specification section "Snapshots". Entries have variable length and begin at
+/// multiples of 8 bytes.
+/// </summary>
+internal static class SnapshotTable
+{
+    /// <summary>Snapshots in an image at most.</summary>
+    public const int SnapshotsMax = 65536;
+
+    /// <summary>Bytes of the table at most.</summary>
+    public const long BytesMax = 64L << 20;
+
+    /// <summary>Bytes of an entry's extra data at most.</summary>
+    public const int ExtraBytesMax = 1024;
+
+    /// <summary>Bytes of a name at most, so that QEMU can show the whole of it.</summary>
+    public const int NameBytesMax = 255;
+
+    private const int FieldsBytes = 40;
+    private const int NewExtraBytes = 24;
+
+    /// <summary>Reads all entries.</summary>
+    /// <exception cref="BlockException">
+    /// <see cref="BlockErrorKind.InvalidFormat"/> or <see cref="BlockErrorKind.TooLarge"/>.
+    /// </exception>
+    public static List<SnapshotEntry> Read(BlockDevice file, Qcow2Header header)
+    {
+        if (header.SnapshotCount > SnapshotsMax)
+            throw new BlockException(BlockErrorKind.TooLarge,
+                $"{file.Name}: {header.SnapshotCount} snapshots are more than {SnapshotsMax}");
+        var snapshots = new List<SnapshotEntry>();
+        long offset = header.SnapshotsOffset;
+        for (int i = 0; i < header.SnapshotCount; i++)
+        {
+            var fields = new byte[FieldsBytes];
+            ReadBytes(file, header, offset, fields);
+            uint extraBytes = BigEndian.U32(fields, 36);
+            if (extraBytes > ExtraBytesMax)
+                throw new BlockException(BlockErrorKind.TooLarge,
+                    $"{file.Name}: snapshot {i} has {extraBytes} bytes of extra data, more than {ExtraBytesMax}");
+            var raw = new byte[FieldsBytes + extraBytes + BigEndian.U16(fields, 12) + BigEndian.U16(fields, 14)];
+            ReadBytes(file, header, offset, raw);
+            snapshots.Add(new SnapshotEntry(raw, Parse(raw, header.Size & ~511L)));
+            offset += Padded(raw.Length);
+        }
+
+        return snapshots;
+    }
+
+    /// <summary>The bytes of a table of these entries.</summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.TooLarge"/>.</exception>
+    public static byte[] Encode(string fileName, IReadOnlyList<SnapshotEntry> entries)
+    {
+        long length = entries.Sum(static entry => Padded(entry.Raw.Length));
+        if (entries.Count > SnapshotsMax || length > BytesMax)
+            throw new BlockException(BlockErrorKind.TooLarge,
+                $"{fileName}: no further snapshot has room in the snapshot table");
+        var table = new byte[length];
+        long offset = 0;
+        foreach (SnapshotEntry entry in entries)
+        {
+            entry.Raw.CopyTo(table, offset);
+            offset += Padded(entry.Raw.Length);
+        }
+
+        return table;
+    }
+
+    /// <summary>How many bytes the entries take, the padding between them included.</summary>
+    public static long BytesOf(IReadOnlyList<SnapshotEntry> entries) =>
+        entries.Sum(static entry => Padded(entry.Raw.Length));
+
+    /// <summary>A new entry of a snapshot without machine state.</summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.TooLarge"/>: the name is too long.</exception>
+    public static SnapshotEntry NewEntry(
+        string fileName, string id, string name, HostOffset l1Offset, long l1Size, long diskSize, DateTimeOffset now)
+    {
+        byte[] idBytes = Encoding.UTF8.GetBytes(id);
+        byte[] nameBytes = Encoding.UTF8.GetBytes(name);
+        if (nameBytes.Length > NameBytesMax)
+            throw new BlockException(BlockErrorKind.TooLarge,
+                $"{fileName}: the name of a snapshot may have {NameBytesMax} bytes, not {nameBytes.Length}");
+        var raw = new byte[FieldsBytes + NewExtraBytes + idBytes.Length + nameBytes.Length];
+        BigEndian.U64(raw, 0, (ulong)l1Offset.Value);
+        BigEndian.U32(raw, 8, (uint)l1Size);
+        raw[12] = (byte)(idBytes.Length >> 8);
+        raw[13] = (byte)idBytes.Length;
+        raw[14] = (byte)(nameBytes.Length >> 8);
+        raw[15] = (byte)nameBytes.Length;
+        BigEndian.U32(raw, 16, (uint)now.ToUnixTimeSeconds());
+        BigEndian.U32(raw, 20, (uint)(now.UtcTicks % TimeSpan.TicksPerSecond * 100));
+        BigEndian.U32(raw, 36, NewExtraBytes);
+        BigEndian.U64(raw, FieldsBytes + 8, (ulong)diskSize);
+        BigEndian.U64(raw, FieldsBytes + 16, ulong.MaxValue);
+        idBytes.CopyTo(raw, FieldsBytes + NewExtraBytes);
+        nameBytes.CopyTo(raw, FieldsBytes + NewExtraBytes + idBytes.Length);
+        return new SnapshotEntry(raw, Parse(raw, diskSize));
+    }
+
+    /// <summary>One above the highest number among the ids, as text.</summary>
+    public static string NextId(IReadOnlyList<SnapshotEntry> entries)
+    {
+        ulong highest = 0;
+        foreach (SnapshotEntry entry in entries)
+        {
+            if (ulong.TryParse(entry.Info.Id, NumberStyles.None, CultureInfo.InvariantCulture, out ulong id))
+                highest = Math.Max(highest, id);
+        }
+
+        return checked(highest + 1).ToString(CultureInfo.InvariantCulture);
+    }
+
+    /// <summary>
+    /// The snapshot with this id, otherwise the first with this name; the same rule as qemu-img's. Null if there is
+    /// neither.
+    /// </summary>
+    public static SnapshotEntry? Find(IReadOnlyList<SnapshotEntry> entries, string nameOrId) =>
+        entries.FirstOrDefault(entry => string.Equals(entry.Info.Id, nameOrId, StringComparison.Ordinal))
+        ?? entries.FirstOrDefault(entry => string.Equals(entry.Info.Name, nameOrId, StringComparison.Ordinal));
+
+    private static long Padded(int bytes) => (bytes + 7) & ~7L;
+
+    private static SnapshotInfo Parse(byte[] raw, long currentSize)
+    {
+        int extraBytes = (int)BigEndian.U32(raw, 36);
+        int idBytes = BigEndian.U16(raw, 12);
+        ReadOnlySpan<byte> extra = raw.AsSpan(FieldsBytes, extraBytes);
+        ulong instructions = extraBytes >= 24 ? BigEndian.U64(extra, 16) : ulong.MaxValue;
+        return new SnapshotInfo(
+            Encoding.UTF8.GetString(raw, FieldsBytes + extraBytes, idBytes),
+            Encoding.UTF8.GetString(raw.AsSpan(FieldsBytes + extraBytes + idBytes)),
+            extraBytes >= 8 ? (long)BigEndian.U64(extra, 0) : BigEndian.U32(raw, 32),
+            BigEndian.U32(raw, 16),
+            BigEndian.U32(raw, 20),
+            (long)BigEndian.U64(raw, 24),
+            extraBytes >= 16 ? (long)BigEndian.U64(extra, 8) : currentSize,
+            instructions == ulong.MaxValue ? null : (long)instructions);
+    }
+
+    private static void ReadBytes(BlockDevice file, Qcow2Header header, long offset, byte[] bytes)
+    {
+        if (offset > file.Length - bytes.Length)
+            throw new BlockException(
+                BlockErrorKind.InvalidFormat, $"{file.Name}: the snapshot table goes beyond the end of the file");
+        if (offset + bytes.Length - header.SnapshotsOffset > BytesMax)
+            throw new BlockException(BlockErrorKind.TooLarge, $"{file.Name}: the snapshot table is too large");
+        file.Read(offset, bytes);
+    }
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT
+using System.CommandLine;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Qcow2;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary>
+/// <c>qcow2fuse check</c>: looks for contradictions in the metadata of an image, and repairs leaks, with the syntax,
+/// the output and the exit codes of <c>qemu-img check</c>. Reads the image file and no other.
+/// </summary>
+internal static class CheckCommand
+{
+    private const int ProbeLength = 512;
+
+    /// <summary>The verb with its options.</summary>
+    public static Command Create()
+    {
+        Option<string> output = new("--output")
+        {
+            Description = "human or json",
+            HelpName = "FORM",
+            DefaultValueFactory = static _ => "human",
+        };
+        output.AcceptOnlyFromAmong("human", "json");
+        Option<string?> format = new("-f", "--format")
+        { Description = "Format of the image: qcow2 or raw (default: recognised)", HelpName = "FORMAT" };
+        Option<string?> repair = new("-r", "--repair")
+        { Description = "leaks: give lost space back", HelpName = "WHAT" };
+        Option<bool> quiet = new("-q", "--quiet") { Description = "Print only errors" };
+        Option<bool> forceShare = new("-U", "--force-share")
+        { Description = "Look although another process may be writing to the image" };
+        Argument<string> file = new("FILE") { Description = "The image" };
+        Command command = new("check", "Look for damage in an image, and repair leaks")
+            { output, format, repair, quiet, forceShare, file };
+        command.SetAction(parsed => Run(new Request(
+            parsed.GetRequiredValue(file),
+            parsed.GetValue(format),
+            IsRepair(parsed.GetValue(repair), parsed.GetValue(forceShare)),
+            parsed.GetValue(forceShare),
+            parsed.GetValue(output) is "json",
+            parsed.GetValue(quiet))));
+        return command;
+    }
+
+    private static bool IsRepair(string? what, bool forceShare) => what switch
+    {
+        null => false,
+        "leaks" when forceShare => throw CommandException.Usage("-U is for looking only, and -r repairs"),
+        "leaks" => true,
+        "all" => throw CommandException.Usage(
+            "-r all is not there yet", "-r leaks gives lost space back; qemu-img check -r all repairs more"),
+        _ => throw CommandException.Usage($"unknown repair {what}", "-r leaks gives lost space back"),
+    };
+
+    private static int Run(Request request)
+    {
+        using FileDevice file = FileDevice.Open(request.Path, readOnly: !request.Repair);
+        if (!request.ForceShare)
+            Lock(file, request.Repair);
+        if (!IsQcow2(file, request.Format))
+            throw new CommandException(ExitCode.NoCheck, $"{file.Name}: raw images have nothing that could be checked");
+
+        RepairResult result;
+        if (request.Repair)
+        {
+            result = ImageRepair.Leaks(file);
+        }
+        else
+        {
+            CheckResult check = ImageChecker.Check(file);
+            result = new RepairResult(check, check, LeaksFixed: 0, CorruptionsFixed: 0, Refused: null);
+        }
+
+        if (!request.Quiet)
+        {
+            CheckReport.WriteFindings(result, StandardError.WriteLine);
+            Console.Out.Write(request.AsJson
+                ? CheckReport.Json(request.Path, result)
+                : CheckReport.Text(result));
+        }
+
+        if (result.Refused is { } reason)
+            Report.Warning($"{file.Name}: {reason}");
+        return ExitCodeOf(result.After);
+    }
+
+    private static int ExitCodeOf(CheckResult check) =>
+        check.CheckErrors > 0 ? ExitCode.Failure
+        : check.Corruptions > 0 ? ExitCode.Corrupt
+        : check.Leaks > 0 ? ExitCode.Leaks
+        : ExitCode.Success;
+
+    private static void Lock(FileDevice file, bool repair)
+    {
+        try
+        {
+            file.Lock(repair ? ImageLockMode.Writer : ImageLockMode.Reader);
+        }
+        catch (BlockException exception) when (exception.Kind == BlockErrorKind.Locked)
+        {
+            throw new CommandException(
+                ExitCode.Failure,
+                exception.Message,
+                repair ? "unmount it, or end the virtual machine, first" : "-U looks at it all the same",
+                exception);
+        }
+    }
+
+    private static bool IsQcow2(FileDevice file, string? format)
+    {
+        switch (format)
+        {
+            case "qcow2":
+                return true;
+            case "raw":
+                return false;
+            case null:
+                byte[] head = new byte[(int)Math.Min(file.Length, ProbeLength)];
+                file.Read(0, head);
+                return new Qcow2Format().Probe(head);
+            default:
+                throw CommandException.Usage($"unknown format {format}", "the formats are qcow2 and raw");
+        }
+    }
+
+    private sealed record Request(
+        string Path, string? Format, bool Repair, bool ForceShare, bool AsJson, bool Quiet);
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+using System.CommandLine;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Qcow2;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary>
+/// <c>qcow2fuse snapshot</c>: lists, creates, applies and deletes internal snapshots with the syntax of
+/// <c>qemu-img snapshot</c>. None of that needs a backing file, so none is opened.
+/// </summary>
+internal static class SnapshotCommand
+{
+    /// <summary>The verb with its options.</summary>
+    public static Command Create()
+    {
+        Option<bool> list = new("-l", "--list") { Description = "List the snapshots" };
+        Option<string?> create = new("-c", "--create") { Description = "Take a snapshot", HelpName = "NAME" };
+        Option<string?> apply = new("-a", "--apply")
+        { Description = "Make the disk what it was in a snapshot, named or by its id", HelpName = "NAME" };
+        Option<string?> delete = new("-d", "--delete")
+        { Description = "Delete a snapshot, named or by its id", HelpName = "NAME" };
+        Option<string> output = new("--output")
+        {
+            Description = "human or json, for -l",
+            HelpName = "FORM",
+            DefaultValueFactory = static _ => "human",
+        };
+        output.AcceptOnlyFromAmong("human", "json");
+        Option<bool> forceShare = new("-U", "--force-share")
+        { Description = "With -l: look although another process may be writing to the image" };
+        Option<bool> quiet = new("-q", "--quiet") { Description = "Print nothing but the list" };
+        Argument<string> file = new("FILE") { Description = "The image" };
+        Command command = new("snapshot", "List, take, apply or delete internal snapshots")
+            { list, create, apply, delete, output, forceShare, quiet, file };
+        command.SetAction(parsed =>
+        {
+            string path = parsed.GetRequiredValue(file);
+            (Action<Qcow2Device>? change, int count) = ChangeOf(
+                parsed.GetValue(create), parsed.GetValue(apply), parsed.GetValue(delete));
+            if (count + (parsed.GetValue(list) ? 1 : 0) > 1)
+                throw CommandException.Usage("-l, -c, -a and -d exclude each other");
+            if (change is null)
+                return List(path, parsed.GetValue(forceShare), parsed.GetValue(output) is "json");
+            if (parsed.GetValue(forceShare))
+                throw CommandException.Usage($"{path}: -U is for looking only");
+            return Change(path, change);
+        });
+        return command;
+    }
+
+    private static (Action<Qcow2Device>? Change, int Count) ChangeOf(string? create, string? apply, string? delete)
+    {
+        Action<Qcow2Device>? change = null;
+        int count = 0;
+        if (create is not null)
+        {
+            change = device => device.CreateSnapshot(create);
+            count++;
+        }
+
+        if (apply is not null)
+        {
+            change = device => device.ApplySnapshot(apply);
+            count++;
+        }
+
+        if (delete is not null)
+        {
+            change = device => device.DeleteSnapshot(delete);
+            count++;
+        }
+
+        return (change, count);
+    }
+
+    private static int List(string path, bool forceShare, bool asJson)
+    {
+        using FileDevice file = FileDevice.Open(path, readOnly: true);
+        if (!forceShare)
+            LockForReading(file);
+        IReadOnlyList<SnapshotInfo> snapshots = Qcow2ImageInfo.Read(file).Snapshots;
+        if (asJson)
+            Console.Out.WriteLine(ImageReportJson.FormatSnapshots(snapshots));
+        else if (snapshots.Count > 0)
+            ImageReportText.WriteSnapshots(snapshots, Console.Out);
+        return ExitCode.Success;
+    }
+
+    private static void LockForReading(FileDevice file)
+    {
+        try
+        {
+            file.Lock(ImageLockMode.Reader);
+        }
+        catch (BlockException exception) when (exception.Kind == BlockErrorKind.Locked)
+        {
+            throw new CommandException(
+                ExitCode.Failure, exception.Message, "-U looks at it all the same", exception);
+        }
+    }
+
+    private static int Change(string path, Action<Qcow2Device> change)
+    {
+        FileDevice file = FileDevice.Open(path, readOnly: false);
+        Qcow2Device device;
+        try
+        {
+            file.Lock(ImageLockMode.Writer);
+            if (Qcow2ImageInfo.Read(file).HasExternalData)
+                throw new CommandException(
+                    ExitCode.Failure, $"{file.Name}: an image with an external data file cannot have snapshots");
+            device = Qcow2Device.Open(file, new FormatOpenArguments());
+        }
+        catch
+        {
+            file.Dispose();
+            throw;
+        }
+
+        using (device)
+            change(device);
+        return ExitCode.Success;
+    }
+}

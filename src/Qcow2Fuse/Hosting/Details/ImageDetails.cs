@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Output;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>The hidden directory of an image: <c>info</c>, <c>map</c>, <c>snapshots/NAME.raw</c> and
+/// <c>layers/N.raw</c>, all read-only.</summary>
+internal static class ImageDetails
+{
+    /// <summary>Makes the directory and all below it.</summary>
+    public static FixedDirectory Create(TreeContext context, HostedImage image)
+    {
+        FixedDirectory directory = context.Nodes.Add(new FixedDirectory(context));
+        directory.Add("info", context.Nodes.Add(
+            new TextFileNode(context, text => ImageReportText.Write(image.ReadReport(), text))));
+        directory.Add("map", context.Nodes.Add(new TextFileNode(context, text => WriteMap(image, text))));
+        directory.Add("snapshots", context.Nodes.Add(new SnapshotsDirectory(context, image)));
+        directory.Add("layers", context.Nodes.Add(new LayersDirectory(context, image)));
+        return directory;
+    }
+
+    private static void WriteMap(HostedImage image, TextWriter text)
+    {
+        BlockDevice device = image.Acquire();
+        try
+        {
+            MapText.Write(device, text);
+        }
+        finally
+        {
+            image.Release();
+        }
+    }
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Qcow2;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>What the images of a mount did, as OpenMetrics text (version 1.0.0).</summary>
+internal static class MetricsText
+{
+    /// <summary>Writes all metrics of all images.</summary>
+    public static void Write(IReadOnlyList<ImageNodes> images, TextWriter text)
+    {
+        WriteCounter(text, "qcow2fuse_requests", null, "Requests of the kernel that were served", images, Requests);
+        WriteCounter(text, "qcow2fuse_bytes", "bytes", "Bytes of those requests", images, Bytes);
+        WriteFamily(text, "qcow2fuse_image_open", "gauge", null, "Whether the image is open now");
+        foreach (ImageNodes image in images)
+            WriteSample(text, "qcow2fuse_image_open", image, label: "", image.Image.Current is null ? 0 : 1);
+        (ImageNodes Image, MetadataStatistics Statistics)[] tables =
+            [.. from image in images
+                let statistics = StatisticsOf(image.Image)
+                where statistics is not null
+                select (image, statistics.Value)];
+        WriteTables(text, tables, "qcow2fuse_table_hits", "Tables found in the cache", static table => table.Hits);
+        WriteTables(text, tables, "qcow2fuse_table_reads", "Tables read from the file", static table => table.Misses);
+        WriteTables(
+            text, tables, "qcow2fuse_table_writes", "Tables written to the file", static table => table.Written);
+        WriteFamily(text, "qcow2fuse_metadata_flushes", "counter", null, "Flushes that made all metadata durable");
+        foreach ((ImageNodes image, MetadataStatistics statistics) in tables)
+            WriteSample(text, "qcow2fuse_metadata_flushes_total", image, label: "", statistics.Flushes);
+        text.WriteLine("# EOF");
+    }
+
+    private static IEnumerable<(string Operation, long Value)> Requests(ImageCounters counters) =>
+    [
+        ("read", counters.Reads), ("write", counters.Writes), ("zero", counters.Zeroes), ("flush", counters.Flushes),
+    ];
+
+    private static IEnumerable<(string Operation, long Value)> Bytes(ImageCounters counters) =>
+        [("read", counters.ReadBytes), ("write", counters.WrittenBytes), ("zero", counters.ZeroedBytes)];
+
+    private static void WriteCounter(
+        TextWriter text, string name, string? unit, string help, IReadOnlyList<ImageNodes> images,
+        Func<ImageCounters, IEnumerable<(string Operation, long Value)>> values)
+    {
+        WriteFamily(text, name, "counter", unit, help);
+        foreach (ImageNodes image in images)
+        {
+            foreach ((string operation, long value) in values(image.Image.Counters))
+                WriteSample(text, name + "_total", image, $",op=\"{operation}\"", value);
+        }
+    }
+
+    private static void WriteTables(
+        TextWriter text, (ImageNodes Image, MetadataStatistics Statistics)[] tables, string name, string help,
+        Func<TableCacheStatistics, long> value)
+    {
+        WriteFamily(text, name, "counter", null, help);
+        foreach ((ImageNodes image, MetadataStatistics statistics) in tables)
+        {
+            WriteSample(text, name + "_total", image, ",table=\"l2\"", value(statistics.L2));
+            WriteSample(text, name + "_total", image, ",table=\"refcount\"", value(statistics.RefcountBlocks));
+        }
+    }
+
+    private static void WriteFamily(TextWriter text, string name, string type, string? unit, string help)
+    {
+        text.WriteLine($"# TYPE {name} {type}");
+        if (unit is not null)
+            text.WriteLine($"# UNIT {name} {unit}");
+        text.WriteLine($"# HELP {name} {help}.");
+    }
+
+    private static void WriteSample(TextWriter text, string name, ImageNodes image, string label, long value) =>
+        text.WriteLine(string.Create(
+            CultureInfo.InvariantCulture, $"{name}{{image=\"{Escape(image.Name)}\"{label}}} {value}"));
+
+    private static string Escape(string text) =>
+        text.Replace("\\", "\\\\", StringComparison.Ordinal)
+            .Replace("\"", "\\\"", StringComparison.Ordinal)
+            .Replace("\n", "\\n", StringComparison.Ordinal);
+
+    /// <summary>The statistics of an image that is open and has tables.</summary>
+    private static MetadataStatistics? StatisticsOf(HostedImage image)
+    {
+        BlockDevice? device = image.AcquireOpen();
+        if (device is null)
+            return null;
+        try
+        {
+            while (device is FilterDevice filter)
+                device = filter.Child;
+            return (device as Qcow2Device)?.Statistics;
+        }
+        finally
+        {
+            image.Release();
+        }
+    }
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using Microsoft.Extensions.Logging;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Commands;
+using Qcow2Fuse.Linux;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>
+/// One image of a mount with what its files have in common: the open disk, its partition table, its counters and the
+/// files that show parts of it.
+/// </summary>
+internal sealed class HostedImage : DiskSource, IDisposable
+{
+    private static readonly TimeSpan IdlePeriod = TimeSpan.FromSeconds(5);
+
+    private readonly MountSettings _settings;
+    private readonly ILogger _logger;
+    private readonly Lock _stateLock = new();
+    private readonly bool _staysOpen;
+    private readonly int _anchor = -1;
+    private ServedImage? _served;
+    private ImageReport? _report;
+    private FileStamp _reportStamp;
+    private FileStamp _complainedOf;
+    private PartitionTable _table = PartitionTable.Empty;
+    private FileStamp _tableStamp;
+    private RawFileNode[] _views = [];
+    private long _modifiedTicks;
+    private int _tableIsStale = 1;
+    private int _openings;
+    private int _resizeWasRefused;
+
+    /// <summary>An image that is opened when it is used.</summary>
+    public HostedImage(MountSettings settings, string path, ILogger logger)
+    {
+        _settings = settings;
+        _logger = logger;
+        Path = path;
+        _modifiedTicks = FileStamp.Of(path).ModifiedTicks;
+    }
+
+    /// <summary>An image that is open already and stays so; it belongs to the hosted image now.</summary>
+    public HostedImage(MountSettings settings, ServedImage served, ILogger logger)
+        : this(settings, served.ImagePath, logger)
+    {
+        // The mount may cover the path, and must not be entered by the process that serves it.
+        _anchor = LinuxFile.Open(served.ImagePath, Linux.OpenFlags.PathOnly | Linux.OpenFlags.CloseOnExec);
+        _staysOpen = true;
+        _served = served;
+        _ = Acquire();
+    }
+
+    /// <summary>Absolute path of the image.</summary>
+    public string Path { get; }
+
+    /// <summary>What its requests add up to.</summary>
+    public ImageCounters Counters { get; } = new();
+
+    /// <summary>The image with its chain while it is open, or null.</summary>
+    public ServedImage? Served => Volatile.Read(ref _served);
+
+    /// <summary>Whether files of it may be closed and opened, and be changed by others meanwhile.</summary>
+    public bool IsVolatile => !_staysOpen;
+
+    /// <summary>How often it was opened; what the kernel has cached under another number may be out of date.</summary>
+    public int Openings => Volatile.Read(ref _openings);
+
+    /// <inheritdoc/>
+    public override long Length => Current?.Length ?? KnownReport()?.VirtualSize ?? 0;
+
+    /// <inheritdoc/>
+    public override long AllocatedBytes => Current?.AllocatedBytes ?? KnownReport()?.ActualSize ?? 0;
+
+    /// <inheritdoc/>
+    public override bool IsReadOnly => Current?.IsReadOnly ?? _settings.ReadOnly;
+
+    /// <summary>When it was last changed, through the mount or in the file, in ticks of UTC.</summary>
+    public long ModifiedTicks
+    {
+        get
+        {
+            if (Current is null)
+                Volatile.Write(ref _modifiedTicks, FileStamp.Of(Path).ModifiedTicks);
+            return Volatile.Read(ref _modifiedTicks);
+        }
+        set => Volatile.Write(ref _modifiedTicks, value);
+    }
+
+    /// <inheritdoc/>
+    protected override TimeSpan IdleTime => IdlePeriod;
+
+    /// <summary>What the header says, read anew if the file has changed.</summary>
+    /// <exception cref="BlockException">It is no image, or cannot be read.</exception>
+    public ImageReport ReadReport()
+    {
+        if (_staysOpen)
+            return ReadReport(string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{_anchor}"));
+        FileStamp stamp = FileStamp.Of(Path);
+        lock (_stateLock)
+        {
+            if (_report is null || stamp != _reportStamp)
+            {
+                _report = ReadReport(Path);
+                _reportStamp = stamp;
+            }
+
+            return _report;
+        }
+    }
+
+    /// <summary>
+    /// The partitions as they are now. A closed image is looked at without locks, and closed again.
+    /// </summary>
+    /// <exception cref="BlockException">The disk cannot be read.</exception>
+    public PartitionTable ReadTable()
+    {
+        BlockDevice? device = AcquireOpen();
+        try
+        {
+            lock (_stateLock)
+            {
+                if (device is not null)
+                {
+                    // Marked fresh before it is read: a write meanwhile marks it stale again.
+                    if (Interlocked.Exchange(ref _tableIsStale, 0) != 0)
+                        Volatile.Write(ref _table, ReadTable(device));
+                    return _table;
+                }
+
+                FileStamp stamp = FileStamp.Of(Path);
+                if (stamp != _tableStamp)
+                {
+                    using ServedImage image = ServedImage.OpenToLook(_settings, Path);
+                    Volatile.Write(ref _table, PartitionTable.Read(image.Device));
+                    _tableStamp = stamp;
+                }
+
+                return _table;
+            }
+        }
+        finally
+        {
+            if (device is not null)
+                Release();
+        }
+    }
+
+    /// <summary>Adds a file that shows a part of the disk.</summary>
+    public void AddView(RawFileNode view)
+    {
+        lock (_stateLock)
+            Volatile.Write(ref _views, [.. _views, view]);
+    }
+
+    /// <summary>Removes it again.</summary>
+    public void RemoveView(RawFileNode view)
+    {
+        lock (_stateLock)
+            Volatile.Write(ref _views, [.. _views.Where(other => !ReferenceEquals(other, view))]);
+    }
+
+    /// <summary>
+    /// To be called after a range of the disk was changed through one of its files: the others may have it cached,
+    /// and the partition table may lie in it.
+    /// </summary>
+    public void HasChanged(RawFileNode through, long start, long length)
+    {
+        Volatile.Write(ref _modifiedTicks, DateTime.UtcNow.Ticks);
+        if (Volatile.Read(ref _table).LiesIn(start, length))
+            Volatile.Write(ref _tableIsStale, 1);
+
+        foreach (RawFileNode view in Volatile.Read(ref _views))
+        {
+            if (!ReferenceEquals(view, through))
+                view.Forget(start, length);
+        }
+    }
+
+    /// <summary>To be called after the size has changed: the backup of a GPT lies at the end.</summary>
+    public void HasResized() => Volatile.Write(ref _tableIsStale, 1);
+
+    /// <summary>Says once in the log how a change of the size can be had.</summary>
+    public void RefuseResize(string fileName)
+    {
+        if (Interlocked.Exchange(ref _resizeWasRefused, 1) == 0)
+            HostLog.ResizeRefused(_logger, fileName);
+    }
+
+    /// <summary>Makes everything durable that was written.</summary>
+    /// <exception cref="BlockException">Something is lost.</exception>
+    public void Flush() => Served?.Flush();
+
+    /// <summary>Closes the image and its files.</summary>
+    public void Dispose()
+    {
+        CloseAnyway();
+        if (_anchor >= 0)
+            _ = LinuxFile.Close(_anchor);
+    }
+
+    /// <inheritdoc/>
+    protected override BlockDevice Open()
+    {
+        ServedImage image = _served ?? OpenServed();
+        Volatile.Write(ref _served, image);
+        Volatile.Write(ref _tableIsStale, 1);
+        Interlocked.Increment(ref _openings);
+        return image.Device;
+    }
+
+    /// <inheritdoc/>
+    protected override void Close(BlockDevice device)
+    {
+        ServedImage image = _served!;
+        Volatile.Write(ref _served, null);
+        if (_staysOpen)
+        {
+            // Its owner has flushed it, and hears of a failure.
+            image.Dispose();
+            return;
+        }
+
+        try
+        {
+            using (image)
+                image.Flush();
+        }
+        catch (BlockException exception)
+        {
+            HostLog.LastFlushFailed(_logger, Path, exception.Message);
+        }
+
+        // Others may change the file from now on.
+        foreach (RawFileNode view in Volatile.Read(ref _views))
+            view.Forget(0, long.MaxValue);
+    }
+
+    private ImageReport ReadReport(string file)
+    {
+        using FileDevice device = FileDevice.Open(file, readOnly: true);
+        return InfoCommand.Read(device, Path, _settings.Format);
+    }
+
+    private ServedImage OpenServed()
+    {
+        ServedImage image;
+        try
+        {
+            image = ServedImage.Open(_settings, Path);
+        }
+        catch (BlockException exception) when (exception.Kind == BlockErrorKind.ReadOnly && !_settings.ReadOnly)
+        {
+            HostLog.OpenMessage(_logger, $"{exception.Message}; it is opened read-only");
+            image = ServedImage.OpenReadOnly(_settings, Path);
+        }
+
+        foreach (ImageMessage message in image.Messages)
+            HostLog.OpenMessage(_logger, message.Text);
+        return image;
+    }
+
+    private PartitionTable ReadTable(BlockDevice device)
+    {
+        try
+        {
+            return PartitionTable.Read(device);
+        }
+        catch (BlockException)
+        {
+            Volatile.Write(ref _tableIsStale, 1);
+            throw;
+        }
+    }
+
+    /// <summary>The report, or null for a file that is no sound image: its file shows size 0 and cannot be opened.
+    /// </summary>
+    private ImageReport? KnownReport()
+    {
+        try
+        {
+            return ReadReport();
+        }
+        catch (BlockException exception)
+        {
+            FileStamp stamp = FileStamp.Of(Path);
+            if (stamp != _complainedOf)
+                HostLog.NotAnImage(_logger, exception.Message);
+            _complainedOf = stamp;
+            return null;
+        }
+    }
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>What the requests of an image's files add up to; counted by any number of threads.</summary>
+internal sealed class ImageCounters
+{
+    private long _reads;
+    private long _readBytes;
+    private long _writes;
+    private long _writtenBytes;
+    private long _zeroes;
+    private long _zeroedBytes;
+    private long _flushes;
+
+    public long Reads => Volatile.Read(ref _reads);
+
+    public long ReadBytes => Volatile.Read(ref _readBytes);
+
+    public long Writes => Volatile.Read(ref _writes);
+
+    public long WrittenBytes => Volatile.Read(ref _writtenBytes);
+
+    /// <summary>Punched holes and zeroed ranges.</summary>
+    public long Zeroes => Volatile.Read(ref _zeroes);
+
+    public long ZeroedBytes => Volatile.Read(ref _zeroedBytes);
+
+    public long Flushes => Volatile.Read(ref _flushes);
+
+    public void CountRead(int bytes)
+    {
+        Interlocked.Increment(ref _reads);
+        Interlocked.Add(ref _readBytes, bytes);
+    }
+
+    public void CountWrite(int bytes)
+    {
+        Interlocked.Increment(ref _writes);
+        Interlocked.Add(ref _writtenBytes, bytes);
+    }
+
+    public void CountZeroes(long bytes)
+    {
+        Interlocked.Increment(ref _zeroes);
+        Interlocked.Add(ref _zeroedBytes, bytes);
+    }
+
+    public void CountFlush() => Interlocked.Increment(ref _flushes);
+}

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using Microsoft.Extensions.Logging;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Commands;
+using Qcow2Fuse.Linux;
+using Qcow2Fuse.Output;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>
+/// The images of a directory, which appear and vanish as they do on disk. Each is opened when it is used first and
+/// closed when it has been idle for some seconds; one that cannot be opened leaves the others alone.
+/// </summary>
+internal sealed class ImageDirectory : ImageSet
+{
+    private const string UsualEnding = ".qcow2";
+    private const int ProbeLength = 512;
+
+    /// <summary>Names that changed within a second are found by the next look; others at once.</summary>
+    private static readonly TimeSpan LookPeriod = TimeSpan.FromSeconds(1);
+
+    private readonly MountSettings _settings;
+    private readonly ILogger _logger;
+    private readonly Lock _lock = new();
+    private readonly Dictionary<string, ImageNodes> _nodes = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, (FileStamp Stamp, bool IsImage)> _probed = new(StringComparer.Ordinal);
+    private readonly List<HostedImage> _leaving = [];
+    private readonly Timer _idleTimer;
+    private readonly Lock _idleLock = new();
+    private bool _isDisposed;
+    private TreeContext? _context;
+    private ImageNodes[] _current = [];
+    private long _directoryTicks;
+    private long _lastLook;
+
+    public ImageDirectory(MountSettings settings, string path, ILogger logger)
+    {
+        if (settings.Partition is not null || settings.WindowStart is not null || settings.WindowLength is not null)
+        {
+            throw CommandException.Usage(
+                $"{Printable.Text(path)}: is a directory; partition, start and length are for one image");
+        }
+
+        _settings = settings;
+        _logger = logger;
+        Path = path;
+        _idleTimer = new Timer(CloseIdle, state: null, LookPeriod, LookPeriod);
+    }
+
+    /// <inheritdoc/>
+    public override string Path { get; }
+
+    /// <summary>
+    /// Refuses a mount point that covers the directory: the images could not be reached any more, and the process
+    /// that serves a mount must not enter it.
+    /// </summary>
+    /// <exception cref="CommandException">The mount point is the directory itself or lies above it.</exception>
+    public static void RefuseUnder(string mountPoint, string source)
+    {
+        string covering = RealPath(mountPoint);
+        string covered = RealPath(source);
+        if (string.Equals(covering, covered, StringComparison.Ordinal)
+            || covered.StartsWith(covering.TrimEnd('/') + "/", StringComparison.Ordinal))
+        {
+            throw new CommandException(
+                ExitCode.MountFailed,
+                $"{Printable.Text(source)}: would be covered by the mount",
+                "choose a directory outside it as mount point");
+        }
+    }
+
+    /// <inheritdoc/>
+    public override bool IsReadOnly => _settings.ReadOnly;
+
+    /// <inheritdoc/>
+    public override string Description => $"the images of {Path}";
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<ImageNodes> Current()
+    {
+        lock (_lock)
+        {
+            long now = Environment.TickCount64;
+            long ticks = Directory.GetLastWriteTimeUtc(Path).Ticks;
+            bool isDue = now - _lastLook >= (long)LookPeriod.TotalMilliseconds;
+            if (_context is not null && (isDue || ticks != _directoryTicks))
+            {
+                _lastLook = now;
+                _directoryTicks = ticks;
+                Look(_context);
+            }
+
+            return _current;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void CreateNodes(TreeContext context, bool rootIsFile)
+    {
+        if (rootIsFile)
+        {
+            throw new CommandException(
+                ExitCode.MountFailed,
+                $"{Printable.Text(Path)}: is a directory and cannot be mounted on a file");
+        }
+
+        _ = RootDirectory.Create(context, this);
+        _lastLook = Environment.TickCount64 - (long)LookPeriod.TotalMilliseconds;
+        _context = context;
+    }
+
+    /// <inheritdoc/>
+    public override void Flush()
+    {
+        foreach (HostedImage image in AllImages())
+            image.Flush();
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        _idleTimer.Dispose();
+        lock (_idleLock)
+            _isDisposed = true;
+        foreach (HostedImage image in AllImages())
+            image.Dispose();
+    }
+
+    /// <summary>The path without symbolic links; as it is where it cannot be opened.</summary>
+    private static string RealPath(string path)
+    {
+        int descriptor = LinuxFile.Open(path, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
+        if (descriptor < 0)
+            return path;
+        try
+        {
+            string link = string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{descriptor}");
+            return File.ResolveLinkTarget(link, returnFinalTarget: false)?.FullName ?? path;
+        }
+        finally
+        {
+            _ = LinuxFile.Close(descriptor);
+        }
+    }
+
+    private HostedImage[] AllImages()
+    {
+        lock (_lock)
+            return [.. _nodes.Values.Select(static nodes => nodes.Image), .. _leaving];
+    }
+
+    private void CloseIdle(object? state)
+    {
+        lock (_idleLock)
+        {
+            if (_isDisposed)
+                return;
+            foreach (HostedImage image in AllImages())
+                image.CloseIdle();
+        }
+
+        lock (_lock)
+            _leaving.RemoveAll(static image => image.Current is null);
+    }
+
+    /// <summary>Compares the directory with what is shown.</summary>
+    private void Look(TreeContext context)
+    {
+        List<string> files = ImageFiles();
+        foreach (string gone in _nodes.Keys.Except(files, StringComparer.Ordinal).ToArray())
+        {
+            _nodes.Remove(gone, out ImageNodes? nodes);
+            nodes!.Retire();
+            if (nodes.Image.Current is not null)
+                _leaving.Add(nodes.Image);
+        }
+
+        // Two images may want one name: the one that ends in .qcow2 has it.
+        HashSet<string> taken = new(_nodes.Values.Select(static nodes => nodes.RawName), StringComparer.Ordinal);
+        foreach (string file in files.OrderBy(static file => !HasUsualEnding(file))
+            .ThenBy(static file => file, StringComparer.Ordinal))
+        {
+            if (_nodes.ContainsKey(file))
+                continue;
+            string name = RawFileName.For(file);
+            if (!taken.Add(name))
+            {
+                name = System.IO.Path.GetFileName(file) + ".raw";
+                if (!taken.Add(name))
+                    continue;
+            }
+
+            HostedImage image = new(_settings, file, _logger);
+            _nodes.Add(file, new ImageNodes(context, image, name, DiskWindow.Whole));
+        }
+
+        _current = [.. _nodes.Values.OrderBy(static nodes => nodes.RawName, StringComparer.Ordinal)];
+    }
+
+    /// <summary>
+    /// The files of the directory that are images by their name or by their first bytes. A directory that cannot be
+    /// read has none.
+    /// </summary>
+    private List<string> ImageFiles()
+    {
+        List<string> files = [];
+        try
+        {
+            foreach (string file in Directory.EnumerateFiles(Path))
+            {
+                if (!file.Contains('\uFFFD', StringComparison.Ordinal) && IsImage(file))
+                    files.Add(file);
+            }
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            HostLog.DirectoryFailed(_logger, Path, exception.Message);
+        }
+
+        return files;
+    }
+
+    private bool IsImage(string file)
+    {
+        FileStamp stamp = FileStamp.Of(file);
+        if (_probed.TryGetValue(file, out (FileStamp Stamp, bool IsImage) known) && known.Stamp == stamp)
+            return known.IsImage;
+        bool isImage = stamp.Length >= 0 && (HasUsualEnding(file) || IsRecognised(file));
+        _probed[file] = (stamp, isImage);
+        return isImage;
+    }
+
+    private static bool HasUsualEnding(string file) =>
+        file.EndsWith(UsualEnding, StringComparison.OrdinalIgnoreCase);
+
+    /// <summary>Whether the first bytes are of a known format. Anything but a regular file is none.</summary>
+    private static bool IsRecognised(string file)
+    {
+        int descriptor = LinuxFile.Open(file, OpenFlags.ReadOnly | OpenFlags.CloseOnExec | OpenFlags.NonBlocking);
+        if (descriptor < 0)
+            return false;
+        try
+        {
+            if (LinuxFile.Status(descriptor, out FileStatus status) < 0 || status.Type != FileType.Regular)
+                return false;
+            byte[] head = new byte[ProbeLength];
+            int length = LinuxFile.Read(descriptor, head, offset: 0);
+            return length > 0
+                && ServedImage.Formats.Any(format => format.Probe(head.AsSpan(0, length)));
+        }
+        finally
+        {
+            _ = LinuxFile.Close(descriptor);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT
+using System.Security.Cryptography;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Commands;
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>
+/// Reads passphrases. All bytes count, a newline at the end too, as in QEMU's <c>secret,file=</c>; what was read is
+/// wiped from memory as soon as it is not needed.
+/// </summary>
+internal static class SecretReader
+{
+    /// <summary>The longest passphrase in bytes; a pipe holds as much without a reader.</summary>
+    public const int BytesMax = 65536;
+
+    private const int StandardInput = 0;
+    private const string CredentialsVariable = "CREDENTIALS_DIRECTORY";
+
+    /// <summary>Reads all sources in their order; null for none.</summary>
+    /// <exception cref="BlockException">One cannot be read, is empty or too long.</exception>
+    public static ImageSecrets? Read(IReadOnlyList<SecretSource> sources)
+    {
+        if (sources.Count == 0)
+            return null;
+        List<ReadOnlyMemory<byte>> passphrases = [];
+        List<byte[]> buffers = [];
+        try
+        {
+            foreach (SecretSource source in sources)
+            {
+                byte[] buffer = NewBuffer();
+                buffers.Add(buffer);
+                passphrases.Add(buffer.AsMemory(0, Read(source, buffer)));
+            }
+
+            return new ImageSecrets(passphrases);
+        }
+        finally
+        {
+            foreach (byte[] buffer in buffers)
+                CryptographicOperations.ZeroMemory(buffer);
+        }
+    }
+
+    /// <summary>
+    /// Passes standard input on to the process behind a mount, which has a pipe instead, if a secret comes from there.
+    /// </summary>
+    public static void PassOn(IReadOnlyList<SecretSource> sources, Stream target)
+    {
+        if (!sources.Any(static source => source.Descriptor == StandardInput))
+            return;
+        byte[] buffer = NewBuffer();
+        try
+        {
+            int length = ReadAll(StandardInput, "fd:0", buffer);
+            target.Write(buffer, 0, length);
+        }
+        catch (IOException)
+        {
+            // The process has ended before it read, and says why.
+        }
+        finally
+        {
+            CryptographicOperations.ZeroMemory(buffer);
+        }
+    }
+
+    private static byte[] NewBuffer() => GC.AllocateUninitializedArray<byte>(BytesMax + 1, pinned: true);
+
+    private static int Read(SecretSource source, byte[] buffer)
+    {
+        int length = source.Kind switch
+        {
+            SecretKind.Descriptor => ReadDescriptor(source.Descriptor, buffer),
+            SecretKind.Credential => ReadFile(CredentialPath(source.Name), buffer),
+            _ => ReadFile(source.Name, buffer),
+        };
+        return length > 0
+            ? length
+            : throw new BlockException(BlockErrorKind.InvalidFormat, $"{NameOf(source)}: the secret is empty");
+    }
+
+    private static string NameOf(SecretSource source) => source.Kind switch
+    {
+        SecretKind.Descriptor => $"fd:{source.Name}",
+        SecretKind.Credential => $"credential:{Printable.Text(source.Name)}",
+        _ => Printable.Text(source.Name),
+    };
+
+    private static string CredentialPath(string name)
+    {
+        string? directory = Environment.GetEnvironmentVariable(CredentialsVariable);
+        if (string.IsNullOrEmpty(directory))
+            throw new BlockException(
+                BlockErrorKind.NotFound,
+                $"credential:{Printable.Text(name)}: there are no credentials here ({CredentialsVariable} is not set)",
+                hint: "a unit has them from LoadCredential= or SetCredential=; see systemd.exec(5)");
+        return Path.Combine(directory, name);
+    }
+
+    private static int ReadFile(string path, byte[] buffer)
+    {
+        string shown = Printable.Text(path);
+        int fd = LinuxFile.Open(path, OpenFlags.ReadOnly | OpenFlags.CloseOnExec);
+        if (fd < 0)
+            throw Unreadable(shown, -fd);
+        try
+        {
+            return ReadAll(fd, shown, buffer);
+        }
+        finally
+        {
+            _ = LinuxFile.Close(fd);
+        }
+    }
+
+    /// <summary>
+    /// Reads to the end and closes the descriptor: nothing else that this process starts shall have it. One that the
+    /// runtime opened for itself is not meant, and has the flag close-on-exec, which an inherited one never has.
+    /// </summary>
+    private static int ReadDescriptor(int fd, byte[] buffer)
+    {
+        string shown = $"fd:{fd}";
+        if (!LinuxStream.IsInherited(fd))
+            throw new BlockException(
+                BlockErrorKind.NotFound, $"{shown}: the caller has not opened it",
+                hint: $"in a shell: qcow2fuse ... {fd}<FILE");
+        int length = ReadAll(fd, shown, buffer);
+        if (fd != StandardInput)
+            _ = LinuxFile.Close(fd);
+        return length;
+    }
+
+    private static int ReadAll(int fd, string shown, byte[] buffer)
+    {
+        int length = 0;
+        while (length < buffer.Length)
+        {
+            int result = LinuxStream.Read(fd, buffer.AsSpan(length));
+            if (result < 0)
+                throw Unreadable(shown, -result);
+            if (result == 0)
+                return length;
+            length += result;
+        }
+
+        throw new BlockException(
+            BlockErrorKind.TooLarge, $"{shown}: the secret is longer than {BytesMax} bytes");
+    }
+
+    private static BlockException Unreadable(string shown, int errno) => new(
+        errno == Errno.ENOENT ? BlockErrorKind.NotFound : BlockErrorKind.PermissionDenied,
+        $"{shown}: the secret cannot be read: {Errno.Text(errno)}");
+}

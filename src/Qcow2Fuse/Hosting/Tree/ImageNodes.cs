@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>The files of one image: its disk, its partitions, and the hidden directory with its details.</summary>
+internal sealed class ImageNodes
+{
+    private const string RawEnding = ".raw";
+
+    private readonly TreeContext _context;
+    private readonly bool _showsPartitions;
+    private readonly Lock _lock = new();
+    private readonly List<(Partition Partition, RawFileNode Node)> _partitions = [];
+    private PartitionTable _table = PartitionTable.Empty;
+    private FixedDirectory? _details;
+
+    /// <summary>Adds the file of the disk to the node table.</summary>
+    /// <param name="context">What all nodes share.</param>
+    /// <param name="image">The image.</param>
+    /// <param name="rawName">Name of the file of the disk; ends in <c>.raw</c>.</param>
+    /// <param name="window">What is shown of the disk; partitions are shown for a whole one only.</param>
+    public ImageNodes(TreeContext context, HostedImage image, string rawName, DiskWindow window)
+    {
+        _context = context;
+        Image = image;
+        RawName = rawName;
+        Name = rawName[..^RawEnding.Length];
+        _showsPartitions = context.Settings.Partitions && window == DiskWindow.Whole;
+        Raw = context.Nodes.Add(new RawFileNode(context, image, window, isPartition: false));
+        image.AddView(Raw);
+    }
+
+    public HostedImage Image { get; }
+
+    /// <summary><c>disk</c> for an image <c>disk.qcow2</c>.</summary>
+    public string Name { get; }
+
+    /// <summary><c>disk.raw</c>.</summary>
+    public string RawName { get; }
+
+    /// <summary>The disk.</summary>
+    public RawFileNode Raw { get; }
+
+    /// <summary>The hidden directory with what is known of the image.</summary>
+    public FixedDirectory Details
+    {
+        get
+        {
+            lock (_lock)
+                return _details ??= ImageDetails.Create(_context, Image);
+        }
+    }
+
+    /// <summary>The file of a name; null where the image has none.</summary>
+    public RawFileNode? Find(string name)
+    {
+        if (string.Equals(name, RawName, StringComparison.Ordinal))
+            return Raw;
+
+        // Only a name that can be a partition's is worth a look at the table.
+        bool fits = _showsPartitions && name.StartsWith(Name + ".p", StringComparison.Ordinal)
+            && name.EndsWith(RawEnding, StringComparison.Ordinal);
+        if (!fits)
+            return null;
+        lock (_lock)
+        {
+            Refresh();
+            return _partitions.Find(one => string.Equals(PartitionName(one.Partition), name, StringComparison.Ordinal))
+                .Node;
+        }
+    }
+
+    /// <summary>Adds the files that are listed.</summary>
+    public void List(List<DirectoryEntry> entries)
+    {
+        entries.Add(new DirectoryEntry(RawName, Raw));
+        if (!_showsPartitions)
+            return;
+        lock (_lock)
+        {
+            Refresh();
+            foreach ((Partition partition, RawFileNode node) in _partitions)
+                entries.Add(new DirectoryEntry(PartitionName(partition), node));
+        }
+    }
+
+    /// <summary>The image's file has gone: its names go, and its nodes when their last user has.</summary>
+    public void Retire()
+    {
+        lock (_lock)
+        {
+            foreach ((_, RawFileNode node) in _partitions)
+                node.Retire();
+            _partitions.Clear();
+            _details?.Remove();
+            _details = null;
+        }
+
+        Raw.Retire();
+    }
+
+    private string PartitionName(Partition partition) =>
+        string.Create(CultureInfo.InvariantCulture, $"{Name}.p{partition.Number}{RawEnding}");
+
+    /// <summary>
+    /// Follows the partition table. A partition that has not moved keeps its node; whoever has one open that is no
+    /// more goes on with the range it had, as with a block device.
+    /// </summary>
+    private void Refresh()
+    {
+        PartitionTable table = ReadTable();
+        if (ReferenceEquals(table, _table))
+            return;
+        _table = table;
+        for (int i = _partitions.Count - 1; i >= 0; i--)
+        {
+            if (table.Partitions.Contains(_partitions[i].Partition))
+                continue;
+            _partitions[i].Node.Retire();
+            _partitions.RemoveAt(i);
+        }
+
+        foreach (Partition partition in table.Partitions)
+        {
+            if (_partitions.Exists(one => one.Partition == partition))
+                continue;
+            RawFileNode node = _context.Nodes.Add(new RawFileNode(
+                _context, Image, new DiskWindow(partition.Start, partition.Length), isPartition: true));
+            Image.AddView(node);
+            _partitions.Add((partition, node));
+        }
+
+        _partitions.Sort(static (a, b) => a.Partition.Number.CompareTo(b.Partition.Number));
+    }
+
+    private PartitionTable ReadTable()
+    {
+        try
+        {
+            return Image.ReadTable();
+        }
+        catch (BlockException exception)
+        {
+            HostLog.NoPartitions(_context.Logger, exception.Message);
+            return PartitionTable.Empty;
+        }
+    }
+}

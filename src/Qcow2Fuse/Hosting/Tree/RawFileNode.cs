@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Fuse;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>The part of a disk that a file shows.</summary>
+/// <param name="Start">Where it begins on the disk, in bytes.</param>
+/// <param name="Length">Its length in bytes; null for all up to the end of the disk.</param>
+internal readonly record struct DiskWindow(long Start, long? Length)
+{
+    /// <summary>All of a disk.</summary>
+    public static DiskWindow Whole => new(0, null);
+}
+
+/// <summary>
+/// A disk, or a window of it, as a file. Like a block device it cannot change its size (unless the user lets it), and
+/// is not emptied when opened for writing.
+/// </summary>
+internal sealed partial class RawFileNode : TreeNode
+{
+    private const uint PermissionMask = 0xFFF;
+
+    private readonly TreeContext _context;
+    private readonly DiskSource _source;
+    private readonly HostedImage _image;
+    private readonly DiskWindow _window;
+    private readonly bool _isView;
+    private readonly Lock _openLock = new();
+    private FuseCachedNode? _cached;
+    private uint? _mode;
+    private int _opens;
+    private int _seenOpening;
+    private bool _isRetired;
+
+    /// <summary>Shows a window of an image's own disk.</summary>
+    /// <param name="context">What all nodes share.</param>
+    /// <param name="image">The image.</param>
+    /// <param name="window">What is shown of it.</param>
+    /// <param name="isPartition">Whether the same bytes are shown by the file of the whole disk.</param>
+    public RawFileNode(TreeContext context, HostedImage image, DiskWindow window, bool isPartition)
+    {
+        _context = context;
+        _source = image;
+        _image = image;
+        _window = window;
+        _isView = isPartition;
+    }
+
+    /// <summary>Shows a disk inside an image that is only read, such as one of its layers.</summary>
+    public RawFileNode(TreeContext context, HostedImage image, DiskSource source)
+    {
+        _context = context;
+        _source = source;
+        _image = image;
+        _window = DiskWindow.Whole;
+        _isView = true;
+    }
+
+    /// <inheritdoc/>
+    public override uint Kind => FuseAttributes.RegularFile;
+
+    /// <summary>Size of the file in bytes.</summary>
+    public long Length
+    {
+        get
+        {
+            long left = Math.Max(_source.Length - _window.Start, 0);
+            return Math.Min(_window.Length ?? left, left);
+        }
+    }
+
+    /// <summary>Bytes of storage in use.</summary>
+    public long AllocatedBytes
+    {
+        get
+        {
+            long all = _source.AllocatedBytes;
+            BlockDevice? device = _window == DiskWindow.Whole ? null : _source.AcquireOpen();
+            if (device is null)
+                return Math.Min(all, _window == DiskWindow.Whole ? all : Length);
+            try
+            {
+                return Math.Min(all, DataRun.EstimateBytes(device, _window.Start, Length));
+            }
+            finally
+            {
+                _source.Release();
+            }
+        }
+    }
+
+    /// <summary>The open disk. Files are read and written while they are open, and so is the disk then.</summary>
+    private BlockDevice Device =>
+        _source.Current ?? throw new BlockException(BlockErrorKind.Io, $"{_image.Path}: is not open");
+
+    private bool IsWholeDisk => _window == DiskWindow.Whole && !_isView;
+
+    /// <inheritdoc/>
+    public override int Open(FuseOpenRequest request, out FuseOpenResult result)
+    {
+        result = default;
+        lock (_openLock)
+        {
+            BlockDevice device = _source.Acquire();
+            if (request.Writes && device.IsReadOnly)
+            {
+                _source.Release();
+                return -FuseErrno.EROFS;
+            }
+
+            _opens++;
+            _cached ??= new FuseCachedNode(Number);
+            result = Flags(request);
+        }
+
+        _context.AwaitInvalidations();
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public override void Release(ulong handle)
+    {
+        lock (_openLock)
+        {
+            _opens--;
+            _source.Release();
+            if (_isRetired && _opens == 0)
+                Remove();
+        }
+    }
+
+    /// <inheritdoc/>
+    public override int Read(ulong handle, long offset, Span<byte> destination)
+    {
+        BlockDevice device = Device;
+        long left = Length - offset;
+        if (left <= 0)
+            return 0;
+        int length = (int)Math.Min(left, destination.Length);
+        device.Read(_window.Start + offset, destination[..length]);
+        _image.Counters.CountRead(length);
+        return length;
+    }
+
+    /// <inheritdoc/>
+    public override int Write(long offset, ReadOnlySpan<byte> source)
+    {
+        BlockDevice device = Device;
+        if (device.IsReadOnly)
+            return -FuseErrno.EROFS;
+        long left = Length - offset;
+
+        // At its end a disk is full.
+        if (left <= 0)
+            return source.IsEmpty ? 0 : -FuseErrno.ENOSPC;
+        int length = (int)Math.Min(left, source.Length);
+        device.Write(_window.Start + offset, source[..length]);
+        _image.Counters.CountWrite(length);
+        _image.HasChanged(this, _window.Start + offset, length);
+        return length;
+    }
+
+    /// <inheritdoc/>
+    public override int Fsync()
+    {
+        BlockDevice device = Device;
+        if (!device.IsReadOnly)
+            device.Flush();
+        _image.Counters.CountFlush();
+        _context.AwaitInvalidations();
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public override int Allocate(FuseAllocateMode mode, long offset, long length)
+    {
+        if (Device.IsReadOnly)
+            return -FuseErrno.EROFS;
+        long size = Length;
+        bool isInside = length <= size - offset;
+        switch (mode)
+        {
+            // Space is taken when it is written; what counts for the caller is that the range can be.
+            case FuseAllocateMode.Allocate when !isInside && MayResize && offset <= long.MaxValue - length:
+                return TryResize(offset + length);
+            case FuseAllocateMode.Allocate or FuseAllocateMode.KeepSize:
+                return isInside ? 0 : -FuseErrno.EFBIG;
+            case FuseAllocateMode.ZeroRange when !isInside:
+                return -FuseErrno.EFBIG;
+            case FuseAllocateMode.PunchHole | FuseAllocateMode.KeepSize:
+                return Zero(offset, Math.Min(length, size - offset), _context.Settings.Discard != DiscardMode.Ignore);
+            case FuseAllocateMode.ZeroRange or (FuseAllocateMode.ZeroRange | FuseAllocateMode.KeepSize):
+                return Zero(offset, Math.Min(length, size - offset), mayUnmap: false);
+            default:
+                return -FuseErrno.EOPNOTSUPP;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override long Seek(long offset, FuseSeekKind kind)
+    {
+        BlockDevice device = Device;
+        long size = Length;
+        if (offset >= size)
+            return -FuseErrno.ENXIO;
+        while (offset < size)
+        {
+            DataRun run = DataRun.At(device, _window.Start + offset, size - offset);
+            if (run.IsData == (kind == FuseSeekKind.Data))
+                return offset;
+            offset += run.Length;
+        }
+
+        // The end of a file counts as a hole.
+        return kind == FuseSeekKind.Hole ? size : -FuseErrno.ENXIO;
+    }
+
+    /// <summary>
+    /// Drops what the kernel may have cached of a range of the disk, which was changed through another file.
+    /// </summary>
+    public void Forget(long start, long length)
+    {
+        FuseCachedNode? cached = Volatile.Read(ref _cached);
+
+        // Pages of a view live while it is open only: without FOPEN_KEEP_CACHE every open drops them.
+        if (cached is null || (_isView && Volatile.Read(ref _opens) == 0))
+            return;
+        long end = length > long.MaxValue - start ? long.MaxValue : start + length;
+        long from = Math.Max(start, _window.Start);
+        long to = _window.Length is { } size ? Math.Min(end, _window.Start + size) : end;
+        if (from < to)
+            _context.Invalidator?.Invalidate(cached, from - _window.Start, to - from);
+    }
+
+    /// <summary>The name has gone. The node follows when the last user has closed it.</summary>
+    public void Retire()
+    {
+        lock (_openLock)
+        {
+            _isRetired = true;
+            if (_opens == 0)
+                Remove();
+        }
+    }
+
+    private void Remove()
+    {
+        _image.RemoveView(this);
+        _context.Nodes.Remove(this);
+    }
+
+    /// <summary>
+    /// A view is never cached by reads and writes, so that it cannot differ from the whole disk. That file keeps its
+    /// pages from one open to the next, unless the image was closed meanwhile.
+    /// </summary>
+    private FuseOpenResult Flags(FuseOpenRequest request)
+    {
+        if (_isView)
+            return new FuseOpenResult(0, FuseOpenFlags.DirectIO | FuseOpenFlags.ParallelDirectWrites);
+        FuseOpenResult result = FuseOpenResult.ForDisk(request, handle: 0);
+        int opening = _image.Openings;
+        if (opening != _seenOpening)
+            result = result with { Flags = result.Flags & ~FuseOpenFlags.KeepCache };
+        _seenOpening = opening;
+        return result;
+    }
+
+    private int Zero(long offset, long length, bool mayUnmap)
+    {
+        if (length <= 0)
+            return 0;
+        Device.WriteZeroes(_window.Start + offset, length, mayUnmap);
+        _image.Counters.CountZeroes(length);
+        _image.HasChanged(this, _window.Start + offset, length);
+        return 0;
+    }
+}

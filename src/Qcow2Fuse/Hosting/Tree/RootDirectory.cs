@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>
+/// The top of a mount: the files of all images and, found but not listed, <c>.qcow2fuse</c> with metrics and a
+/// directory for each image.
+/// </summary>
+internal sealed class RootDirectory(TreeContext context, ImageSet images) : DirectoryNode(context)
+{
+    /// <summary>Name of the hidden directory.</summary>
+    public const string HiddenName = ".qcow2fuse";
+
+    private HiddenDirectory? _hidden;
+
+    /// <summary>Puts the root of a mount into the empty node table.</summary>
+    public static RootDirectory Create(TreeContext context, ImageSet images)
+    {
+        RootDirectory root = context.Nodes.Add(new RootDirectory(context, images));
+        TextFileNode metrics = context.Nodes.Add(
+            new TextFileNode(context, text => MetricsText.Write(images.Current(), text)));
+        root._hidden = context.Nodes.Add(new HiddenDirectory(context, images, metrics));
+        return root;
+    }
+
+    /// <inheritdoc/>
+    public override TreeNode? Find(string name)
+    {
+        if (string.Equals(name, HiddenName, StringComparison.Ordinal))
+            return _hidden;
+        foreach (ImageNodes image in images.Current())
+        {
+            if (image.Find(name) is { } file)
+                return file;
+        }
+
+        return null;
+    }
+
+    /// <inheritdoc/>
+    public override void List(List<DirectoryEntry> entries)
+    {
+        foreach (ImageNodes image in images.Current())
+            image.List(entries);
+    }
+
+    /// <summary><c>.qcow2fuse</c>.</summary>
+    private sealed class HiddenDirectory(TreeContext context, ImageSet images, TextFileNode metrics)
+        : DirectoryNode(context)
+    {
+        private const string MetricsName = "metrics";
+
+        public override TreeNode? Find(string name)
+        {
+            foreach (ImageNodes image in images.Current())
+            {
+                if (string.Equals(image.Name, name, StringComparison.Ordinal))
+                    return image.Details;
+            }
+
+            return string.Equals(name, MetricsName, StringComparison.Ordinal) ? metrics : null;
+        }
+
+        public override void List(List<DirectoryEntry> entries)
+        {
+            bool isHidden = false;
+            foreach (ImageNodes image in images.Current())
+            {
+                entries.Add(new DirectoryEntry(image.Name, image.Details));
+                isHidden |= string.Equals(image.Name, MetricsName, StringComparison.Ordinal);
+            }
+
+            if (!isHidden)
+                entries.Add(new DirectoryEntry(MetricsName, metrics));
+        }
+    }
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+using System.Collections.Concurrent;
+using Microsoft.Extensions.Logging;
+using Qcow2Fuse.Commands;
+using Qcow2Fuse.Fuse;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>What all nodes of a mount share.</summary>
+internal sealed class TreeContext
+{
+    /// <summary>Preferred size of requests, and the unit of statfs(2), in bytes.</summary>
+    public const uint BlockSize = 4096;
+
+    private static readonly TimeSpan DeliveryPatience = TimeSpan.FromMilliseconds(200);
+
+    private readonly ConcurrentDictionary<ulong, object> _handles = new();
+    private ulong _lastHandle;
+
+    /// <summary>A tree without nodes.</summary>
+    public TreeContext(MountSettings settings, ILogger logger)
+    {
+        Settings = settings;
+        Logger = logger;
+        Ownership = FileOwnership.From(settings);
+        Started = FuseTime.Now;
+    }
+
+    public MountSettings Settings { get; }
+
+    public ILogger Logger { get; }
+
+    /// <summary>Who owns the files, with what modes.</summary>
+    public FileOwnership Ownership { get; }
+
+    /// <summary>When the mount was made: the time of its directories.</summary>
+    public FuseTime Started { get; }
+
+    /// <summary>The nodes by number.</summary>
+    public NodeTable Nodes { get; } = new();
+
+    /// <summary>The way to the kernel's page cache, once there is a server.</summary>
+    public FuseInvalidator? Invalidator { get; set; }
+
+    /// <summary>Attributes that all nodes have in common.</summary>
+    public FuseAttributes Attributes(TreeNode node, uint permissions, uint links) => new()
+    {
+        Node = node.Number,
+        Mode = node.Kind | permissions,
+        Links = links,
+        Uid = Ownership.UserId,
+        Gid = Ownership.GroupId,
+        BlockSize = BlockSize,
+    };
+
+    /// <summary>Keeps what an open file or directory needs until it is released.</summary>
+    public ulong AddHandle(object content)
+    {
+        ulong handle = Interlocked.Increment(ref _lastHandle);
+        _handles[handle] = content;
+        return handle;
+    }
+
+    /// <summary>What was kept; null for a handle that nobody has.</summary>
+    public T? Handle<T>(ulong handle)
+        where T : class =>
+        _handles.TryGetValue(handle, out object? content) ? content as T : null;
+
+    /// <summary>Forgets a handle.</summary>
+    public void RemoveHandle(ulong handle) => _handles.TryRemove(handle, out _);
+
+    /// <summary>
+    /// Waits a moment until the kernel has dropped the pages that are out of date. What was written through one file
+    /// before an fsync or a close is then seen by whoever opens another.
+    /// </summary>
+    public void AwaitInvalidations() => Invalidator?.WaitDelivered(DeliveryPatience);
+}

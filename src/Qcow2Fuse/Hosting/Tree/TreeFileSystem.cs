@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT
+using System.Text;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Fuse;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>Finds the node that a request is about and lets it answer.</summary>
+/// <param name="context">What all nodes share; its first node is the root.</param>
+/// <param name="images">The images that are shown.</param>
+internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFuseFileSystem
+{
+    private const int MessagePeriodMilliseconds = 1000;
+
+    private long _lastMessage = -MessagePeriodMilliseconds;
+
+    /// <inheritdoc/>
+    public int Lookup(ulong parent, ReadOnlySpan<byte> name, out FuseAttributes attributes)
+    {
+        attributes = default;
+        if (!context.Nodes.TryGet(parent, out TreeNode? node))
+            return -FuseErrno.ESTALE;
+        if (node is not DirectoryNode directory)
+            return -FuseErrno.ENOTDIR;
+        if (directory.Find(Encoding.UTF8.GetString(name)) is not { } found)
+            return -FuseErrno.ENOENT;
+        attributes = found.Attributes();
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public int GetAttributes(ulong node, out FuseAttributes attributes)
+    {
+        attributes = default;
+        if (!context.Nodes.TryGet(node, out TreeNode? found))
+            return -FuseErrno.ESTALE;
+        attributes = found.Attributes();
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public int SetAttributes(ulong node, in FuseAttributeChange change, out FuseAttributes attributes)
+    {
+        attributes = default;
+        return context.Nodes.TryGet(node, out TreeNode? found)
+            ? found.SetAttributes(change, out attributes)
+            : -FuseErrno.ESTALE;
+    }
+
+    /// <inheritdoc/>
+    public int Open(ulong node, FuseOpenRequest request, out FuseOpenResult result)
+    {
+        result = default;
+        return context.Nodes.TryGet(node, out TreeNode? found) ? found.Open(request, out result) : -FuseErrno.ESTALE;
+    }
+
+    /// <inheritdoc/>
+    public void Release(ulong node, ulong handle)
+    {
+        if (context.Nodes.TryGet(node, out TreeNode? found))
+            found.Release(handle);
+    }
+
+    /// <inheritdoc/>
+    public int Read(ulong node, ulong handle, long offset, Span<byte> destination) =>
+        context.Nodes.TryGet(node, out TreeNode? found)
+            ? found.Read(handle, offset, destination)
+            : -FuseErrno.ESTALE;
+
+    /// <inheritdoc/>
+    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source) =>
+        context.Nodes.TryGet(node, out TreeNode? found) ? found.Write(offset, source) : -FuseErrno.ESTALE;
+
+    /// <inheritdoc/>
+    public int Fsync(ulong node, ulong handle, bool dataOnly) =>
+        context.Nodes.TryGet(node, out TreeNode? found) ? found.Fsync() : -FuseErrno.ESTALE;
+
+    /// <inheritdoc/>
+    public int Allocate(ulong node, ulong handle, FuseAllocateMode mode, long offset, long length) =>
+        context.Nodes.TryGet(node, out TreeNode? found)
+            ? found.Allocate(mode, offset, length)
+            : -FuseErrno.ESTALE;
+
+    /// <inheritdoc/>
+    public long Seek(ulong node, ulong handle, long offset, FuseSeekKind kind) =>
+        context.Nodes.TryGet(node, out TreeNode? found) ? found.Seek(offset, kind) : -FuseErrno.ESTALE;
+
+    /// <inheritdoc/>
+    public int GetStatistics(ulong node, out FuseStatistics statistics)
+    {
+        ulong size = 0;
+        ulong free = 0;
+        foreach (ImageNodes image in images.Current())
+        {
+            long length = image.Raw.Length;
+            size += (ulong)length;
+            free += (ulong)Math.Max(length - image.Raw.AllocatedBytes, 0);
+        }
+
+        statistics = new FuseStatistics
+        {
+            BlockSize = TreeContext.BlockSize,
+            Blocks = (size + TreeContext.BlockSize - 1) / TreeContext.BlockSize,
+            FreeBlocks = free / TreeContext.BlockSize,
+            AvailableBlocks = free / TreeContext.BlockSize,
+            Nodes = (ulong)context.Nodes.Count,
+        };
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public int OpenDirectory(ulong node, out ulong handle)
+    {
+        handle = 0;
+        if (!context.Nodes.TryGet(node, out TreeNode? found))
+            return -FuseErrno.ESTALE;
+        if (found is not DirectoryNode directory)
+            return -FuseErrno.ENOTDIR;
+
+        // As it is now, so that positions mean the same in all reads.
+        List<DirectoryEntry> entries = [new(".", directory), new("..", directory)];
+        directory.List(entries);
+        handle = context.AddHandle(entries);
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public int ReadDirectory(ulong node, ulong handle, long offset, ref FuseDirectoryWriter entries)
+    {
+        if (context.Handle<List<DirectoryEntry>>(handle) is not { } all)
+            return -FuseErrno.EBADF;
+        for (int i = (int)Math.Min(offset, all.Count); i < all.Count; i++)
+        {
+            TreeNode entry = all[i].Node;
+            if (!entries.Add(entry.Number, entry.Kind, Encoding.UTF8.GetBytes(all[i].Name), i + 1))
+                break;
+        }
+
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public void ReleaseDirectory(ulong node, ulong handle) => context.RemoveHandle(handle);
+
+    /// <inheritdoc/>
+    public int GetExtendedAttribute(ulong node, ReadOnlySpan<byte> name, Span<byte> value)
+    {
+        if (!context.Nodes.TryGet(node, out TreeNode? found))
+            return -FuseErrno.ESTALE;
+
+        // The kernel asks for others' names (security.capability) too, for which no header is to be read.
+        if (!name.StartsWith("user.qcow2fuse."u8))
+            return -FuseErrno.ENODATA;
+        string wanted = Encoding.UTF8.GetString(name);
+        foreach ((string known, string text) in found.ExtendedAttributes())
+        {
+            if (string.Equals(known, wanted, StringComparison.Ordinal))
+                return Copy(Encoding.UTF8.GetBytes(text), value);
+        }
+
+        return -FuseErrno.ENODATA;
+    }
+
+    /// <inheritdoc/>
+    public int ListExtendedAttributes(ulong node, Span<byte> names)
+    {
+        if (!context.Nodes.TryGet(node, out TreeNode? found))
+            return -FuseErrno.ESTALE;
+        string all = string.Concat(found.ExtendedAttributes().Select(static attribute => attribute.Name + "\0"));
+        return Copy(Encoding.UTF8.GetBytes(all), names);
+    }
+
+    /// <summary>The error number for a failure, which is also logged, at most once a second.</summary>
+    public int OnFailure(Exception exception)
+    {
+        long now = Environment.TickCount64;
+        long last = Interlocked.Read(ref _lastMessage);
+        if (now - last >= MessagePeriodMilliseconds
+            && Interlocked.CompareExchange(ref _lastMessage, now, last) == last)
+        {
+            HostLog.RequestFailed(context.Logger, exception.Message);
+        }
+
+        return exception is BlockException failure ? BlockErrnos.Of(failure.Kind) : FuseErrno.EIO;
+    }
+
+    /// <summary>Copies what fits, all or nothing, and returns how long it is.</summary>
+    private static int Copy(byte[] source, Span<byte> destination)
+    {
+        if (source.Length <= destination.Length)
+            source.CopyTo(destination);
+        return source.Length;
+    }
+}

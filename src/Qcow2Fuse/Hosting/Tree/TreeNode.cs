@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Fuse;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>
+/// A file or directory of a mount. Methods answer as those of <see cref="IFuseFileSystem"/> do, which calls them from
+/// all workers at once; what a kind of node does not know is refused.
+/// </summary>
+internal abstract class TreeNode
+{
+    /// <summary>The number the kernel knows it by; 0 before the node table has it.</summary>
+    public ulong Number { get; set; }
+
+    /// <summary>S_IFDIR or S_IFREG.</summary>
+    public abstract uint Kind { get; }
+
+    /// <summary>What stat(2) says.</summary>
+    public abstract FuseAttributes Attributes();
+
+    public virtual int SetAttributes(in FuseAttributeChange change, out FuseAttributes attributes)
+    {
+        attributes = default;
+        return -FuseErrno.EPERM;
+    }
+
+    public virtual int Open(FuseOpenRequest request, out FuseOpenResult result)
+    {
+        result = default;
+        return -FuseErrno.EISDIR;
+    }
+
+    public virtual void Release(ulong handle)
+    {
+    }
+
+    public virtual int Read(ulong handle, long offset, Span<byte> destination) => -FuseErrno.EISDIR;
+
+    public virtual int Write(long offset, ReadOnlySpan<byte> source) => -FuseErrno.EROFS;
+
+    public virtual int Fsync() => 0;
+
+    public virtual int Allocate(FuseAllocateMode mode, long offset, long length) => -FuseErrno.EOPNOTSUPP;
+
+    /// <remarks>Never −ENOSYS, after which the kernel would ask for no file any more.</remarks>
+    public virtual long Seek(long offset, FuseSeekKind kind) => -FuseErrno.ENXIO;
+
+    /// <summary>The extended attributes, by name.</summary>
+    public virtual IReadOnlyList<(string Name, string Value)> ExtendedAttributes() => [];
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+using System.Runtime.InteropServices;
+using Qcow2Fuse.Testing.Fuse;
+using Xunit;
+
+namespace Qcow2Fuse.Fuse.Tests;
+
+/// <summary>Notifications that pages of the kernel's are out of date.</summary>
+public sealed class InvalidationTests
+{
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+
+    [Fact]
+    public void A_notification_has_the_form_of_the_protocol()
+    {
+        using SessionFixture fixture = SessionFixture.Initialised(new MemoryFileSystem(1 << 20));
+        fixture.Server.Invalidator.Invalidate(new FuseCachedNode(7), 4096, 8192);
+        Assert.True(fixture.Server.Invalidator.WaitDelivered(Patience));
+        byte[] message = Assert.Single(fixture.Kernel.Notifications);
+        Assert.Equal(
+            [.. Words(40u, 2u), .. Words(0UL, 7UL, 4096UL, 8192UL)],
+            message);
+        Assert.Equal((1, 0), (fixture.Server.Invalidator.Sent, fixture.Server.Invalidator.Refused));
+    }
+
+    [Fact]
+    public void Ranges_that_wait_are_joined_and_callers_do_not_wait()
+    {
+        using SessionFixture fixture = SessionFixture.Initialised(new MemoryFileSystem(1 << 20));
+        using ManualResetEventSlim gate = new();
+        using ManualResetEventSlim isBlocked = new();
+        fixture.Kernel.OnNotify = message =>
+        {
+            isBlocked.Set();
+            gate.Wait(Patience);
+            return message.Length;
+        };
+        FuseInvalidator invalidator = fixture.Server.Invalidator;
+        FuseCachedNode first = new(2);
+        FuseCachedNode second = new(3);
+        invalidator.Invalidate(first, 0, 1);
+        Assert.True(isBlocked.Wait(Patience));
+
+        // The kernel is busy with the first; workers still answer.
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        for (int i = 1; i <= 1000; i++)
+        {
+            invalidator.Invalidate(first, i * 100, 50);
+            invalidator.Invalidate(second, 5000 - i, 10);
+        }
+
+        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+        Assert.False(invalidator.WaitDelivered(TimeSpan.FromMilliseconds(20)));
+        Assert.Equal(0, fixture.GetAttributes().Error);
+        gate.Set();
+        Assert.True(invalidator.WaitDelivered(Patience));
+        Assert.Equal(
+            [(2UL, 0L, 1L), (2, 100, 100_000 - 50), (3, 4000, 1009)],
+            fixture.Kernel.Notifications.Select(static message => (
+                MemoryMarshal.Read<ulong>(message.AsSpan(16)),
+                MemoryMarshal.Read<long>(message.AsSpan(24)),
+                MemoryMarshal.Read<long>(message.AsSpan(32)))));
+    }
+
+    [Theory]
+    [InlineData(-FuseErrno.ENOENT, 1, 0)]
+    [InlineData(-FuseErrno.ENODEV, 1, 0)]
+    [InlineData(-FuseErrno.EINVAL, 0, 1)]
+    public void What_the_kernel_refuses_is_counted_and_does_not_end_the_thread(int answer, int sent, int refused)
+    {
+        using SessionFixture fixture = SessionFixture.Initialised(new MemoryFileSystem(1 << 20));
+        fixture.Kernel.OnNotify = _ => answer;
+        FuseInvalidator invalidator = fixture.Server.Invalidator;
+        invalidator.Invalidate(new FuseCachedNode(2), 0, long.MaxValue);
+        Assert.True(invalidator.WaitDelivered(Patience));
+        Assert.Equal((sent, refused), (invalidator.Sent, invalidator.Refused));
+        invalidator.Invalidate(new FuseCachedNode(2), 0, 1);
+        Assert.True(invalidator.WaitDelivered(Patience));
+
+        // All behind an offset is length 0.
+        Assert.Equal(0, MemoryMarshal.Read<long>(fixture.Kernel.Notifications.First().AsSpan(32)));
+    }
+
+    private static byte[] Words<T>(params T[] words)
+        where T : unmanaged =>
+        MemoryMarshal.AsBytes<T>(words).ToArray();
+}
