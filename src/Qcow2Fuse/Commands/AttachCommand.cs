@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
+using System.Globalization;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Stacks;
@@ -14,9 +15,18 @@ internal static class AttachCommand
     {
         StackOptions options = new();
         Argument<string> image = new("IMAGE") { Description = "The image" };
-        Command command = new("attach", "Show an image as a block device and print its name, /dev/loopN") { image };
+        Option<int?> partition = new("--partition")
+        { Description = "Only this partition, the same as -o partition=N", HelpName = "N" };
+        Command command = new("attach", "Show an image as a block device and print its name, /dev/loopN")
+            { partition, image };
         options.AddTo(command);
-        command.SetAction(parsed => Run(parsed.GetRequiredValue(image), options.WordsOf(parsed)));
+        command.SetAction(parsed =>
+        {
+            string[] only = parsed.GetValue(partition) is { } number
+                ? [string.Create(CultureInfo.InvariantCulture, $"partition={number}")]
+                : [];
+            return Run(parsed.GetRequiredValue(image), [.. options.WordsOf(parsed), .. only]);
+        });
         return command;
     }
 

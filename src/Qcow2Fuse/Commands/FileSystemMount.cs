@@ -23,9 +23,10 @@ internal static class FileSystemMount
     public static int Run(MountSettings settings, IReadOnlyList<string> options)
     {
         AttachCommand.RequireRoot();
-        string source = settings.Source!;
+        string source = SplitPartition(settings.Source!, out string? partition);
+        string[] own = partition is null ? ["idle_exit"] : ["idle_exit", "partition=" + partition];
         using PrivateMount? mount =
-            PrivateMount.Start(Kind, source, [.. options, "idle_exit"], tied: false, out int exitCode);
+            PrivateMount.Start(Kind, source, [.. options, .. own], tied: false, out int exitCode);
         if (mount is null)
             return exitCode;
         int device = AttachCommand.AttachTo(mount, autoClear: true, out int number);
@@ -44,6 +45,16 @@ internal static class FileSystemMount
         else if (!Console.IsOutputRedirected)
             Console.Out.WriteLine($"mounted {source} on {settings.Directory}  [{LoopDevice.PathOf(number)}]");
         return exitCode;
+    }
+
+    /// <summary>"web.qcow2" and "1" for <c>web.qcow2:1</c>, unless a file is called so.</summary>
+    private static string SplitPartition(string source, out string? partition)
+    {
+        int colon = source.LastIndexOf(':');
+        bool isPartition = colon > 0 && colon < source.Length - 1 && !File.Exists(source)
+            && source.AsSpan(colon + 1).IndexOfAnyExceptInRange('0', '9') < 0;
+        partition = isPartition ? source[(colon + 1)..] : null;
+        return isPartition ? source[..colon] : source;
     }
 
     /// <summary>

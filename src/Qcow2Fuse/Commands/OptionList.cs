@@ -15,8 +15,9 @@ internal sealed class OptionList
     /// <summary>The options as words of <c>-o</c>, one for each.</summary>
     public IReadOnlyList<string> ToWords() =>
     [
-        .. _entries.Select(static entry => entry.Option.Name + "=" + entry.Value
-            .Replace("\\", "\\\\", StringComparison.Ordinal).Replace(",", "\\,", StringComparison.Ordinal)),
+        .. _entries.Select(static entry => IsOpposite(entry.Option)
+            ? entry.Option.Name
+            : $"{entry.Option.Name}={Escape(entry.Value)}"),
     ];
 
     /// <summary>Adds an option that was found by its long name.</summary>
@@ -45,10 +46,17 @@ internal sealed class OptionList
             ?? throw CommandException.Usage($"unknown option {name}", "qcow2fuse mount --help lists the options");
         if (value is null && !option.IsFlag && !option.ValueIsOptional)
             throw CommandException.Usage($"option {option.Name} needs a value: {option.Name}={option.ValueName}");
-        if (value is not null && option.IsFlag && !string.Equals(option.Key, option.Name, StringComparison.Ordinal))
+        if (value is not null && IsOpposite(option))
             throw CommandException.Usage($"option {option.Name} takes no value");
         Add(option, value ?? option.Implied);
     }
+
+    /// <summary>"rw" for "ro" takes no value: who would know what "rw=off" means.</summary>
+    private static bool IsOpposite(MountOption option) =>
+        option.IsFlag && !string.Equals(option.Key, option.Name, StringComparison.Ordinal);
+
+    private static string Escape(string value) =>
+        value.Replace("\\", "\\\\", StringComparison.Ordinal).Replace(",", "\\,", StringComparison.Ordinal);
 
     private static List<string> Split(string argument)
     {

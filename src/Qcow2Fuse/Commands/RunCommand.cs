@@ -21,6 +21,9 @@ internal static class RunCommand
     /// <summary>The variable with the path of the raw file.</summary>
     private const string DiskVariable = "QCOW2FUSE_DISK";
 
+    /// <summary>With a partition's number behind it, the variable with the path of that partition's file.</summary>
+    private const string PartitionVariable = "QCOW2FUSE_P";
+
     // As env(1), timeout(1) and others that run a command.
     private const int OwnFailure = 125;
     private const int CannotRun = 126;
@@ -73,6 +76,8 @@ internal static class RunCommand
     {
         ProcessStartInfo start = new(words[0], words[1..]) { UseShellExecute = false };
         start.Environment[DiskVariable] = mount.RawFile;
+        foreach ((string number, string file) in mount.Partitions())
+            start.Environment[PartitionVariable + number] = file;
         try
         {
             // Not disposed: a signal may still ask whether it has ended.

@@ -18,6 +18,7 @@ internal sealed class PrivateMount : IDisposable
     private const UnixFileMode Visible = OwnerOnly | UnixFileMode.GroupRead | UnixFileMode.GroupExecute
         | UnixFileMode.OtherRead | UnixFileMode.OtherExecute;
     private const int IdLength = 16;
+    private const string RawExtension = ".raw";
 
     private static readonly TimeSpan Patience = TimeSpan.FromMinutes(5);
     private static readonly TimeSpan BusyPatience = TimeSpan.FromSeconds(2);
@@ -47,6 +48,23 @@ internal sealed class PrivateMount : IDisposable
     /// <summary>Whether nothing can be written to it.</summary>
     public bool IsReadOnly => !File.GetUnixFileMode(RawFile).HasFlag(UnixFileMode.UserWrite);
 
+    /// <summary>The partitions the disk has now: their numbers, and the raw files that show them.</summary>
+    public IEnumerable<(string Number, string File)> Partitions()
+    {
+        string start = RawFile[..^RawExtension.Length] + ".p";
+        foreach (string file in System.IO.Directory.EnumerateFiles(Directory))
+        {
+            bool isPart = file.StartsWith(start, StringComparison.Ordinal)
+                && file.EndsWith(RawExtension, StringComparison.Ordinal)
+                && file.Length > start.Length + RawExtension.Length;
+            if (!isPart)
+                continue;
+            string number = file[start.Length..^RawExtension.Length];
+            if (number.All(char.IsAsciiDigit))
+                yield return (number, file);
+        }
+    }
+
     /// <summary>Mounts an image; when this returns, its raw file answers.</summary>
     /// <param name="kind">Name of the command, and of the directory below which the mount point is made.</param>
     /// <param name="image">The image's path, as typed.</param>
@@ -57,6 +75,8 @@ internal sealed class PrivateMount : IDisposable
     public static PrivateMount? Start(
         string kind, string image, IEnumerable<string> options, bool tied, out int exitCode)
     {
+        if (System.IO.Directory.Exists(image))
+            throw new CommandException(ExitCode.Failure, $"{image}: is a directory, and one image is needed");
         string directory = MakeDirectory(kind);
         List<string> arguments = ["mount"];
         foreach (string words in options)

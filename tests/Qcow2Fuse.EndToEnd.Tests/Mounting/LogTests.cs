@@ -22,7 +22,7 @@ public sealed class LogTests : MountTest
         using Socket log = Listen();
         string raw = Mount(image, mountPoint);
         int daemon = Assert.Single(DaemonsOf(mountPoint));
-        ShouldLog(log, daemon, Information, $"mounted {image} (64 MiB) on {mountPoint}");
+        ShouldLog(log, daemon, Information, $"mounted disk.qcow2 (64 MiB) on {mountPoint}");
 
         TryTool("truncate", "-s", "1M", raw);
         ShouldLog(log, daemon, Warning, "disk.raw: a change of the size was refused");
