@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+using Microsoft.Extensions.Logging.Abstractions;
+using Qcow2Fuse.Commands;
+using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Testing;
+using Xunit;
+
+namespace Qcow2Fuse.EndToEnd.Tests.Hosting;
+
+/// <summary>The files of a mount without a mount.</summary>
+public sealed class RawFileNodeTests : CommandTest
+{
+    private const uint ReadWrite = 2;
+
+    [SkippableFact]
+    public void Reads_and_writes_allocate_no_managed_memory()
+    {
+        QemuTools.RequireTool("qemu-img");
+        string path = PathOf("disk.qcow2");
+        QemuTools.Img("create", "-q", "-f", "qcow2", path, "64M");
+        MountSettings settings = new();
+        using ImageSet images = ImageSet.Open(settings, path, NullLogger.Instance);
+        TreeContext context = new(settings, NullLogger.Instance);
+        images.CreateNodes(context, rootIsFile: false);
+        TreeFileSystem fileSystem = new(context, images);
+        Assert.Equal(0, fileSystem.Lookup(1, "disk.raw"u8, out FuseAttributes found));
+        Assert.Equal(0, fileSystem.Open(found.Node, new FuseOpenRequest(ReadWrite, 0, 0), out _));
+        byte[] buffer = new byte[4096];
+        Work(200);
+
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        Work(2000);
+        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+        fileSystem.Release(found.Node, 0);
+
+        void Work(int requests)
+        {
+            for (int i = 0; i < requests; i++)
+            {
+                long offset = i % 200 * 65536L;
+                Check(fileSystem.Write(found.Node, 0, offset, buffer) == buffer.Length);
+                Check(fileSystem.Read(found.Node, 0, offset, buffer) == buffer.Length);
+            }
+        }
+    }
+
+    [SkippableFact]
+    public void A_node_that_has_gone_is_stale_and_its_number_is_not_used_again()
+    {
+        QemuTools.RequireTool("qemu-img");
+        string directory = PathOf("images");
+        Directory.CreateDirectory(directory);
+        string path = Path.Combine(directory, "a.qcow2");
+        QemuTools.Img("create", "-q", "-f", "qcow2", path, "1M");
+        MountSettings settings = new();
+        using ImageSet images = ImageSet.Open(settings, directory, NullLogger.Instance);
+        TreeContext context = new(settings, NullLogger.Instance);
+        images.CreateNodes(context, rootIsFile: false);
+        TreeFileSystem fileSystem = new(context, images);
+        FuseOpenRequest open = new(0, 0, 0);
+        Assert.Equal(0, fileSystem.Lookup(1, "a.raw"u8, out FuseAttributes first));
+        Assert.Equal(0, fileSystem.Open(first.Node, open, out _));
+
+        File.Delete(path);
+        Assert.Equal(-FuseErrno.ENOENT, fileSystem.Lookup(1, "a.raw"u8, out _));
+
+        // Who has it open goes on.
+        Assert.Equal(512, fileSystem.Read(first.Node, 0, 0, new byte[512]));
+        fileSystem.Release(first.Node, 0);
+        Assert.Equal(-FuseErrno.ESTALE, fileSystem.Read(first.Node, 0, 0, new byte[512]));
+        Assert.Equal(-FuseErrno.ESTALE, fileSystem.Open(first.Node, open, out _));
+
+        QemuTools.Img("create", "-q", "-f", "qcow2", path, "2M");
+        Assert.Equal(0, fileSystem.Lookup(1, "a.raw"u8, out FuseAttributes second));
+        Assert.NotEqual(first.Node, second.Node);
+        Assert.Equal(2 << 20, second.Size);
+    }
+
+    /// <summary>Unlike Assert.Equal it allocates nothing.</summary>
+    private static void Check(bool condition)
+    {
+        if (!condition)
+            Assert.Fail("a request was not served whole");
+    }
+}
