@@ -3,7 +3,9 @@ using Qcow2Fuse.Block;
 
 namespace Qcow2Fuse.Qcow2;
 
-/// <summary>What happens before the guest writes for the first time. Until then not a byte of the file changes.</summary>
+/// <summary>
+/// What happens before the guest writes for the first time. Until then not a byte of the file changes.
+/// </summary>
 public sealed partial class Qcow2Device
 {
     private bool _guestWrites;
