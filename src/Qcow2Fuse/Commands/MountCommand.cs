@@ -130,15 +130,29 @@ internal static class MountCommand
 
         using ILoggerFactory logging = LoggerFactory.Create(builder =>
         {
-            builder.SetMinimumLevel(least);
+            builder.SetMinimumLevel(LogLevel.Debug);
             builder.AddProvider(new StderrLogger(least));
+            if (isChild)
+                builder.AddProvider(new SyslogLogger(LogLevel.Information));
         });
         ILogger logger = logging.CreateLogger(Report.ProgramName);
-        return MountHost.Run(settings, logger, status =>
+        if (!isChild)
+            return MountHost.Run(settings, logger, static _ => { });
+        bool isReady = false;
+        try
         {
-            if (isChild)
+            return MountHost.Run(settings, logger, status =>
+            {
                 BackgroundStart.ReportReady(status);
-        });
+                isReady = true;
+            });
+        }
+        catch (Exception exception) when (isReady)
+        {
+            // Whoever started the daemon has gone, and with him standard error.
+            HostLog.Died(logger, settings.Source!, exception.Message);
+            throw;
+        }
     }
 
     /// <summary>

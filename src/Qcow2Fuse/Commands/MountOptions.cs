@@ -149,6 +149,8 @@ internal static class MountOptions
             "umask", "OCTAL", "Mode bits to take away; default: all but the owner's",
             (s, v) => s.Umask = ParseOctal(v)),
         MountOption.Flag(
+            "auto_unmount", "Let fusermount3 unmount when the daemon is killed", (s, on) => s.AutoUnmount = on),
+        MountOption.Flag(
             "idle_exit", "Unmount when the last open file is closed, such as by a loop device",
             (s, on) => s.IdleExit = on),
         MountOption.Text(

@@ -108,6 +108,9 @@ internal sealed class MountSettings
     /// <summary>The kernel collects writes in its page cache (FUSE_WRITEBACK_CACHE).</summary>
     public bool Writeback { get; set; }
 
+    /// <summary>The mount goes when the daemon dies.</summary>
+    public bool AutoUnmount { get; set; }
+
     /// <summary>Unmount when the last open file has been closed.</summary>
     public bool IdleExit { get; set; }
 

@@ -47,6 +47,9 @@ internal static partial class HostLog
     [LoggerMessage(10, LogLevel.Information, "reloaded: nothing has changed")]
     public static partial void Reloaded(ILogger logger);
 
+    [LoggerMessage(13, LogLevel.Critical, "{Image}: the daemon ends: {Message}")]
+    public static partial void Died(ILogger logger, string image, string message);
+
     [LoggerMessage(12, LogLevel.Warning, "the service manager does not hear: {Message}")]
     public static partial void NotHeard(ILogger logger, string message);
 

@@ -21,6 +21,7 @@ internal static class MountRequest
             AllowOther = settings.AllowOther || settings.AllowRoot,
             DefaultPermissions = settings.DefaultPermissions || settings.AllowOther || settings.AllowRoot,
             MaxRead = settings.ReadBytesMax,
+            AutoUnmount = settings.AutoUnmount,
         };
         if (settings.ReadOnly || images.IsReadOnly)
             spec = spec with { Flags = spec.Flags | MountFlags.ReadOnly };

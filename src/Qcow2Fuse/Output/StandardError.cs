@@ -10,7 +10,8 @@ namespace Qcow2Fuse.Output;
 /// </summary>
 internal static class StandardError
 {
-    private const int Descriptor = 2;
+    /// <summary>Its descriptor.</summary>
+    public const int Descriptor = 2;
 
     /// <summary>Writes a line, in one piece. A failure is not reported, as there is nowhere to report it.</summary>
     public static void WriteLine(string line) => _ = TryWriteLine(line);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
+using System.Globalization;
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Output;
 
@@ -10,8 +12,7 @@ namespace Qcow2Fuse.Output;
 /// </summary>
 internal sealed class StderrLogger(LogLevel least) : ILoggerProvider, ILogger
 {
-    private static readonly bool ForJournal =
-        !string.IsNullOrEmpty(Environment.GetEnvironmentVariable("JOURNAL_STREAM"));
+    private static readonly bool ForJournal = IsJournal();
 
     /// <inheritdoc/>
     public ILogger CreateLogger(string categoryName) => this;
@@ -34,7 +35,8 @@ internal sealed class StderrLogger(LogLevel least) : ILoggerProvider, ILogger
         if (!IsEnabled(logLevel))
             return;
         string message = Printable.Text(formatter(state, exception));
-        StandardError.WriteLine(ForJournal ? $"<{Priority(logLevel)}>{message}" : $"{Report.ProgramName}: {message}");
+        string text = ForJournal ? $"<{SyslogPriority.Of(logLevel)}>{message}" : $"{Report.ProgramName}: {message}";
+        StandardError.WriteLine(text);
     }
 
     /// <inheritdoc/>
@@ -43,13 +45,22 @@ internal sealed class StderrLogger(LogLevel least) : ILoggerProvider, ILogger
         // Standard error belongs to the process.
     }
 
-    /// <summary>The priorities of syslog(3).</summary>
-    private static int Priority(LogLevel level) => level switch
+    /// <summary>
+    /// Whether standard error is the stream that JOURNAL_STREAM ("DEVICE:INODE") names, and not one that was put into
+    /// its place since.
+    /// </summary>
+    private static bool IsJournal()
     {
-        LogLevel.Critical => 2,
-        LogLevel.Error => 3,
-        LogLevel.Warning => 4,
-        LogLevel.Information => 6,
-        _ => 7,
-    };
+        string? stream = Environment.GetEnvironmentVariable("JOURNAL_STREAM");
+        if (string.IsNullOrEmpty(stream) || LinuxFile.Status(StandardError.Descriptor, out FileStatus status) != 0)
+            return false;
+
+        // st_dev as the C library packs it (makedev(3)).
+        ulong major = status.Device >> 32;
+        ulong minor = status.Device & uint.MaxValue;
+        ulong device = ((major & 0xFFFFF000) << 32) | ((major & 0xFFF) << 8) | ((minor & 0xFFFFFF00) << 12)
+            | (minor & 0xFF);
+        return string.Equals(
+            stream, string.Create(CultureInfo.InvariantCulture, $"{device}:{status.Inode}"), StringComparison.Ordinal);
+    }
 }
