@@ -155,7 +155,10 @@ public sealed class RunTests : StackTest
         RequireMounting();
         string? program = FindProgram();
         QemuTools.Require(program is not null, "out/qcow2fuse is not built");
-        ProcessStartInfo start = new(program!, ["run", image, "--", "sh", "-c", script])
+
+        // A test runner in the background has SIGINT and SIGHUP ignored, which its children would inherit.
+        string[] arguments = ["--default-signal=INT,HUP,TERM", program!, "run", image, "--", "sh", "-c", script];
+        ProcessStartInfo start = new("env", arguments)
         { WorkingDirectory = WorkDirectory };
         return Process.Start(start)!;
     }
