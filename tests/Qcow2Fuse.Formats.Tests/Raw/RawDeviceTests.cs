@@ -9,8 +9,6 @@ namespace Qcow2Fuse.Formats.Tests;
 
 public sealed class RawDeviceTests : ConcurrencyContract
 {
-    protected override bool CanResize => false;
-
     protected override BlockDevice Create(long length) =>
         new RawFormat().Open(new MemoryDevice(length), new FormatOpenArguments());
 

@@ -22,7 +22,7 @@ public sealed class ModelFleetResult
     public SortedDictionary<string, int> ReadOnly { get; } = new(StringComparer.Ordinal);
 
     /// <summary>Kinds of operations that the engine refused as not supported, with the number of cases.</summary>
-    public SortedDictionary<string, int> Unsupported { get; } = new(StringComparer.Ordinal);
+    public SortedDictionary<string, int> Refused { get; } = new(StringComparer.Ordinal);
 
     /// <summary>The failures, each with the case, the shrunk list of steps and how to see it again.</summary>
     public List<string> Failures { get; } = [];
@@ -40,7 +40,7 @@ public sealed class ModelFleetResult
                 $"{Cases} cases, {Operations} operations, {Elapsed.TotalSeconds:f1} s, {Failures.Count} failures"),
             Coverage.ToString(),
             .. ReadOnly.Select(pair => $"{pair.Value} cases were only read: {pair.Key}"),
-            .. Unsupported.Select(pair => $"{pair.Key} is not supported yet: {pair.Value} cases went on without"),
+            .. Refused.Select(pair => $"{pair.Key} was refused: {pair.Value} cases went on without"),
         ];
         return string.Join('\n', lines);
     }
@@ -125,8 +125,8 @@ public static class ModelFleet
         result.Coverage.Add(one);
         if (run.ReadOnlyReason is not null)
             result.ReadOnly[run.ReadOnlyReason] = result.ReadOnly.GetValueOrDefault(run.ReadOnlyReason) + 1;
-        foreach (string kind in run.Unsupported)
-            result.Unsupported[kind] = result.Unsupported.GetValueOrDefault(kind) + 1;
+        foreach (string kind in run.Refused)
+            result.Refused[kind] = result.Refused.GetValueOrDefault(kind) + 1;
         if (failure is not null)
             result.Failures.Add(failure);
     }

@@ -59,8 +59,8 @@ public sealed class ModelState : IDisposable
     /// <summary>Operations done.</summary>
     public int Done { get; set; }
 
-    /// <summary>Kinds of operations the engine said it does not support.</summary>
-    public HashSet<string> Unsupported { get; } = [];
+    /// <summary>Kinds of operations the engine refused, with nothing changed.</summary>
+    public HashSet<string> Refused { get; } = [];
 
     /// <summary>The snapshots there are: name, and what the disk held.</summary>
     public Dictionary<string, byte[]> Snapshots { get; } = [];
@@ -116,7 +116,7 @@ public sealed class ModelState : IDisposable
         }
         catch (BlockException refusal) when (refusal.Kind == BlockErrorKind.NotSupported)
         {
-            Unsupported.Add(kind);
+            Refused.Add(kind);
             return;
         }
 
@@ -147,7 +147,7 @@ public sealed class ModelState : IDisposable
         _device = null;
     }
 
-    /// <summary>The closed file has no errors and no leaks, and its snapshots hold what they held.</summary>
+    /// <summary>The closed file has no errors and no leaks, say the plain check and ours, and its snapshots hold what they held.</summary>
     public void CheckFile()
     {
         PlainReader reader = Files.Reader();
@@ -156,6 +156,9 @@ public sealed class ModelState : IDisposable
             throw new ModelException("plain check: " + string.Join("; ", check.Errors));
         if (check.Leaks > 0)
             throw new ModelException($"plain check: {check.Leaks} leaked clusters");
+        CheckResult ours = ImageChecker.Check(Files.Image);
+        if (!ours.IsClean)
+            throw new ModelException("our check: " + string.Join("; ", ours.Findings));
         Dictionary<string, byte[]> expected = new(_image.Snapshots);
         foreach ((string name, byte[] content) in Snapshots)
             expected[name] = content;

@@ -21,7 +21,10 @@ public abstract class SnapshotOperation : ModelOperation
     protected static string Choose(ModelState state, ModelStep step) =>
         state.Snapshots.Keys.Order(StringComparer.Ordinal).ElementAt((int)(step.Offset % state.Snapshots.Count));
 
-    /// <summary>Does it, unless refcounts of this width have no room for another reference.</summary>
+    /// <summary>
+    /// Does it, unless refcounts of this width have no room for another reference. Compressed clusters are several
+    /// in one host cluster, and each counts.
+    /// </summary>
     protected bool TryDo(ModelState state, Action action)
     {
         try
@@ -29,9 +32,9 @@ public abstract class SnapshotOperation : ModelOperation
             action();
             return true;
         }
-        catch (BlockException refusal) when (refusal.Kind == BlockErrorKind.TooLarge && state.Case.RefcountBits <= 2)
+        catch (BlockException refusal) when (refusal.Kind == BlockErrorKind.TooLarge && state.Case.RefcountBits < 16)
         {
-            state.Unsupported.Add(Name);
+            state.Refused.Add(Name);
             return false;
         }
     }
