@@ -34,7 +34,9 @@ public sealed partial class Qcow2Device
         }
         catch
         {
+            _cleaner?.Dispose();
             _bitmaps.Dispose();
+            _target?.Dispose();
             _compressed.Dispose();
             _caches.Dispose();
             throw;

@@ -29,6 +29,22 @@ public sealed partial class Qcow2Device
         }
     }
 
+    /// <summary>
+    /// As <see cref="StoreGathered"/>, and nothing more is gathered until <see cref="CompressedTarget.Resume"/>.
+    /// </summary>
+    private void PauseGathering()
+    {
+        try
+        {
+            _target?.Pause();
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
+        }
+    }
+
     /// <summary>What the tables say about a range, without what is gathered; zeroes beyond the end.</summary>
     internal void ReadStored(GuestOffset guest, Span<byte> destination) => ReadForCopy(guest, destination);
 

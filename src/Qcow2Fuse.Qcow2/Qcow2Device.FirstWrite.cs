@@ -28,6 +28,7 @@ public sealed partial class Qcow2Device
                     if (!_guestWrites)
                         PrepareAlone();
                     _guestWrites = true;
+                    _caches.EnsureGuard();
                 }
                 finally
                 {

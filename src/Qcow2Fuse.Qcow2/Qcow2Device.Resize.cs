@@ -54,7 +54,7 @@ public sealed partial class Qcow2Device
             try
             {
                 if (length < Length)
-                    Shrink(length);
+                    ShrinkStored(length);
                 else
                     Grow(length, (int)entries, preallocation);
             }
@@ -103,6 +103,20 @@ public sealed partial class Qcow2Device
     /// </summary>
     private long Reach => Math.Max(Length, Volatile.Read(ref _growsTo));
 
+    /// <summary>Nothing may be gathered for what is cut off.</summary>
+    private void ShrinkStored(long length)
+    {
+        PauseGathering();
+        try
+        {
+            Shrink(length);
+        }
+        finally
+        {
+            _target?.Resume();
+        }
+    }
+
     private void Shrink(long length)
     {
         Qcow2Header header = _header.Current;
@@ -149,33 +163,44 @@ public sealed partial class Qcow2Device
     {
         int clusters = (int)(_geometry.RoundUpToCluster(entries * 8L) >> _geometry.ClusterBits);
         HostOffset place = _caches.Allocator.Allocate(clusters).Start;
+        try
+        {
+            MoveL1(place, clusters, entries);
+        }
+        catch (BlockException) when (!_caches.HasFailed)
+        {
+            // The header is known to point at the old table.
+            _caches.Allocator.FreeUnlinked(place, clusters);
+            throw;
+        }
+    }
 
+    private void MoveL1(HostOffset place, int clusters, int entries)
+    {
         // The copy must not hold entries of tables that are not durable yet.
         _caches.BeginExclusiveWhenClean(() => _caches.L1);
+        ResidentTable? larger = null;
         try
         {
             ResidentTable old = _caches.L1;
             int oldClusters = (int)(_geometry.RoundUpToCluster(old.Count * 8L) >> _geometry.ClusterBits);
             HostOffset oldPlace = old.Offset;
-            ResidentTable larger = old.CopyTo(place, entries);
+            larger = old.CopyTo(place, entries);
             larger.WriteAll((long)clusters << _geometry.ClusterBits);
             _caches.Barrier();
-            _header.Update(header => header with { L1Size = entries, L1Offset = place.Value });
-            _caches.Barrier();
+            _caches.UpdateHeader(header => header with { L1Size = entries, L1Offset = place.Value });
             _caches.ReplaceL1(larger);
+            larger = null;
             _caches.Guard.Add(place, entries * 8L, MetadataKind.L1Table);
             if (oldClusters > 0)
                 _caches.Frees.Add(oldPlace, oldClusters, _caches.Epochs.Current, isTable: true);
         }
         finally
         {
+            larger?.Dispose();
             _caches.EndExclusive();
         }
     }
 
-    private void WriteSize(long length)
-    {
-        _header.Update(header => header with { Size = length });
-        _caches.Barrier();
-    }
+    private void WriteSize(long length) => _caches.UpdateHeader(header => header with { Size = length });
 }

@@ -118,30 +118,46 @@ public sealed partial class Qcow2Device
     {
         RefuseExternalData();
         BeginWrite(offset: 0, length: 0);
-        StoreGathered();
         try
         {
             lock (_resizeLock)
-                lock (_gate)
+            {
+                PauseGathering();
+                try
                 {
-                    _map.HoldWrites();
-                    _changesSnapshots = true;
-                    try
-                    {
-                        change(new SnapshotChanges(_file, _geometry, _header, _caches, _gate));
-                        _caches.BuildGuard();
-                    }
-                    finally
-                    {
-                        _changesSnapshots = false;
-                        _map.ReleaseWrites();
-                    }
+                    ChangeWithWritesHeld(change);
                 }
+                finally
+                {
+                    _target?.Resume();
+                }
+            }
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
             MarkCorrupt();
             throw;
+        }
+    }
+
+    private void ChangeWithWritesHeld(Action<SnapshotChanges> change)
+    {
+        lock (_gate)
+        {
+            _map.HoldWrites();
+            _changesSnapshots = true;
+            try
+            {
+                change(new SnapshotChanges(_file, _geometry, _header, _caches, _gate));
+            }
+            finally
+            {
+                _changesSnapshots = false;
+                _map.ReleaseWrites();
+
+                // Also after a failure: the tables may have moved before it.
+                _caches.RebuildGuard();
+            }
         }
     }
 

@@ -40,10 +40,18 @@ public sealed partial class Qcow2Device
         if (IsReadOnly)
             return;
         StoreGathered();
-        lock (_gate)
+        try
         {
-            _caches.Flush();
-            _map.PunchKept();
+            lock (_gate)
+            {
+                _caches.Flush();
+                _map.PunchKept();
+            }
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
         }
     }
 
@@ -116,27 +124,49 @@ public sealed partial class Qcow2Device
     /// </summary>
     internal long DiscardStored(long at, long end, out bool dropped)
     {
-        lock (_gate)
-            return ZeroRecorded(at, end - at, mayUnmap: true, out dropped);
+        for (bool reclaimed = false; ; reclaimed = true)
+        {
+            try
+            {
+                lock (_gate)
+                    return ZeroRecorded(at, end - at, mayUnmap: true, out dropped);
+            }
+            catch (BlockException e) when (e.Kind == BlockErrorKind.NoSpace && !reclaimed && HasPendingFrees())
+            {
+                Reclaim();
+            }
+        }
     }
 
     private void WriteGuest(GuestOffset guest, ReadOnlySpan<byte> source)
     {
-        bool reclaimed = false;
+        bool isScarce = false;
         while (!source.IsEmpty)
         {
+            // Free clusters that do not lie in a row are still found one by one.
+            int most = isScarce ? _geometry.ClusterSize - (int)_geometry.InCluster(guest) : source.Length;
             try
             {
-                int written = WritePart(guest, source);
+                int written = WritePart(guest, source[..Math.Min(most, source.Length)]);
                 guest += written;
                 source = source[written..];
+                isScarce = false;
             }
-            catch (BlockException e) when (e.Kind == BlockErrorKind.NoSpace && !reclaimed && HasPendingFrees())
+            catch (BlockException e) when (e.Kind == BlockErrorKind.NoSpace && !isScarce)
             {
-                reclaimed = true;
-                lock (_gate)
-                    _caches.FlushAndFree();
+                isScarce = true;
+                Reclaim();
             }
+        }
+    }
+
+    /// <summary>Frees what a flush can free.</summary>
+    private void Reclaim()
+    {
+        lock (_gate)
+        {
+            if (_caches.Frees.Any)
+                _caches.FlushAndFree();
         }
     }
 
@@ -277,7 +307,7 @@ public sealed partial class Qcow2Device
         if (_foundCorrupt)
             throw new BlockException(
                 BlockErrorKind.Io, $"{Name}: the image was found corrupt and is not written any more");
-        if (_mayWrite)
+        if (_mayWrite && _caches.HasGuard)
             return;
         PrepareFirstWrite();
         _mayWrite = true;
@@ -324,7 +354,10 @@ public sealed partial class Qcow2Device
             finally
             {
                 if (!_caches.HasFailed)
+                {
                     _caches.FlushForClose();
+                    _map.PunchKept();
+                }
             }
 
             if (!_setDirty)

@@ -195,6 +195,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
+        if (_isClosed)
+            return;
         _cleaner?.Dispose();
         try
         {

@@ -301,9 +301,10 @@ public sealed class FileDevice : BlockDevice, IStorageFile
     private void CheckChange(long offset, long length)
     {
         CheckWritable();
-        if (_isBlockDevice)
-            CheckRange(offset, length);
-        else if (offset < 0 || length < 0 || length > long.MaxValue - Limits.RequestAlignment - offset)
+        if (_isBlockDevice && offset >= 0 && length >= 0 && offset > Length - length)
+            throw new BlockException(
+                BlockErrorKind.NoSpace, $"{Name}: no space left, the device has {Length} bytes");
+        if (offset < 0 || length < 0 || length > long.MaxValue - Limits.RequestAlignment - offset)
             throw BlockException.OutOfRange(this, offset, length);
     }
 

@@ -60,7 +60,6 @@ internal sealed class BitmapStore(
                 caches.Barrier();
             }
         });
-        caches.BuildGuard();
         set.Extension = extension;
         int offset = 0;
         for (int i = 0; i < bitmaps.Count; i++)
@@ -70,6 +69,7 @@ internal sealed class BitmapStore(
             offset += entries[i].Length;
         }
 
+        caches.RebuildGuard();
         Free(old);
     }
 
@@ -85,8 +85,8 @@ internal sealed class BitmapStore(
             caches.Barrier();
             RemoveExtension();
         });
-        caches.BuildGuard();
         set.Extension = null;
+        caches.RebuildGuard();
         Free(old);
     }
 

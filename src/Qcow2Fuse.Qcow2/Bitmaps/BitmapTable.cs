@@ -14,6 +14,9 @@ internal static class BitmapTable
     /// <summary>Bytes of bits that are held in memory, for one image.</summary>
     public const long BitsBytesMax = 512L << 20;
 
+    /// <summary>The limit QEMU has when it opens an image: a bitmap table of 1 GiB.</summary>
+    private const uint EntriesMax = 0x8000000;
+
     /// <summary>Table entries of a bitmap for a disk.</summary>
     public static long EntriesFor(long diskBytes, int granularityBits, int clusterBits)
     {
@@ -86,7 +89,7 @@ internal static class BitmapTable
     public static List<HostOffset> ClustersOf(BlockDevice file, BitmapEntry entry, int clusterBits)
     {
         var clusters = new List<HostOffset>();
-        if (entry.TableEntries == 0 || !IsPlace(file, entry.Table, entry.TableEntries * 8UL, clusterBits))
+        if (entry.TableEntries is 0 or > EntriesMax || !IsPlace(file, entry.Table, entry.TableEntries * 8UL, clusterBits))
             return clusters;
         long end = (long)entry.Table + (entry.TableEntries * 8L);
         for (long at = (long)entry.Table; at < end; at += 1L << clusterBits)

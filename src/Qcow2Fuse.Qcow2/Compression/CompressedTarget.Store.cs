@@ -15,7 +15,15 @@ internal sealed unsafe partial class CompressedTarget
             Slot victim;
             lock (_lock)
             {
-                Slot? slot = OpenSlot(cluster);
+                // The disk may have been cut while this waited; then the write was before that.
+                if (cluster + within >= _image.Length)
+                    return null;
+                if (!TryOpenSlot(cluster, out Slot? slot))
+                {
+                    Monitor.Wait(_lock);
+                    continue;
+                }
+
                 if (slot is not null && slot.Written.TryAdd(within, within + part.Length))
                 {
                     part.CopyTo(slot.Content[within..]);
@@ -43,36 +51,30 @@ internal sealed unsafe partial class CompressedTarget
     }
 
     /// <summary>
-    /// The open slot of a cluster, a new one where there was none; null where all are in use. Waits while the cluster
-    /// is being stored or zeroed.
+    /// Finds the open slot of a cluster, or a new one where there was none, or null where all are in use. False while
+    /// the cluster is being stored or zeroed, or nothing may be gathered: then the caller waits and asks again.
     /// </summary>
-    private Slot? OpenSlot(long cluster)
+    private bool TryOpenSlot(long cluster, out Slot? found)
     {
-        while (true)
+        found = FirstIn(cluster, cluster + 1);
+        if (_isPaused || found is { State: not SlotState.Open } || IsClaimed(cluster, cluster + 1))
+            return false;
+        if (found is not null)
+            return true;
+        foreach (Slot free in _slots)
         {
-            Slot? slot = FirstIn(cluster, cluster + 1);
-            if (slot is { State: SlotState.Open })
-                return slot;
-            if (slot is not null || IsClaimed(cluster, cluster + 1))
-            {
-                Monitor.Wait(_lock);
+            if (free.State != SlotState.Free)
                 continue;
-            }
-
-            foreach (Slot free in _slots)
-            {
-                if (free.State != SlotState.Free)
-                    continue;
-                free.State = SlotState.Open;
-                free.Guest = cluster;
-                free.Generation = ++_clock;
-                free.LastUse = _clock;
-                Volatile.Write(ref _used, _used + 1);
-                return free;
-            }
-
-            return null;
+            free.State = SlotState.Open;
+            free.Guest = cluster;
+            free.Generation = ++_clock;
+            free.LastUse = _clock;
+            Volatile.Write(ref _used, _used + 1);
+            found = free;
+            return true;
         }
+
+        return true;
     }
 
     private Slot? OldestOpen()
@@ -171,7 +173,7 @@ internal sealed unsafe partial class CompressedTarget
     {
         lock (_lock)
         {
-            while (IsClaimed(start, end) || HasBusy(start, end))
+            while (_isPaused || IsClaimed(start, end) || HasBusy(start, end))
                 Monitor.Wait(_lock);
             Claim claim = new(start, end);
             _claims.Add(claim);

@@ -38,6 +38,7 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
     private readonly byte* _arena;
     private long _clock;
     private int _used;
+    private bool _isPaused;
 
     /// <summary>Gathers for <paramref name="image"/>.</summary>
     public CompressedTarget(Qcow2Device image, Qcow2Geometry geometry)
@@ -175,6 +176,40 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
         {
             if (Seize(slot))
                 Store(slot);
+        }
+    }
+
+    /// <summary>
+    /// Stores all that was gathered, and lets nothing be gathered, zeroed or discarded before <see cref="Resume"/>:
+    /// what the image is then is what the guest has written up to one moment.
+    /// </summary>
+    public void Pause()
+    {
+        lock (_lock)
+        {
+            while (_isPaused)
+                Monitor.Wait(_lock);
+            _isPaused = true;
+        }
+
+        try
+        {
+            StoreAll();
+        }
+        catch
+        {
+            Resume();
+            throw;
+        }
+    }
+
+    /// <summary>Ends what <see cref="Pause"/> began.</summary>
+    public void Resume()
+    {
+        lock (_lock)
+        {
+            _isPaused = false;
+            Monitor.PulseAll(_lock);
         }
     }
 

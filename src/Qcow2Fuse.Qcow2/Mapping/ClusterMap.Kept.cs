@@ -19,15 +19,14 @@ internal sealed partial class ClusterMap
             _kept.Dequeue();
             if (!IsStillKept(discard))
                 continue;
+            _caches.Guard.CheckData(discard.Host, discard.Length, discard.Guest);
             ClusterAllocation holding = Begin(discard.Guest, (int)discard.Length);
-            Monitor.Exit(_gate);
             try
             {
-                _file.Discard(discard.Host.Value, discard.Length);
+                _caches.GiveBack(discard.Host.Value, discard.Length);
             }
             finally
             {
-                Monitor.Enter(_gate);
                 End(holding);
             }
         }

@@ -14,8 +14,10 @@ internal sealed partial class ClusterMap
     {
         using (CachedTable slice = GetSliceForWrite(allocation.Start, isInFlight: true))
         {
-            Span<byte> entries = slice.Modify();
             int index = _geometry.IndexInSlice(allocation.Start);
+            if (!allocation.InPlace)
+                CheckReleasable(slice, allocation, index);
+            Span<byte> entries = slice.Modify();
             for (int i = 0; i < allocation.Clusters; i++)
             {
                 GuestOffset cluster = allocation.Start + ((long)i << _geometry.ClusterBits);
@@ -44,6 +46,35 @@ internal sealed partial class ClusterMap
         bitmap |= L2Entry.AllocatedBits(first, end);
         bitmap &= ~L2Entry.ZeroBits(first, end);
         return new L2Entry(descriptor, bitmap);
+    }
+
+    /// <summary>Nothing is linked where one of the entries points at metadata.</summary>
+    private void CheckReleasable(CachedTable slice, ClusterAllocation allocation, int index)
+    {
+        for (int i = 0; i < allocation.Clusters; i++)
+        {
+            GuestOffset cluster = allocation.Start + ((long)i << _geometry.ClusterBits);
+            CheckReleasable(L2Entry.Read(slice.Bytes, index + i, _geometry), cluster);
+        }
+    }
+
+    /// <summary>
+    /// Refuses to give up what an entry points at where that is metadata: it would be freed and punched.
+    /// </summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.Corrupt"/>.</exception>
+    private void CheckReleasable(L2Entry old, GuestOffset guest)
+    {
+        if (_geometry.DataIsExternal)
+            return;
+        if (old.IsCompressed)
+        {
+            CompressedExtent extent = CompressedExtent.Decode(old.Descriptor, _geometry);
+            _caches.Guard.CheckData(extent.Host, extent.BytesMax, guest);
+        }
+        else if (old.HasHost)
+        {
+            _caches.Guard.CheckData(old.Host, _geometry.ClusterSize, guest);
+        }
     }
 
     /// <summary>Gives up the reference that an entry which was replaced in memory still has on disk.</summary>

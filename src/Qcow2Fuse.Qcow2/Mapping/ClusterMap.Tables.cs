@@ -70,6 +70,9 @@ internal sealed partial class ClusterMap
                 throw;
             }
 
+            // A reader that waited long may have loaded what was there when the cluster was another table.
+            for (int offset = 0; offset < _geometry.ClusterSize; offset += _geometry.SliceBytes)
+                _caches.L2.Drop(host.Value + offset);
             _caches.AddNewTable(host);
             _caches.Guard.Add(host, _geometry.ClusterSize, MetadataKind.L2Table);
             _caches.L1[index] = (ulong)host.Value | L1Entry.Copied;

@@ -40,6 +40,7 @@ internal sealed partial class ClusterMap
                 L2Entry old = L2Entry.Read(slice.Bytes, index, _geometry);
                 if (old == L2Entry.Empty)
                     continue;
+                CheckReleasable(old, at);
                 L2Entry.Empty.Write(slice.Modify(), index, _geometry);
                 Release(old);
             }
@@ -54,6 +55,12 @@ internal sealed partial class ClusterMap
     {
         using PooledBuffer content = BufferPool.Shared.Rent(_geometry.ClusterSize);
         _file.Read(table, content.Span);
+        for (int entry = 0; entry < 1 << _geometry.L2Bits; entry++)
+        {
+            long cluster = (index * _geometry.L2Coverage) + ((long)entry << _geometry.ClusterBits);
+            CheckReleasable(L2Entry.Read(content.Span, entry, _geometry), new GuestOffset(cluster));
+        }
+
         _caches.L1[index] = 0;
         for (int entry = 0; entry < 1 << _geometry.L2Bits; entry++)
             Release(L2Entry.Read(content.Span, entry, _geometry));

@@ -20,13 +20,13 @@ internal sealed partial class ClusterMap
     /// <returns>How many bytes this answer is for, at least 1.</returns>
     public long Zero(GuestOffset guest, long length, bool mayUnmap, out bool handled)
     {
-        length = Math.Min(length, _geometry.BytesToSliceEnd(guest));
         if (IsBeyondBacking(guest) && !HasTable(guest))
         {
             handled = true;
-            return length;
+            return Math.Min(length, _geometry.L2Coverage - (guest.Value & (_geometry.L2Coverage - 1)));
         }
 
+        length = Math.Min(length, _geometry.BytesToSliceEnd(guest));
         while (true)
         {
             using CachedTable slice = GetSliceForWrite(guest);
@@ -61,10 +61,12 @@ internal sealed partial class ClusterMap
 
             if (changed != old)
             {
+                if (mayUnmap || !changed.HasHost)
+                    CheckReleasable(old, at);
                 changed.Write(slice.Modify(), index, _geometry);
                 if (!changed.HasHost)
                     Release(old);
-                else if (mayUnmap && _keepsPlace)
+                else if (mayUnmap && KeepsPlaceOf(old))
                     PunchLater(at, changed.Host + _geometry.InCluster(at), step);
             }
 
@@ -91,7 +93,7 @@ internal sealed partial class ClusterMap
             return mayUnmap && IsBeyondBacking(guest);
         }
 
-        bool keepHost = old.HasHostIn(_geometry) && (!mayUnmap || _keepsPlace);
+        bool keepHost = old.HasHostIn(_geometry) && (!mayUnmap || KeepsPlaceOf(old));
         changed = new L2Entry(keepHost ? old.Descriptor | L2Entry.ZeroFlag : L2Entry.ZeroFlag, 0);
         return true;
     }
@@ -102,7 +104,7 @@ internal sealed partial class ClusterMap
         changed = old;
         if (whole)
         {
-            bool keepHost = old.HasHostIn(_geometry) && (!mayUnmap || _keepsPlace);
+            bool keepHost = old.HasHostIn(_geometry) && (!mayUnmap || KeepsPlaceOf(old));
             changed = new L2Entry(keepHost ? old.Descriptor : 0, L2Entry.AllZero);
             return true;
         }
@@ -112,10 +114,15 @@ internal sealed partial class ClusterMap
         int first = _geometry.SubclusterIndex(guest);
         int end = (int)(first + (length >> _geometry.SubclusterBits));
         ulong bitmap = (old.Bitmap | L2Entry.ZeroBits(first, end)) & ~L2Entry.AllocatedBits(first, end);
-        bool stillNeeded = !mayUnmap || _keepsPlace || (uint)bitmap != 0;
+        bool stillNeeded = !mayUnmap || KeepsPlaceOf(old) || (uint)bitmap != 0;
         changed = new L2Entry(stillNeeded ? old.Descriptor : 0, bitmap);
         return true;
     }
+
+    /// <summary>
+    /// Whether a discard leaves the host cluster of an entry where it is: not where a snapshot needs its content.
+    /// </summary>
+    private bool KeepsPlaceOf(L2Entry old) => _keepsPlace && old.IsCopied;
 
     private bool HasTable(GuestOffset guest)
     {

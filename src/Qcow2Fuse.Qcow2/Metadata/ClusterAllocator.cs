@@ -26,7 +26,12 @@ internal sealed class ClusterAllocator
     private readonly Action _growTable;
     private readonly Action _flush;
     private readonly object _gate;
+
+    /// <summary>Nothing below is free.</summary>
     private long _hint;
+
+    /// <summary>Below there may be free clusters, but not several in a row that are worth another search.</summary>
+    private long _runHint;
     private long _virginFrom;
 
     /// <summary>The first cluster freed while the allocation under way had released the gate.</summary>
@@ -82,10 +87,11 @@ internal sealed class ClusterAllocator
             if (alsoReserved)
                 Reserve(0, 0);
             _freedFrom = long.MaxValue;
-            long first = FindRun(count);
+            long from = count == 1 ? _hint : _runHint;
+            long first = FindRun(count, from, out bool hasSkipped);
             _guard.CheckFree(first, count);
             _refcounts.Increment(first, count);
-            _hint = Math.Min(first + count, _freedFrom);
+            MoveHints(from, Math.Min(first + count, _freedFrom), count == 1, hasSkipped);
             long start = first << _geometry.ClusterBits;
             long end = start + ((long)count << _geometry.ClusterBits);
             bool virgin = start >= _virginFrom;
@@ -152,20 +158,33 @@ internal sealed class ClusterAllocator
     public void NoteFree(long cluster)
     {
         _hint = Math.Min(_hint, cluster);
+        _runHint = Math.Min(_runHint, cluster);
         _freedFrom = Math.Min(_freedFrom, cluster);
     }
 
-    private long FindRun(int count)
+    /// <summary>A search for one cluster tells that nothing is free before; one for several may pass free ones.
+    /// </summary>
+    private void MoveHints(long from, long next, bool isForOne, bool hasSkipped)
     {
-        long cluster = _hint;
+        if (isForOne || (!hasSkipped && from == _hint))
+            _hint = next;
+        _runHint = isForOne ? Math.Max(_runHint, _hint) : next;
+        _hint = Math.Min(_hint, _runHint);
+    }
+
+    private long FindRun(int count, long from, out bool hasSkipped)
+    {
+        long cluster = from;
         long first = cluster;
         int found = 0;
+        hasSkipped = false;
         while (found < count)
         {
             if (cluster >= _reserved && cluster < _reservedEnd)
             {
                 first = cluster = _reservedEnd;
                 found = 0;
+                hasSkipped = true;
             }
 
             if (cluster >= _refcounts.ClustersMax || cluster >= HostBytesMax >> _geometry.ClusterBits)
@@ -173,7 +192,7 @@ internal sealed class ClusterAllocator
                 if (!TryGrowTable(cluster))
                 {
                     // Where no other is left, none is kept any more.
-                    cluster = first = Math.Min(_hint, _reserved);
+                    cluster = first = Math.Min(from, _reserved);
                     found = 0;
                     _reservedEnd = _reserved;
                     continue;
@@ -184,6 +203,7 @@ internal sealed class ClusterAllocator
 
             if (!_refcounts.HasBlock(cluster))
             {
+                hasSkipped |= found > 0;
                 cluster = count > UsualRunMax ? CreateBlocks(cluster, count) : CreateBlock(cluster);
                 first = cluster;
                 found = 0;
@@ -198,6 +218,7 @@ internal sealed class ClusterAllocator
             found += free;
             if (used > 0)
             {
+                hasSkipped |= found > 0;
                 first = cluster;
                 found = 0;
             }
@@ -241,8 +262,8 @@ internal sealed class ClusterAllocator
 
     /// <summary>
     /// Creates so many blocks, one behind the other, that <paramref name="count"/> clusters fit between the last of
-    /// them and the end of what they count. The first counts itself and the others: they become blocks only once that
-    /// is durable.
+    /// them and the end of what they count. The first counts itself and as many others as it can, and so on: they become
+    /// blocks only once that is durable.
     /// </summary>
     /// <returns>The cluster behind them.</returns>
     private long CreateBlocks(long cluster, int count)
@@ -268,11 +289,18 @@ internal sealed class ClusterAllocator
         ZeroForBlock(cluster, blocks);
         _refcounts.AddBlock(cluster);
         GuardBlocks(cluster, 1);
-        _refcounts.Increment(cluster + 1, blocks - 1);
-        _flush();
-        for (int i = 1; i < blocks; i++)
-            _refcounts.AddBlock(cluster + ((long)i * perBlock), cluster + i);
-        GuardBlocks(cluster + 1, blocks - 1);
+        for (int known = 1; known < blocks;)
+        {
+            // What is known counts so many of the others.
+            int counted = (int)Math.Min(blocks, (long)known * perBlock);
+            _refcounts.Increment(cluster + known, counted - known);
+            _flush();
+            for (int i = known; i < counted; i++)
+                _refcounts.AddBlock(cluster + ((long)i * perBlock), cluster + i);
+            GuardBlocks(cluster + known, counted - known);
+            known = counted;
+        }
+
         return cluster + blocks;
     }
 

@@ -46,12 +46,11 @@ internal sealed partial class MetadataCaches
                 larger[old.Count + i] = (ulong)(blocksStart + ((long)i << _geometry.ClusterBits));
             larger.WriteAll((long)tableClusters << _geometry.ClusterBits);
             Barrier();
-            _header.Update(header => header with
+            UpdateHeader(header => header with
             {
                 RefcountTableOffset = tableStart,
                 RefcountTableClusters = tableClusters,
             });
-            Barrier();
         }
         catch
         {

@@ -6,10 +6,13 @@ namespace Qcow2Fuse.Qcow2;
 /// <summary>Telling the overlap guard where all tables lie.</summary>
 internal sealed partial class MetadataCaches
 {
-    private bool _hasGuard;
+    private volatile bool _hasGuard;
 
     /// <summary>Where metadata lies; knows nothing before <see cref="BuildGuard"/>.</summary>
     public OverlapGuard Guard { get; }
+
+    /// <summary>Whether the guard knows all metadata.</summary>
+    public bool HasGuard => _hasGuard;
 
     /// <summary>Builds the guard unless that was done before.</summary>
     public void EnsureGuard()
@@ -46,6 +49,18 @@ internal sealed partial class MetadataCaches
         AddSnapshots(tables, header);
         Guard.Build(tables);
         _hasGuard = true;
+    }
+
+    /// <summary>
+    /// Builds it again because snapshots or bitmaps have moved, or may have. Where that fails the next write tries
+    /// again before it begins.
+    /// </summary>
+    public void RebuildGuard()
+    {
+        if (HasFailed)
+            return;
+        _hasGuard = false;
+        BuildGuard();
     }
 
     /// <summary>Adds what the entries of a table point at; entries that no table can be at are left to their users.

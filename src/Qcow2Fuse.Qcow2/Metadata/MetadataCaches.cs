@@ -37,6 +37,7 @@ internal sealed partial class MetadataCaches : IDisposable
     private HashSet<long> _newTables = [];
     private HashSet<long> _publishing = [];
     private bool _isLazy;
+    private int _needExactRefcounts;
     private bool _running;
     private long _started;
     private long _completed;
@@ -52,6 +53,7 @@ internal sealed partial class MetadataCaches : IDisposable
         _gate = gate;
         _isPublishing = offset => _publishing.Contains(offset & ~_geometry.ClusterMask);
         _punch = arguments.Discard != DiscardMode.Ignore;
+        _report = arguments.Report;
         L1 = ResidentTable.Load(file, new HostOffset(header.L1Offset), header.L1Size);
         RefcountTable = ResidentTable.Load(file, new HostOffset(header.RefcountTableOffset),
             (int)(((long)header.RefcountTableClusters << header.ClusterBits) / 8));
@@ -143,35 +145,12 @@ internal sealed partial class MetadataCaches : IDisposable
     }
 
     /// <summary>
-    /// Flushes and frees what waits for it, giving operations under way time to end; for where space has run out.
-    /// </summary>
-    public void FlushAndFree()
-    {
-        const int MillisecondsMax = 1000;
-        Flush();
-        for (int i = 0; i < MillisecondsMax && Frees.DurableCount > 0; i++)
-        {
-            Monitor.Wait(_gate, millisecondsTimeout: 1);
-            BeginExclusive();
-            try
-            {
-                FreeDurable();
-            }
-            finally
-            {
-                EndExclusive();
-            }
-        }
-    }
-
-    /// <summary>
     /// Waits until no flush is under way and nothing of <paramref name="table"/> is dirty, so that a copy of it may be
     /// written anywhere: it refers to nothing that is not durable. Pair with <see cref="EndExclusive"/>.
     /// </summary>
     public void BeginExclusiveWhenClean(Func<ResidentTable> table)
     {
-        bool wasLazy = _isLazy;
-        _isLazy = false;
+        _needExactRefcounts++;
         try
         {
             while (true)
@@ -185,7 +164,7 @@ internal sealed partial class MetadataCaches : IDisposable
         }
         finally
         {
-            _isLazy = wasLazy;
+            _needExactRefcounts--;
         }
     }
 
@@ -235,8 +214,42 @@ internal sealed partial class MetadataCaches : IDisposable
     /// </summary>
     public void Fail(BlockException failure) => _failure ??= failure;
 
+    /// <summary>
+    /// Changes fields of the header durably. A write that failed may have changed the file nevertheless: then the old
+    /// fields are put back, durably, before the failure is thrown on; where that fails too, it is final.
+    /// </summary>
+    public void UpdateHeader(Func<Qcow2Header, Qcow2Header> change)
+    {
+        try
+        {
+            _header.Update(change);
+        }
+        catch (BlockException)
+        {
+            PutHeaderBack();
+            throw;
+        }
+
+        Barrier();
+    }
+
     /// <summary>Flushes the file with the gate released. A failure is final.</summary>
     public void Barrier() => Barrier(withData: false);
+
+    private void PutHeaderBack()
+    {
+        try
+        {
+            _header.Reassert();
+        }
+        catch (BlockException e)
+        {
+            Fail(e);
+            throw;
+        }
+
+        Barrier();
+    }
 
     /// <summary>
     /// Flushes the file, before it the external data file where asked to, with the gate released. A failure is final.
@@ -365,7 +378,7 @@ internal sealed partial class MetadataCaches : IDisposable
     {
         L2.Freeze();
         L1.Freeze();
-        if (!_isLazy)
+        if (!_isLazy || _needExactRefcounts > 0)
         {
             RefcountBlocks.Freeze();
             RefcountTable.Freeze();
@@ -386,91 +399,5 @@ internal sealed partial class MetadataCaches : IDisposable
         if (!published)
             _newTables.UnionWith(_publishing);
         _publishing.Clear();
-    }
-
-    /// <summary>Frees the clusters whose removal is durable and that no operation uses any more.</summary>
-    private void FreeDurable()
-    {
-        for (int left = Frees.DurableCount; left > 0; left--)
-        {
-            if (!Frees.TryTakeDurable(out FreedRun run))
-                return;
-            if (!Epochs.HasEnded(run.Epoch))
-                Frees.PutBackDurable(run);
-            else
-                Free(run);
-        }
-    }
-
-    private void Free(FreedRun run)
-    {
-        long first = run.Start.Value >> _geometry.ClusterBits;
-        if (run.IsTable)
-        {
-            for (long offset = 0; offset < (long)run.Clusters << _geometry.ClusterBits; offset += _geometry.SliceBytes)
-                L2.Drop(run.Start.Value + offset);
-        }
-
-        int done = 0;
-        try
-        {
-            while (done < run.Clusters)
-            {
-                int last = 0;
-                while (done + last < run.Clusters && IsLastReference(first + done + last))
-                    last++;
-                if (last > 0 && _punch)
-                    Punch(first + done, last);
-                for (int end = done + Math.Max(last, 1); done < end; done++)
-                {
-                    // A damaged image may refer to a cluster that it does not count: then there is nothing to free.
-                    if (Refcounts.Get(first + done) != 0 && Refcounts.Decrement(first + done) == 0)
-                    {
-                        if (run.IsTable)
-                            Guard.Remove(new HostOffset((first + done) << _geometry.ClusterBits), 1);
-                        Allocator.NoteFree(first + done);
-                    }
-                }
-            }
-        }
-        catch when (done < run.Clusters)
-        {
-            Frees.PutBackDurable(run with
-            {
-                Start = run.Start + ((long)done << _geometry.ClusterBits),
-                Clusters = run.Clusters - done,
-            });
-            throw;
-        }
-    }
-
-    /// <summary>Whether the reference that goes is the last one; then nothing is packed into the cluster any more.
-    /// </summary>
-    private bool IsLastReference(long cluster)
-    {
-        if (Refcounts.Get(cluster) != 1)
-            return false;
-        Packed?.Forget(cluster);
-        return true;
-    }
-
-    /// <summary>
-    /// Gives clusters back to the host. They are still counted, so nobody can allocate them before this returns.
-    /// </summary>
-    private void Punch(long cluster, int count)
-    {
-        long start = cluster << _geometry.ClusterBits;
-        long length = Math.Min((long)count << _geometry.ClusterBits, _file.Length - start);
-        if (length <= 0)
-            return;
-        Monitor.Exit(_gate);
-        try
-        {
-            _file.Discard(start, length);
-        }
-        finally
-        {
-            Monitor.Enter(_gate);
-        }
     }
 }

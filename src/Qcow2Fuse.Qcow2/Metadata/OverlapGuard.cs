@@ -76,6 +76,14 @@ internal sealed class OverlapGuard(string name, Qcow2Geometry geometry)
             throw Corrupt($"an L2 entry maps guest offset {guest.Value} to {Name(found)} at host offset {host.Value}");
     }
 
+    /// <summary>Refuses to free as guest data what holds metadata.</summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.Corrupt"/>.</exception>
+    public void CheckGivenUp(long cluster, int count)
+    {
+        if (_clusters.TryFind(cluster, cluster + count, out Interval found))
+            throw Corrupt($"cluster {Math.Max(found.Start, cluster)} holds {Name(found)} and was freed as guest data");
+    }
+
     private void AddOne(HostOffset start, long bytes, MetadataKind kind)
     {
         long first = start.Value >> geometry.ClusterBits;

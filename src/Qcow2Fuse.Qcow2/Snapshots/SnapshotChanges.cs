@@ -241,17 +241,13 @@ internal sealed class SnapshotChanges
         undo.IsPossible = false;
         try
         {
-            _header.Update(change);
+            _caches.UpdateHeader(change);
         }
-        catch (BlockException)
+        catch (BlockException) when (!_caches.HasFailed)
         {
-            _header.Reassert();
-            _caches.Barrier();
             undo.IsPossible = true;
             throw;
         }
-
-        _caches.Barrier();
     }
 
     private ulong[] ActiveL1(long entries)
@@ -288,7 +284,7 @@ internal sealed class SnapshotChanges
     {
         int clusters = (int)(_geometry.RoundUpToCluster(bytes) >> _geometry.ClusterBits);
         if (clusters > 0)
-            _caches.Frees.Add(place, clusters, _caches.Epochs.Current);
+            _caches.Frees.Add(place, clusters, _caches.Epochs.Current, isTable: true);
     }
 
     /// <summary>What has to be taken back where a change fails before it took effect.</summary>

@@ -110,7 +110,8 @@ public sealed class SweepTrial
     }
 
     /// <summary>Where space runs out, the engine frees what waits for a flush and tries again.</summary>
-    private bool MayBeAbsorbed => _fault!.Rule.Error == BlockErrorKind.NoSpace && _wasRetried;
+    private bool MayBeAbsorbed => _fault!.Rule.Op == BlockOp.Discard
+        || (_fault.Rule.Error == BlockErrorKind.NoSpace && _wasRetried);
 
     private Qcow2Device Open() => Qcow2Device.Open(_imageFile, new FormatOpenArguments
     {
