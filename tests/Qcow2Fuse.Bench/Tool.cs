@@ -38,7 +38,8 @@ public static class Tool
 
     /// <summary>Whether something is mounted on a path.</summary>
     public static bool IsMounted(string path) =>
-        File.ReadLines("/proc/self/mountinfo").Any(line => string.Equals(line.Split(' ')[4], path, StringComparison.Ordinal));
+        File.ReadLines("/proc/self/mountinfo")
+            .Any(line => string.Equals(line.Split(' ')[4], path, StringComparison.Ordinal));
 
     /// <summary>Forgets what the kernel has cached, where it may be told to.</summary>
     public static void DropCaches()

@@ -8,7 +8,7 @@ namespace Qcow2Fuse.Bench;
 /// <param name="Fio">The arguments of fio that make the load.</param>
 public sealed record Job(string Id, string Title, Scene Scene, params string[] Fio)
 {
-    /// <summary>How the image is opened: <c>none</c> (O_DIRECT) or <c>writeback</c>, the same for all subjects.</summary>
+    /// <summary>How the image is opened: <c>none</c> (O_DIRECT) or <c>writeback</c>, the same for all.</summary>
     public string Cache { get; init; } = "none";
 
     /// <summary>Smallest ratio to the best peer that is aimed at, or null.</summary>
@@ -34,6 +34,9 @@ public sealed record Job(string Id, string Title, Scene Scene, params string[] F
 
     /// <summary>Whether the job is the copy into a compressed target, which is no job for fio.</summary>
     public bool CompressedCopy { get; init; }
+
+    /// <summary>Whether bytes tell more of the speed than requests.</summary>
+    public bool IsCountedInBytes => CompressedCopy || Fio.Contains("--bs=1M");
 
     /// <summary>Whether the load changes the image.</summary>
     public bool Writes => Fio.Any(static word => word is "--rw=randwrite" or "--rw=write");

@@ -32,7 +32,7 @@ public sealed class SceneFiles
         _ => _size,
     };
 
-    /// <summary>The plain file that stands for a scene: the content where there is any, a sparse file otherwise.</summary>
+    /// <summary>The plain file that stands for a scene: the content where there is any, or a sparse file.</summary>
     public string RawFor(Scene scene)
     {
         if (scene is not (Scene.Empty or Scene.Wide or Scene.WideExtended))
@@ -104,7 +104,7 @@ public sealed class SceneFiles
     {
         string path = Path.Combine(_work, "fresh.qcow2");
         File.Delete(path);
-        Tool.Run("qemu-img", [.. arguments.Select(word => string.Equals(word, "{}", StringComparison.Ordinal) ? path : word)]);
+        Tool.Run("qemu-img", [.. arguments.Select(word => word is "{}" ? path : word)]);
         return path;
     }
 

@@ -65,6 +65,7 @@ public sealed class CompressedCopy
 
         public override string? Missing => null;
 
-        public override Served Serve(Job job, SceneFiles files) => throw new InvalidOperationException("it shows no file");
+        public override Served Serve(Job job, SceneFiles files) =>
+            throw new InvalidOperationException("it shows no file");
     }
 }

@@ -38,7 +38,10 @@ public static class FioRun
         if (requests == 0)
             throw new InvalidOperationException("fio did nothing");
         return new Measurement(
-            load.GetProperty("iops").GetDouble(), load.GetProperty("bw_bytes").GetDouble(), cpu * share / requests, peak);
+            load.GetProperty("iops").GetDouble(),
+            load.GetProperty("bw_bytes").GetDouble(),
+            cpu * share / requests,
+            peak);
     }
 
     /// <summary>The part of the processor time that belongs to what fio counted, not to its ramp.</summary>

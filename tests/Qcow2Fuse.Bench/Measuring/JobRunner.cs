@@ -43,7 +43,7 @@ public sealed class JobRunner(BenchOptions options, SceneFiles files, IReadOnlyL
                 $"{job.Id,-8} {subject.Name,-20} {run.PerSecond,10:F0}/s {run.BytesPerSecond / 1048576,8:F0} MiB/s ")
                 + string.Create(
                     CultureInfo.InvariantCulture,
-                    $"{run.CpuMicroseconds,7:F1} us  {run.PeakBytes >> 20,5} MiB  ({watch.Elapsed.TotalSeconds:F1} s)"));
+                    $"{run.CpuMicroseconds,7:F1} us {run.PeakBytes >> 20,5} MiB ({watch.Elapsed.TotalSeconds:F1} s)"));
         }
         catch (Exception failure) when (failure is InvalidOperationException or TimeoutException or IOException)
         {

@@ -10,13 +10,15 @@ public static class Machine
     public static string Describe()
     {
         string model = File.ReadLines("/proc/cpuinfo")
-            .FirstOrDefault(static line => line.StartsWith("model name", StringComparison.Ordinal))?.Split(':')[1].Trim()
+            .FirstOrDefault(static line => line.StartsWith("model name", StringComparison.Ordinal))?
+            .Split(':')[1].Trim()
             ?? "unknown processor";
         double gibibytes = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / (double)(1L << 30);
         string qemu = Tool.Run("qemu-storage-daemon", "--version").Split('\n')[0];
+        string kernel = Tool.Run("uname", "-r").Trim();
         return string.Create(
             CultureInfo.InvariantCulture,
-            $"{Environment.ProcessorCount} x {model}, {gibibytes:F0} GiB, Linux {Tool.Run("uname", "-r").Trim()}; {qemu}; ")
+            $"{Environment.ProcessorCount} x {model}, {gibibytes:F0} GiB, Linux {kernel}; {qemu}; ")
             + Tool.Run("fio", "--version").Trim();
     }
 }

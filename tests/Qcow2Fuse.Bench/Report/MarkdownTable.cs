@@ -7,9 +7,9 @@ namespace Qcow2Fuse.Bench;
 /// <summary>The results as a table in Markdown.</summary>
 public static class MarkdownTable
 {
-    private const int LargeRequest = 1 << 20;
+    private const int Mebibyte = 1 << 20;
 
-    /// <summary>Writes the table: a row for each job, a column for each subject, ratios, and what was aimed at.</summary>
+    /// <summary>Writes the table: a row for each job, a column for each subject, ratios and their aims.</summary>
     public static string Write(IReadOnlyList<JobResult> results, IReadOnlyList<Subject> subjects)
     {
         StringBuilder text = new();
@@ -20,11 +20,14 @@ public static class MarkdownTable
             .AppendLine(" | :---: | ---: | ---: |");
         foreach (JobResult result in results)
         {
-            IEnumerable<string> figures = subjects.Select(subject => Cell(result, subject));
-            text.AppendLine(Invariant(
-                $"| {result.Job.Title} | {string.Join(" | ", figures)} | {Ratio(result.PeerRatio)} | {Bar(result.Job.PeerBar)}")
-                + Invariant($" | {Ratio(result.RawRatio)} | {Bar(result.Job.RawBar)} | {(result.IsReached ? "yes" : "no")}")
-                + Invariant($" | {Cpu(result.Own)} | {Memory(result.Own)} |"));
+            IEnumerable<string> figures = subjects.Select(subject => Cell(result, subject, subjects));
+            string[] cells =
+            [
+                result.Job.Title, .. figures,
+                Ratio(result.PeerRatio), Bar(result.Job.PeerBar), Ratio(result.RawRatio), Bar(result.Job.RawBar),
+                result.IsReached ? "yes" : "no", Cpu(result.Own), Memory(result.Own),
+            ];
+            text.Append("| ").AppendJoin(" | ", cells).AppendLine(" |");
         }
 
         return text.ToString();
@@ -37,17 +40,18 @@ public static class MarkdownTable
         where pair.Value.Failure is not null
         select $"{result.Job.Id}, {pair.Key.Name}: {pair.Value.Failure}";
 
-    private static string Cell(JobResult result, Subject subject)
+    private static string Cell(JobResult result, Subject subject, IReadOnlyList<Subject> subjects)
     {
         Series? series = result.All.FirstOrDefault(pair => pair.Key == subject).Value;
 
         // The compressed copy has a peer of its own, which stands in the column of the first one.
-        if (series is null && result.Job.CompressedCopy && !subject.IsOwn && !subject.IsRaw)
+        Subject firstPeer = subjects.First(static one => !one.IsOwn && !one.IsRaw);
+        if (series is null && result.Job.CompressedCopy && subject == firstPeer)
             series = result.All.FirstOrDefault(static pair => !pair.Key.IsOwn).Value;
         if (series is not { HasRuns: true })
             return "—";
-        return series.BytesPerSecond / series.PerSecond >= LargeRequest || result.Job.CompressedCopy
-            ? Invariant($"{series.BytesPerSecond / LargeRequest:N0} MiB/s")
+        return result.Job.IsCountedInBytes
+            ? Invariant($"{series.BytesPerSecond / Mebibyte:N0} MiB/s")
             : Invariant($"{series.PerSecond:N0}/s");
     }
 

@@ -5,7 +5,7 @@ using System.Text;
 
 namespace Qcow2Fuse.Bench;
 
-/// <summary>The results as bars: each subject as a part of the plain file's speed, or of the fastest subject's.</summary>
+/// <summary>The results as bars: each subject's part of the plain file's speed, or of the fastest one's.</summary>
 public static class SvgChart
 {
     private const int LabelWidth = 430;
@@ -21,7 +21,8 @@ public static class SvgChart
     /// <summary>Draws the chart.</summary>
     public static string Write(IReadOnlyList<JobResult> results, IReadOnlyList<Subject> subjects)
     {
-        Subject[] drawn = [.. subjects.Where(static subject => !subject.IsRaw).OrderByDescending(static one => one.IsOwn)];
+        Subject[] drawn =
+            [.. subjects.Where(static subject => !subject.IsRaw).OrderByDescending(static one => one.IsOwn)];
         int rowHeight = (drawn.Length * BarHeight) + RowGap;
         int height = Top + (results.Count * rowHeight) + 30;
         StringBuilder svg = new();
@@ -30,7 +31,7 @@ public static class SvgChart
             + "font-family=\"sans-serif\" font-size=\"12\">");
         svg.AppendLine("<rect width=\"100%\" height=\"100%\" fill=\"white\"/>");
         svg.AppendLine("<text x=\"10\" y=\"20\" font-size=\"15\">Speed as a part of the raw file's</text>");
-        svg.AppendLine("<text x=\"10\" y=\"38\" fill=\"#555\">rows with * have no raw file: part of the fastest one's</text>");
+        svg.AppendLine("<text x=\"10\" y=\"38\" fill=\"#555\">rows with *: as a part of the fastest one's</text>");
         for (int i = 0; i < drawn.Length; i++)
         {
             int x = LabelWidth + (i * 170);
@@ -64,7 +65,8 @@ public static class SvgChart
             .MaxBy(static one => one.PerSecond))?.PerSecond ?? 0;
         string title = result.Job.Title + (result.Raw is null ? " *" : string.Empty);
         svg.AppendLine(Invariant(
-            $"<text x=\"{LabelWidth - 8}\" y=\"{y + BarHeight + 4}\" text-anchor=\"end\">{SecurityElement.Escape(title)}</text>"));
+            $"<text x=\"{LabelWidth - 8}\" y=\"{y + BarHeight + 4}\" text-anchor=\"end\">")
+            + SecurityElement.Escape(title) + "</text>");
         for (int i = 0; i < drawn.Length; i++)
         {
             Series? series = result.All.FirstOrDefault(pair => pair.Key == drawn[i]).Value;
@@ -74,9 +76,11 @@ public static class SvgChart
             double width = Math.Min(part, Largest) / Largest * PlotWidth;
             int top = y + (i * BarHeight);
             svg.AppendLine(Invariant(
-                $"<rect x=\"{LabelWidth}\" y=\"{top}\" width=\"{width:F1}\" height=\"{BarHeight - 1}\" fill=\"{Colour(i)}\"/>"));
+                $"<rect x=\"{LabelWidth}\" y=\"{top}\" width=\"{width:F1}\" height=\"{BarHeight - 1}\" ")
+                + $"fill=\"{Colour(i)}\"/>");
             svg.AppendLine(Invariant(
-                $"<text x=\"{LabelWidth + width + 3:F1}\" y=\"{top + BarHeight - 1}\" font-size=\"9\">{part:F2}</text>"));
+                $"<text x=\"{LabelWidth + width + 3:F1}\" y=\"{top + BarHeight - 1}\" font-size=\"9\">")
+                + Invariant($"{part:F2}</text>"));
         }
     }
 

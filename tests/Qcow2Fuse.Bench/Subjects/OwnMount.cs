@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using System.Text;
 
 namespace Qcow2Fuse.Bench;
 
@@ -65,7 +64,7 @@ public sealed class OwnMount(string program, string work, string? options = null
         {
             try
             {
-                string[] words = Encoding.UTF8.GetString(System.IO.File.ReadAllBytes($"/proc/{process}/cmdline")).Split('\0');
+                string[] words = System.IO.File.ReadAllText($"/proc/{process}/cmdline").Split('\0');
                 return words.Contains(_directory, StringComparer.Ordinal)
                     && string.Equals(Path.GetFileName(words[0]), Path.GetFileName(_program), StringComparison.Ordinal);
             }
