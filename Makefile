@@ -51,8 +51,15 @@ check:
 	$(DOTNET) format Qcow2Fuse.sln --verify-no-changes --severity warn
 	$(DOTNET) test tests/Qcow2Fuse.EndToEnd.Tests --filter 'FullyQualifiedName~.Tidy.' -v q --nologo
 
+# All subjects side by side: JOBS=rr1,rw32 some of the jobs, ROUNDS=3, SECONDS_EACH=4, SIZE_MIB=512, QSD=another
+# qemu-storage-daemon, BENCH_DIR=/var/tmp on the disk to measure, OPTIONS=mount options to try.
 bench: build test-deps
-	packaging/scripts/bench $(PROGRAM)
+	packaging/scripts/install-deps bench
+	$(DOTNET) build tests/Qcow2Fuse.Bench -c Release -v q --nologo
+	$(DOTNET) tests/Qcow2Fuse.Bench/bin/Release/net10.0/Qcow2Fuse.Bench.dll $(PROGRAM) --output out/bench \
+		--work $(or $(BENCH_DIR),/var/tmp) --rounds $(or $(ROUNDS),3) --seconds $(or $(SECONDS_EACH),4) \
+		--size-mib $(or $(SIZE_MIB),512) $(if $(JOBS),--only $(JOBS)) $(if $(QSD),--qsd $(QSD)) \
+		$(if $(OPTIONS),--own-options $(OPTIONS))
 
 # Crash states of random runs of the engine, ten times as many as in make test: RUNS=N runs, STATES=N states in all.
 crash: build test-deps
@@ -94,7 +101,7 @@ help:
 	@echo 'run        demonstration; IMAGE=file DIR=directory mounts your own image instead'
 	@echo 'test       all tests, with a summary in the last line'
 	@echo 'check      formatting and the rules of the source tree'
-	@echo 'bench      the mount against a plain file'
+	@echo 'bench      the mount beside its peers and a plain file: table and chart in out/bench'
 	@echo 'crash      more crash states: RUNS=20000'
 	@echo 'soak       random operations on images of every kind: SOAK_SECONDS=600'
 	@echo 'install    to PREFIX=/usr/local, below DESTDIR; uninstall takes it away'
