@@ -100,6 +100,10 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
     }
 
     /// <inheritdoc/>
+    public IReadOnlyList<IFuseRing> CreateRings(int payloadCapacity, int workers, out string refusal) =>
+        FuseUringPlan.Create(_session, payloadCapacity, workers, out refusal);
+
+    /// <inheritdoc/>
     public void ReleaseSlot(FuseSlot slot)
     {
         FuseDevice.Close(slot.Descriptor);
