@@ -10,7 +10,7 @@ namespace Qcow2Fuse.Fuse.Tests;
 /// Random requests to all workers of a server at once, by both ways: each that wants a reply gets one, well-formed, and
 /// nothing ends. QCOW2FUSE_FUZZ_SEED sees a run again.
 /// </summary>
-public sealed class FuzzTests(ITestOutputHelper output)
+public sealed class FuzzTests(ITestOutputHelper output) : IDisposable
 {
     private const int Threads = 4;
     private const int Rounds = 5_000;
@@ -21,6 +21,8 @@ public sealed class FuzzTests(ITestOutputHelper output)
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(60);
 
     private readonly MemoryFileSystem _files = new(4 << 20);
+
+    public void Dispose() => _files.Dispose();
 
     [Fact]
     public void RandomRequestsByDevFuse()
@@ -73,7 +75,6 @@ public sealed class FuzzTests(ITestOutputHelper output)
         Assert.Equal(error, session.Send(FuseOpcode.Write, FakeKernel.Join(arguments, new byte[length])).Error);
         Assert.Equal(error, session.Kernel.Rings[0].Send(FakeRingRequest.Of(
             (uint)FuseOpcode.Write, SessionFixture.File, unique: 2, arguments, new byte[length])).Error);
-        _files.Dispose();
     }
 
     private int Seed()

@@ -69,7 +69,8 @@ public sealed class UringTests : IDisposable
             Assert.False(host.HasRings);
             host.Signal("KILL");
             host.WaitForExit();
-            Assert.Contains("no io_uring: auto_unmount works with /dev/fuse only", host.Errors, StringComparison.Ordinal);
+            Assert.Contains(
+                "no io_uring: auto_unmount works with /dev/fuse only", host.Errors, StringComparison.Ordinal);
             Assert.True(SpinWait.SpinUntil(() => !_directory.IsMounted, TimeSpan.FromSeconds(5)));
         }
     }

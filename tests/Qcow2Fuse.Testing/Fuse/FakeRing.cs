@@ -14,7 +14,8 @@ namespace Qcow2Fuse.Testing.Fuse;
 public sealed record FakeRingRequest(byte[] Header, byte[] Arguments, byte[] Payload, uint StatedPayload)
 {
     /// <summary>A request that is as it says.</summary>
-    public static FakeRingRequest Of(uint opcode, ulong node, ulong unique, byte[] arguments, byte[] payload)
+    public static FakeRingRequest Of(
+        uint opcode, ulong node, ulong unique, byte[] arguments, byte[] payload)
     {
         byte[] header = FakeKernel.BuildRequest(opcode, node, unique, []);
         MemoryMarshal.Write(header, (uint)(header.Length + arguments.Length + payload.Length));
@@ -22,7 +23,7 @@ public sealed record FakeRingRequest(byte[] Header, byte[] Arguments, byte[] Pay
     }
 }
 
-/// <summary>The kernel's side of one ring with one entry: what fuse_uring_commit_fetch checks is checked here.</summary>
+/// <summary>The kernel's side of one ring with one entry: what that checks is checked here.</summary>
 public sealed unsafe class FakeRing : IFuseRing
 {
     private const int ArgumentsOffset = 128;
