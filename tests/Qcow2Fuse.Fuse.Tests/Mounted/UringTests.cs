@@ -32,32 +32,6 @@ public sealed class UringTests : IDisposable
     }
 
     [SkippableFact]
-    public void WithoutRoomForRingsDevFuseServes()
-    {
-        UringSwitch.Require();
-        int descriptors;
-        using (HostProcess host = HostProcess.StartOver("fuse", _directory.MountPoint))
-        {
-            descriptors = Directory.GetFiles(
-                string.Create(CultureInfo.InvariantCulture, $"/proc/{host.Id}/fd")).Length;
-        }
-
-        // Enough for all but a few rings.
-        string limit = (descriptors + 3).ToString(CultureInfo.InvariantCulture);
-        const string Script = "prlimit --nofile=\"$4\" \"$1\" \"$2\" 67108864 -o uring > \"$3\" 2>&1 & "
-            + "for i in $(seq 200); do grep -q ready \"$3\" && break; sleep 0.05; done; "
-            + "head -c 100000 \"$2/disk.raw\" | wc -c; umount \"$2\"; wait $!; echo ended $?; cat \"$3\"";
-        string seen;
-        using (UringSwitch.Hold(on: true))
-        {
-            seen = Shell.Output(
-                Script, HostProcess.Program, _directory.MountPoint, _directory.Beside("output"), limit);
-        }
-
-        Assert.Matches("^100000\nended 0\nno io_uring: io_uring: .+\nready$", seen);
-    }
-
-    [SkippableFact]
     public void WithAutoUnmountDevFuseServes()
     {
         UringSwitch.Require();
