@@ -7,7 +7,7 @@ namespace Qcow2Fuse.Fuse.TestHost;
 
 /// <summary>
 /// Mounts one file in memory: MOUNTPOINT SIZE [-o word[,word]]. The words are those of MountSpec, and file (the
-/// root is the file), writeback, stop (end without an unmount) and uid=N. Prints "ready" when the mount answers;
+/// root is the file), writeback, uring, stop (end without an unmount) and uid=N. Prints "ready" when the mount answers;
 /// exits with 0 after SIGTERM or an unmount and with 32 when it could not mount.
 /// </summary>
 internal static class Program
@@ -44,6 +44,8 @@ internal static class Program
                 rootIsFile = true;
             else if (word == "writeback")
                 options = options with { WritebackCache = true };
+            else if (word == "uring")
+                options = options with { Uring = true };
             else if (word == "stop")
                 stopOnly = true;
             else if (parts[0] == "uid")
@@ -76,6 +78,8 @@ internal static class Program
             return 2;
         }
 
+        if (server.UringRefusal is not null)
+            Console.Error.WriteLine($"no io_uring: {server.UringRefusal}");
         mount.TryRaiseReadAhead();
         Console.WriteLine("ready");
         Task.WaitAny(server.Ended, signalled.Task);

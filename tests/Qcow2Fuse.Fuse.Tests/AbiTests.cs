@@ -18,6 +18,7 @@ public sealed class AbiTests
             Size<FuseOpenIn>(8), Size<FuseOpenOut>(16), Size<FuseReleaseIn>(24), Size<FuseFlushIn>(24),
             Size<FuseReadIn>(40), Size<FuseWriteIn>(40), Size<FuseWriteOut>(8), Size<FuseFsyncIn>(16),
             Size<FuseFallocateIn>(32), Size<FuseLseekIn>(24), Size<FuseLseekOut>(8),
+            Size<FuseRingHeaders>(288), Size<FuseRingVector>(16), Size<Linux.UringCommand>(128),
         ];
         Assert.All(sizes, size => Assert.True(size.Expected == size.Actual, $"{size.Name}: {size.Actual}"));
         Assert.Equal(FuseAbi.InHeaderSize, Marshal.SizeOf<FuseInHeader>());

@@ -28,6 +28,47 @@ public sealed unsafe class AllocationTests
         Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, Bound);
     }
 
+    [Fact]
+    public void RequestsByRingsAllocateNothing()
+    {
+        using MemoryFileSystem files = new(1 << 20);
+        FuseSession session = new(files, new FuseServerOptions());
+        using FuseSlot slot = new(session.PayloadCapacity, descriptor: 0);
+        Assert.True(session.Dispatch(
+            slot, Build(slot, FuseOpcode.Init, SessionFixture.InitRequest(), payload: 0)) > FuseAbi.OutHeaderSize);
+        using FuseRingEntry entry = new(queue: 0, session.PayloadCapacity);
+        RunRing(session, entry, 5_000);
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        RunRing(session, entry, Requests);
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, Bound);
+    }
+
+    private static void RunRing(FuseSession session, FuseRingEntry entry, int rounds)
+    {
+        for (int i = 0; i < rounds; i++)
+        {
+            *(FuseWriteIn*)(entry.Headers + FuseRingHeaders.PartSize) = new FuseWriteIn { Size = 4096 };
+            RunRing(session, entry, FuseOpcode.Write, request: 4096, reply: (uint)sizeof(FuseWriteOut));
+            *(FuseReadIn*)(entry.Headers + FuseRingHeaders.PartSize) = new FuseReadIn { Size = 4096 };
+            RunRing(session, entry, FuseOpcode.Read, request: 0, reply: 4096);
+        }
+    }
+
+    private static void RunRing(FuseSession session, FuseRingEntry entry, FuseOpcode opcode, uint request, uint reply)
+    {
+        *(FuseInHeader*)entry.Headers = new FuseInHeader
+        {
+            Length = (uint)(FuseAbi.InHeaderSize + FuseOpcodes.ArgumentsSize(opcode)) + request,
+            Opcode = opcode,
+            Unique = 2,
+            Node = SessionFixture.File,
+        };
+        entry.Ring->PayloadSize = request;
+        entry.Complete(session.Dispatch(entry.Slot, entry.Accept()));
+        if (entry.Ring->PayloadSize != reply || ((FuseOutHeader*)entry.Headers)->Error != 0)
+            Assert.Fail($"reply of {entry.Ring->PayloadSize} bytes, error {((FuseOutHeader*)entry.Headers)->Error}");
+    }
+
     private static void Run(FuseSession session, FuseSlot slot, int rounds)
     {
         for (int i = 0; i < rounds; i++)

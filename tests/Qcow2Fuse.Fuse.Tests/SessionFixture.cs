@@ -10,9 +10,10 @@ internal sealed class SessionFixture : IDisposable
     public const ulong Root = 1;
     public const ulong File = 2;
 
-    public SessionFixture(IFuseFileSystem fileSystem, FuseServerOptions? options = null)
+    public SessionFixture(
+        IFuseFileSystem fileSystem, FuseServerOptions? options = null, FakeKernel? kernel = null)
     {
-        Kernel = new FakeKernel();
+        Kernel = kernel ?? new FakeKernel();
         Server = new FuseServer(Kernel, fileSystem, options ?? new FuseServerOptions { Workers = 4 });
         Server.Start();
     }

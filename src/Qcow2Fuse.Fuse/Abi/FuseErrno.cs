@@ -28,6 +28,7 @@ public static class FuseErrno
     public const int ENODATA = 61;
     public const int EPROTO = 71;
     public const int EOPNOTSUPP = 95;
+    public const int ECONNABORTED = 103;
     public const int ENOTCONN = 107;
     public const int ESTALE = 116;
 }

@@ -90,7 +90,7 @@ public sealed class FuseMount : IDisposable
     {
         int device = Interlocked.Exchange(ref _device, -1);
         return device >= 0
-            ? new DevFuseTransport(device)
+            ? new DevFuseTransport(device, isWatched: _keepAlive >= 0)
             : throw new InvalidOperationException("the session's descriptor has been handed out already");
     }
 

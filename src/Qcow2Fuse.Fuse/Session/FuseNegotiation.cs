@@ -26,7 +26,9 @@ internal static class FuseNegotiation
     /// <summary>
     /// Answers INIT. Null where the kernel speaks a newer major version, which asks again after this answer.
     /// </summary>
-    public static FuseAgreement? Agree(in FuseInitIn request, FuseServerOptions options, out FuseInitOut reply)
+    /// <param name="rings">Whether there are rings. A kernel that is told so waits until each queue has one.</param>
+    public static FuseAgreement? Agree(
+        in FuseInitIn request, FuseServerOptions options, bool rings, out FuseInitOut reply)
     {
         reply = new FuseInitOut { Major = FuseAbi.MajorVersion, Minor = FuseAbi.MinorVersion };
         if (request.Major > FuseAbi.MajorVersion)
@@ -41,6 +43,8 @@ internal static class FuseNegotiation
         FuseInitFlags flags = offered & (Wanted | (options.WritebackCache
             ? FuseInitFlags.WritebackCache
             : FuseInitFlags.AtomicOTrunc));
+        if (rings)
+            flags |= offered & FuseInitFlags.OverIOUring;
         int maxWrite = flags.HasFlag(FuseInitFlags.MaxPages)
             ? options.MaxWrite
             : Math.Min(options.MaxWrite, MaxWriteWithoutMaxPages);

@@ -8,7 +8,7 @@ namespace Qcow2Fuse.Fuse;
 /// An unmount, by whomever, ends it. After a lazy unmount the kernel goes on sending requests until the last open
 /// file is closed.
 /// </remarks>
-public sealed class FuseServer : IDisposable
+public sealed partial class FuseServer : IDisposable
 {
     private const int WorkerStackSize = 256 * 1024;
     private const int MaxWorkers = 256;
@@ -55,7 +55,7 @@ public sealed class FuseServer : IDisposable
     public int IOFlushers => Volatile.Read(ref _flushers);
 
     /// <summary>What the workers have done and are doing. After <see cref="Start"/>, from any thread.</summary>
-    public FuseActivity Activity => FuseActivity.Of(_slots);
+    public FuseActivity Activity => UsesUring ? RingActivity() : FuseActivity.Of(_slots);
 
     /// <summary>Completes when all workers have ended.</summary>
     public Task Ended => _ended.Task;
@@ -76,8 +76,13 @@ public sealed class FuseServer : IDisposable
         _running = 1;
         try
         {
-            foreach (FuseSlot slot in _slots)
-                StartWorker(slot);
+            if (_options.Uring)
+                PrepareRings();
+
+            // With rings one worker is left what does not come by them; the others begin if the kernel wants no rings.
+            int workers = Session.HasRings ? 1 : _slots.Count;
+            for (int i = 0; i < workers; i++)
+                StartWorker(_slots[i]);
             Invalidator.Start();
         }
         finally
@@ -88,7 +93,8 @@ public sealed class FuseServer : IDisposable
 
     /// <summary>Waits until the kernel has got the answer to INIT: from then on the mount can be used.</summary>
     /// <returns>False when the time is over or the workers have ended before.</returns>
-    public bool WaitForInit(TimeSpan timeout) => _initialised.Wait(timeout) && Session.IsInitialised;
+    public bool WaitForInit(TimeSpan timeout) =>
+        _initialised.Wait(timeout) && Session.IsInitialised && UringFailure == 0;
 
     /// <summary>Waits until all workers have ended.</summary>
     public void WaitForEnd() => Ended.Wait();
@@ -110,12 +116,15 @@ public sealed class FuseServer : IDisposable
         // First, because a notification under way may need a worker to end.
         Invalidator.Dispose();
         _stopping = true;
+        SettleRings(RingState.Unused);
 
         // A worker may be on its way into the blocking call just when it is interrupted, hence again and again.
         do
         {
             foreach (FuseSlot slot in _slots)
                 _transport.Interrupt(slot);
+            foreach (RingWorker worker in _ringWorkers)
+                worker.Ring.Interrupt();
         }
         while (!Ended.Wait(InterruptPeriod));
     }
@@ -127,16 +136,22 @@ public sealed class FuseServer : IDisposable
             return;
         Stop();
         _disposed = true;
+        foreach (RingWorker worker in _ringWorkers)
+            worker.Ring.Dispose();
         foreach (FuseSlot slot in _slots)
             _transport.ReleaseSlot(slot);
 
         _transport.Dispose();
         _initialised.Dispose();
+        _ringsSettled.Dispose();
     }
 
-    private void StartWorker(FuseSlot slot)
+    private void StartWorker(FuseSlot slot) => StartThread(() => Work(slot));
+
+    /// <summary>Starts a thread that counts as running and ends with <see cref="CountDown"/>.</summary>
+    private void StartThread(ThreadStart work)
     {
-        Thread thread = new(() => Work(slot), WorkerStackSize)
+        Thread thread = new(work, WorkerStackSize)
         {
             IsBackground = true,
             Name = "fuse",
@@ -165,6 +180,9 @@ public sealed class FuseServer : IDisposable
         finally
         {
             slot.ThreadId = 0;
+
+            // After an end before INIT there is nothing to come for the rings.
+            SettleRings(RingState.Unused);
             CountDown();
         }
     }
@@ -193,7 +211,7 @@ public sealed class FuseServer : IDisposable
                 _transport.Reply(slot, reply);
             slot.Finish();
             if (!_initialised.IsSet && Session.IsInitialised)
-                AnnounceInit();
+                FinishInit();
         }
     }
 

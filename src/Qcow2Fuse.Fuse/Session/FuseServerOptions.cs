@@ -14,6 +14,13 @@ public sealed record FuseServerOptions
     /// <summary>Threads that serve, 1 to 256; each has one request in work.</summary>
     public int Workers { get; init; } = 16;
 
+    /// <summary>
+    /// Whether to take requests over io_uring where the kernel offers it (Linux 6.14, module parameter enable_uring).
+    /// There are then so many threads for each processor that all together are <see cref="Workers"/>, but two to eight.
+    /// Where it cannot be, <see cref="FuseServer.UringRefusal"/> says why, and all is as without it.
+    /// </summary>
+    public bool Uring { get; init; }
+
     /// <summary>Largest write and read in bytes, a multiple of 4096 from 4096 to 1 MiB.</summary>
     public int MaxWrite { get; init; } = 1 << 20;
 

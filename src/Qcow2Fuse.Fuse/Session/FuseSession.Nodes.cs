@@ -109,8 +109,11 @@ public sealed unsafe partial class FuseSession
         if (result < 0)
             return result;
 
+        // The value may be built where the name has come in.
+        Span<byte> copy = stackalloc byte[FuseAbi.MaxName];
+        name.CopyTo(copy);
         Span<byte> value = slot.ReplyPayload[..(int)Math.Min(size, (uint)slot.PayloadCapacity)];
-        return AnswerSized(slot, size, _fileSystem.GetExtendedAttribute(request.Node, name, value));
+        return AnswerSized(slot, size, _fileSystem.GetExtendedAttribute(request.Node, copy[..name.Length], value));
     }
 
     private int ListExtendedAttributes(FuseSlot slot, in FuseRequest request)

@@ -43,6 +43,9 @@ public sealed unsafe partial class FuseSession
 
     internal FuseInitFlags Features => _agreement.Flags;
 
+    /// <summary>Whether there are rings to offer to the kernel; settled before INIT.</summary>
+    internal bool HasRings { get; set; }
+
     /// <summary>
     /// Serves the request of <paramref name="length"/> bytes in a slot and builds the reply there. May be called
     /// from any number of threads, each with its own slot.
@@ -127,7 +130,7 @@ public sealed unsafe partial class FuseSession
         if (tooOld)
             return -FuseErrno.EPROTO;
 
-        FuseAgreement? agreement = FuseNegotiation.Agree(init, _options, out FuseInitOut reply);
+        FuseAgreement? agreement = FuseNegotiation.Agree(init, _options, HasRings, out FuseInitOut reply);
         if (agreement is not null)
         {
             _agreement = agreement.Value;

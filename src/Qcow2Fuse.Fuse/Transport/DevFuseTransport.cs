@@ -10,13 +10,16 @@ namespace Qcow2Fuse.Fuse;
 public sealed unsafe class DevFuseTransport : IFuseTransport
 {
     private readonly int _session;
+    private readonly bool _isWatched;
 
     private bool _disposed;
 
     /// <summary>Takes over <paramref name="session"/>, a descriptor of /dev/fuse that has been mounted.</summary>
-    public DevFuseTransport(int session)
+    /// <param name="isWatched">Whether fusermount3 waits for the end of this process, to unmount.</param>
+    public DevFuseTransport(int session, bool isWatched = false)
     {
         _session = session;
+        _isWatched = isWatched;
         ServingThread.PrepareInterrupts();
     }
 
@@ -97,6 +100,18 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
         int thread = slot.ThreadId;
         if (thread != 0)
             ServingThread.Interrupt(thread);
+    }
+
+    /// <inheritdoc/>
+    public IReadOnlyList<IFuseRing> CreateRings(int payloadCapacity, int workers, out string refusal)
+    {
+        if (!_isWatched)
+            return FuseUringPlan.Create(_session, payloadCapacity, workers, out refusal);
+
+        // Rings keep the session alive for a moment after the process. fusermount3 looks once, within that moment, and
+        // takes a mount that still answers for one that somebody else serves.
+        refusal = "auto_unmount works with /dev/fuse only";
+        return [];
     }
 
     /// <inheritdoc/>

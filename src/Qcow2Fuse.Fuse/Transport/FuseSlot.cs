@@ -9,7 +9,8 @@ namespace Qcow2Fuse.Fuse;
 /// <remarks>
 /// A WRITE request is struct fuse_in_header and struct fuse_write_in, 40 bytes each, followed by the data. The
 /// request therefore begins 80 bytes before a page boundary, so that the data can go to a file opened with O_DIRECT
-/// without a copy. In the same way the reply begins 16 bytes (struct fuse_out_header) before one.
+/// without a copy. In the same way the reply begins 16 bytes (struct fuse_out_header) before one. Request and reply
+/// may share their memory: a handler that has begun to build a payload has done with the request's.
 /// </remarks>
 public sealed unsafe class FuseSlot : IDisposable
 {
@@ -40,8 +41,20 @@ public sealed unsafe class FuseSlot : IDisposable
         Reply = _memory + half + ReplyStart;
     }
 
+    /// <summary>
+    /// Makes the slot of an entry of a ring: <paramref name="payload"/>, which is page aligned with at least a page
+    /// before it, is both where the data of a request comes in and where the reply's payload goes.
+    /// </summary>
+    internal FuseSlot(byte* payload, int payloadCapacity)
+    {
+        PayloadCapacity = payloadCapacity;
+        Descriptor = -1;
+        Request = payload - FuseAbi.InHeaderSize;
+        Reply = payload - FuseAbi.OutHeaderSize;
+    }
+
     /// <summary>Where the request is received: its header is here.</summary>
-    public byte* Request { get; }
+    public byte* Request { get; internal set; }
 
     /// <summary>Bytes that fit at <see cref="Request"/>.</summary>
     public int RequestCapacity => FuseAbi.InHeaderSize + FuseAbi.WriteInSize + PayloadCapacity;

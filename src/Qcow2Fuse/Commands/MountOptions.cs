@@ -125,6 +125,14 @@ internal static class MountOptions
         MountOption.Flag(
             "writeback", "Let the kernel collect writes in memory: faster, but they vanish if the daemon dies",
             (s, on) => s.Writeback = on),
+        MountOption.Choice(
+            "transport", "Requests by /dev/fuse (the default), or over io_uring where the kernel offers it",
+            [
+                ("fuse", FuseTransportChoice.Fuse),
+                ("uring", FuseTransportChoice.Uring),
+                ("auto", FuseTransportChoice.Auto),
+            ],
+            (s, v) => s.Transport = v),
         MountOption.Number(
             "threads", "N", "Threads that serve requests (default 16)", 1, ThreadsMax, (s, v) => s.Threads = (int)v),
         MountOption.Number(

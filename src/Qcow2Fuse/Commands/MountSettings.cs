@@ -105,6 +105,9 @@ internal sealed class MountSettings
     /// <summary>Threads that serve requests; 0 for the default.</summary>
     public int Threads { get; set; }
 
+    /// <summary>The way of requests from the kernel.</summary>
+    public FuseTransportChoice Transport { get; set; }
+
     /// <summary>The kernel collects writes in its page cache (FUSE_WRITEBACK_CACHE).</summary>
     public bool Writeback { get; set; }
 

@@ -53,6 +53,9 @@ internal static partial class HostLog
     [LoggerMessage(12, LogLevel.Warning, "the service manager does not hear: {Message}")]
     public static partial void NotHeard(ILogger logger, string message);
 
+    [LoggerMessage(14, LogLevel.Information, "no FUSE over io_uring, /dev/fuse serves: {Reason}")]
+    public static partial void WithoutUring(ILogger logger, string reason);
+
     [LoggerMessage(11, LogLevel.Information, "{Directory} stays mounted although its files are closed: {Message}")]
     public static partial void StaysMounted(ILogger logger, string directory, string message);
 }

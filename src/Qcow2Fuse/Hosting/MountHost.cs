@@ -88,6 +88,7 @@ internal sealed class MountHost : IDisposable
         using FuseServer server = new(mount.OpenTransport(), fileSystem, new FuseServerOptions
         {
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,
+            Uring = _settings.Transport == FuseTransportChoice.Uring,
             WritebackCache = _settings.Writeback,
             MapException = fileSystem.OnFailure,
             OnUnused = () => _events.Post(HostEvent.Unused),
@@ -95,7 +96,16 @@ internal sealed class MountHost : IDisposable
         context.Invalidator = server.Invalidator;
         server.Start();
         if (!server.WaitForInit(InitTimeout))
-            throw new CommandException(ExitCode.MountFailed, $"{directory}: the mount does not answer");
+        {
+            bool refused = server.UringFailure < 0;
+            throw new CommandException(
+                ExitCode.MountFailed,
+                $"{directory}: {(refused ? "the kernel refuses its own io_uring" : "the mount does not answer")}",
+                refused ? "-o transport=fuse" : null);
+        }
+
+        if (server.UringRefusal is { } reason)
+            HostLog.WithoutUring(_logger, reason);
         _ = mount.TryRaiseReadAhead();
 
         HostLog.Mounted(_logger, _images.Description, mount.MountPoint);

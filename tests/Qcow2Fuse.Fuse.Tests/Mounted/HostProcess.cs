@@ -82,6 +82,29 @@ internal sealed class HostProcess : IDisposable
         Skip.If(reason.Length > 0, reason);
     }
 
+    /// <summary>Whether requests come to it over io_uring.</summary>
+    public bool HasRings => Directory.GetFiles(string.Create(CultureInfo.InvariantCulture, $"/proc/{Id}/fd"))
+        .Any(static path => new FileInfo(path).LinkTarget == "anon_inode:[io_uring]");
+
+    /// <summary>
+    /// Starts with the transport a test is about, "fuse" or "uring", and waits until the mount answers. Skips the test
+    /// where that is impossible.
+    /// </summary>
+    public static HostProcess StartOver(string transport, string mountPoint, string words = "")
+    {
+        Require();
+        if (transport != "uring")
+            return Start(mountPoint, words);
+        UringSwitch.Require();
+        using UringSwitch on = UringSwitch.Hold(on: true);
+        HostProcess host = Start(mountPoint, words.Length > 0 ? words + ",uring" : "uring");
+        if (host.HasRings)
+            return host;
+        string errors = host.Errors;
+        host.Dispose();
+        throw new InvalidOperationException($"the host has no rings: {errors}");
+    }
+
     /// <summary>Starts and waits until the mount answers.</summary>
     public static HostProcess Start(string mountPoint, string words = "")
     {

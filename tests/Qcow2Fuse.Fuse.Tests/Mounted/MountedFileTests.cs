@@ -4,26 +4,36 @@ using Xunit;
 
 namespace Qcow2Fuse.Fuse.Tests.Mounted;
 
+/// <summary>A mounted file under tools and calls, with requests by /dev/fuse.</summary>
+public sealed class MountedFileTests() : MountedFile("fuse");
+
+/// <summary>A mounted file under tools and calls, with requests over io_uring.</summary>
+public sealed class UringMountedFileTests() : MountedFile("uring");
+
 /// <summary>A mounted file under the tools and calls that use disk images.</summary>
-public sealed class MountedFileTests : IDisposable
+public abstract class MountedFile : IDisposable
 {
+    private readonly string _transport;
     private readonly MountDirectory _directory = new();
     private readonly byte[] _data = new byte[8 << 20];
     private readonly string _dataPath;
 
     private HostProcess? _host;
 
-    public MountedFileTests()
+    protected MountedFile(string transport)
     {
+        _transport = transport;
         new Random(8).NextBytes(_data);
         _dataPath = _directory.Beside("data");
         File.WriteAllBytes(_dataPath, _data);
     }
 
+    /// <inheritdoc/>
     public void Dispose()
     {
         _host?.Dispose();
         _directory.Dispose();
+        GC.SuppressFinalize(this);
     }
 
     [SkippableFact]
@@ -148,9 +158,6 @@ public sealed class MountedFileTests : IDisposable
         Assert.Equal(HostProcess.Size, new FileInfo(host.FilePath).Length);
     }
 
-    private HostProcess Start(string words = "")
-    {
-        HostProcess.Require();
-        return _host = HostProcess.Start(_directory.MountPoint, words);
-    }
+    private HostProcess Start(string words = "") =>
+        _host = HostProcess.StartOver(_transport, _directory.MountPoint, words);
 }

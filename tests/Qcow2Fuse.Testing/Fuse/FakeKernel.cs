@@ -75,8 +75,37 @@ public sealed unsafe class FakeKernel : IFuseTransport
     /// <summary>Sends bytes as they are, whatever they are.</summary>
     public void PostRaw(byte[] request) => _requests.Add(request);
 
+    /// <summary>
+    /// Sends a whole request, however malformed, and returns its reply to come; null for one that must get none.
+    /// </summary>
+    public Task<FakeReply>? SendRawAsync(byte[] request, bool wantsReply)
+    {
+        TaskCompletionSource<FakeReply> completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        if (wantsReply)
+            _waiting[MemoryMarshal.Read<ulong>(request.AsSpan(8))] = completion;
+        _requests.Add(request);
+        return wantsReply ? completion.Task : null;
+    }
+
+    /// <summary>The rings the server gets when it asks for some; none unless a test says how many.</summary>
+    public IReadOnlyList<FakeRing> Rings { get; private set; } = [];
+
+    /// <summary>How many rings there are to be.</summary>
+    public int RingCount { get; init; }
+
+    /// <summary>What opening a ring results in: 0 or a negated error number.</summary>
+    public int RingOpenResult { get; init; }
+
+    /// <summary>What the registration of a ring results in.</summary>
+    public int RingRegisterResult { get; init; }
+
     /// <summary>Unmounts: no more requests.</summary>
-    public void End() => _requests.CompleteAdding();
+    public void End()
+    {
+        _requests.CompleteAdding();
+        foreach (FakeRing ring in Rings)
+            ring.End();
+    }
 
     /// <summary>A request's bytes: header and body.</summary>
     public static byte[] BuildRequest(uint opcode, ulong node, ulong unique, ReadOnlySpan<byte> body)
@@ -100,6 +129,16 @@ public sealed unsafe class FakeKernel : IFuseTransport
 
     /// <inheritdoc/>
     public FuseSlot CreateSlot(int payloadCapacity) => new(payloadCapacity, descriptor: 0);
+
+    /// <inheritdoc/>
+    public IReadOnlyList<IFuseRing> CreateRings(int payloadCapacity, int workers, out string refusal)
+    {
+        refusal = RingCount > 0 ? "" : "the fake kernel has none";
+        Rings = [.. Enumerable.Range(0, RingCount).Select(queue => new FakeRing(this, queue, payloadCapacity))];
+        return Rings;
+    }
+
+    internal void Complain(string complaint) => _complaints.Enqueue(complaint);
 
     /// <inheritdoc/>
     public int Receive(FuseSlot slot)

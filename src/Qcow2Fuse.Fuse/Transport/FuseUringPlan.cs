@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>Whether a session can have rings, and which.</summary>
+internal static class FuseUringPlan
+{
+    private const string Parameter = "/sys/module/fuse/parameters/enable_uring";
+    private const int RingsPerProcessorMin = 2;
+    private const int RingsPerProcessorMax = 8;
+
+    /// <summary>
+    /// Makes the rings of a session: some for each processor that runs, and one for all those that do not. See
+    /// <see cref="IFuseTransport.CreateRings"/>.
+    /// </summary>
+    public static IReadOnlyList<IFuseRing> Create(int session, int payloadCapacity, int workers, out string refusal)
+    {
+        List<IFuseRing> rings = [];
+        try
+        {
+            refusal = FindRefusal(session);
+            if (refusal.Length > 0)
+                return [];
+
+            int queues = Processors.Possible().Count;
+            int[] running = [.. Processors.Online().Where(processor => processor < queues)];
+            int each = RingsPerProcessor(workers, queues);
+            foreach (int processor in running)
+            {
+                for (int i = 0; i < each; i++)
+                    rings.Add(new FuseUring(session, processor, [processor], payloadCapacity));
+            }
+
+            int[] others = [.. Enumerable.Range(0, queues).Except(running)];
+            if (others.Length > 0)
+                rings.Add(new FuseUring(session, processor: null, others, payloadCapacity));
+            return rings;
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException or FormatException
+            or OutOfMemoryException)
+        {
+            foreach (IFuseRing ring in rings)
+                ring.Dispose();
+            refusal = error.Message;
+            return [];
+        }
+    }
+
+    /// <summary>Rings, and with them threads, for each processor.</summary>
+    /// <param name="workers">Threads wanted in all.</param>
+    /// <param name="processors">Processors there may ever be.</param>
+    public static int RingsPerProcessor(int workers, int processors) =>
+        Math.Clamp(workers / Math.Max(processors, 1), RingsPerProcessorMin, RingsPerProcessorMax);
+
+    /// <summary>What a negated error number of the first steps means, for people.</summary>
+    public static string Describe(int result) => -result switch
+    {
+        FuseErrno.ENOSYS => "this kernel has no io_uring",
+        FuseErrno.EPERM or FuseErrno.EACCES => "io_uring is forbidden to this process",
+        FuseErrno.EOPNOTSUPP => $"{Parameter} is N",
+        FuseErrno.EINVAL => "this kernel's io_uring is too old",
+        _ => $"io_uring: {FuseMountErrors.Text(-result)}",
+    };
+
+    private static string FindRefusal(int session)
+    {
+        // Where sysfs is hidden the kernel itself is asked, below.
+        if (File.Exists(Parameter))
+        {
+            if (!File.ReadAllText(Parameter).StartsWith('Y'))
+                return $"{Parameter} is N";
+        }
+        else if (Directory.Exists("/sys/module/fuse"))
+        {
+            return "this kernel has no FUSE over io_uring";
+        }
+
+        // On a thread of its own: the kernel gives one that asks too early a helper for the rest of its life.
+        int result = 0;
+        Thread thread = new(() => result = FuseUring.Probe(session)) { IsBackground = true, Name = "fuse-probe" };
+        thread.Start();
+        thread.Join();
+        return result < 0 ? Describe(result) : "";
+    }
+}

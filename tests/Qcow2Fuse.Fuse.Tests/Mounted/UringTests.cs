@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using Qcow2Fuse.Testing.Fuse;
+using Xunit;
+
+namespace Qcow2Fuse.Fuse.Tests.Mounted;
+
+/// <summary>What is particular to requests over io_uring.</summary>
+public sealed class UringTests : IDisposable
+{
+    private readonly MountDirectory _directory = new();
+
+    public void Dispose() => _directory.Dispose();
+
+    [SkippableFact]
+    public void WithoutTheSwitchDevFuseServes()
+    {
+        HostProcess.Require();
+        UringSwitch.Require();
+        HostProcess host;
+        using (UringSwitch.Hold(on: false))
+            host = HostProcess.Start(_directory.MountPoint, "uring");
+        using (host)
+        {
+            Assert.False(host.HasRings);
+            Assert.Equal("67108864", Shell.Output("cat \"$1\" | wc -c", host.FilePath));
+            host.Signal("TERM");
+            Assert.Equal(0, host.WaitForExit());
+            Assert.Contains(
+                "no io_uring: /sys/module/fuse/parameters/enable_uring is N", host.Errors, StringComparison.Ordinal);
+        }
+    }
+
+    [SkippableFact]
+    public void WithAutoUnmountDevFuseServes()
+    {
+        UringSwitch.Require();
+        HostProcess host;
+        using (UringSwitch.Hold(on: true))
+            host = HostProcess.StartOver("fuse", _directory.MountPoint, "auto_unmount,uring");
+        using (host)
+        {
+            Assert.False(host.HasRings);
+            host.Signal("KILL");
+            host.WaitForExit();
+            Assert.Contains(
+                "no io_uring: auto_unmount works with /dev/fuse only", host.Errors, StringComparison.Ordinal);
+            Assert.True(SpinWait.SpinUntil(() => !_directory.IsMounted, TimeSpan.FromSeconds(5)));
+        }
+    }
+
+    /// <summary>A request comes to the queue of the processor that its user runs on.</summary>
+    [SkippableFact]
+    public void EveryProcessorIsServed()
+    {
+        using HostProcess host = HostProcess.StartOver("uring", _directory.MountPoint);
+        for (int processor = 0; processor < Environment.ProcessorCount; processor++)
+        {
+            string script = "taskset -c \"$2\" dd if=\"$1\" of=/dev/null bs=64k iflag=direct count=64 2>&1 | tail -n 1";
+            string line = Shell.Output(
+                script, host.FilePath, processor.ToString(CultureInfo.InvariantCulture));
+            Assert.StartsWith("4194304 bytes", line, StringComparison.Ordinal);
+        }
+    }
+
+    [SkippableFact]
+    public void AKilledServerLeavesNobodyWaiting()
+    {
+        using HostProcess host = HostProcess.StartOver("uring", _directory.MountPoint);
+        Task<(int ExitCode, string Output)>[] users = [.. Enumerable.Range(0, 4).Select(_ => Task.Run(() => Shell.Run(
+            "while dd if=\"$1\" of=\"$1\" bs=4k count=500 iflag=direct oflag=direct conv=notrunc status=none; "
+            + "do :; done", host.FilePath)))];
+        Thread.Sleep(300);
+        host.Signal("KILL");
+        host.WaitForExit();
+        Assert.True(Task.WaitAll(users, TimeSpan.FromSeconds(20)));
+        Assert.All(users, static user => Assert.NotEqual(0, user.Result.ExitCode | user.Result.Output.Length));
+    }
+
+    [SkippableFact]
+    public void AForcedUnmountUnderLoadEndsIt()
+    {
+        using HostProcess host = HostProcess.StartOver("uring", _directory.MountPoint);
+        Task<(int ExitCode, string Output)>[] users = [.. Enumerable.Range(0, 4).Select(_ => Task.Run(() => Shell.Run(
+            "while dd if=\"$1\" of=/dev/null bs=4k count=500 iflag=direct status=none; do :; done", host.FilePath)))];
+        Thread.Sleep(300);
+        Shell.Output("umount -f -l \"$1\"", host.MountPoint);
+        Assert.Equal(0, host.WaitForExit());
+        Assert.True(Task.WaitAll(users, TimeSpan.FromSeconds(20)));
+    }
+}
