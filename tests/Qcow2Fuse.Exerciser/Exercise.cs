@@ -14,8 +14,8 @@ internal sealed unsafe class Exercise : IDisposable
     private const int Remembered = 30;
 
     /// <summary>
-    /// A change through another view is announced to the kernel by a thread of its own, and an fsync waits for that, but
-    /// not for ever.
+    /// A change through another view is announced to the kernel by a thread of its own, and an fsync waits for that,
+    /// but not for ever.
     /// </summary>
     private static readonly TimeSpan NewsPatience = TimeSpan.FromSeconds(10);
 

@@ -32,7 +32,8 @@ internal static unsafe partial class Native
         {
             for (int done = 0; done < target.Length;)
             {
-                nint got = CheckLong(ReadNative(fd, bytes + done, (nuint)(target.Length - done), offset + done), "pread");
+                nint got = CheckLong(
+                    ReadNative(fd, bytes + done, (nuint)(target.Length - done), offset + done), "pread");
                 if (got == 0)
                     throw new InvalidDataException($"pread: the file ends at {offset + done}");
                 done += (int)got;

@@ -155,7 +155,11 @@ public sealed class FuseMount : IDisposable
     private static FuseMount TakeOver(string path, int handed)
     {
         if (!HandedMount.IsSession(handed))
-            throw new FuseMountException(FuseMountError.MountPointUnusable, $"{path}: not a descriptor of {FuseDevice.Path}");
+        {
+            throw new FuseMountException(
+                FuseMountError.MountPointUnusable, $"{path}: not a descriptor of {FuseDevice.Path}");
+        }
+
         MountEntry? entry = HandedMount.FindEntry(handed);
         int device = FuseDevice.Duplicate(handed);
         if (device < 0)

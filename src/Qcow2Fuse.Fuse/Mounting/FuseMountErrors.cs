@@ -29,7 +29,8 @@ internal static class FuseMountErrors
         ? new(FuseMountError.MountPointMissing, $"{path}: mount point does not exist", $"mkdir {path}")
         : new(FuseMountError.MountPointUnusable, $"{path}: {Text(errno)}");
 
-    public static FuseMountException Busy(string path) => MountUsers.Describe(Fuse.MountPoint.Resolve(path)) is { } users
+    public static FuseMountException Busy(string path) =>
+        MountUsers.Describe(Fuse.MountPoint.Resolve(path)) is { } users
         ? new(FuseMountError.Busy, $"{path}: in use: {users}", $"umount -l {path} detaches it until they let go")
         : new(FuseMountError.Busy, $"{path}: in use", $"fuser -vm {path} shows by whom");
 

@@ -30,7 +30,8 @@ public static class HandedMount
     /// </summary>
     public static MountEntry? FindEntry(int descriptor)
     {
-        string? connection = File.ReadLines(string.Create(CultureInfo.InvariantCulture, $"/proc/self/fdinfo/{descriptor}"))
+        string details = string.Create(CultureInfo.InvariantCulture, $"/proc/self/fdinfo/{descriptor}");
+        string? connection = File.ReadLines(details)
             .FirstOrDefault(static line => line.StartsWith(ConnectionField, StringComparison.Ordinal))
             ?[ConnectionField.Length..].Trim();
         return connection is null

@@ -6,8 +6,8 @@ using Qcow2Fuse.Output;
 namespace Qcow2Fuse.Commands;
 
 /// <summary>
-/// A loop device as source. mount(8) attaches the image to one by itself when it is given <c>-o loop</c>, before it calls
-/// this program, and lets go of it afterwards; the image behind it is what was meant.
+/// A loop device as source. mount(8) attaches the image to one by itself when it is given <c>-o loop</c>, before it
+/// calls this program, and lets go of it afterwards; the image behind it is what was meant.
 /// </summary>
 internal static class LoopSource
 {
@@ -26,7 +26,8 @@ internal static class LoopSource
         return loop.BackingFile;
     }
 
-    private static bool IsWhole(int number) => ReadNumber(number, "offset") == 0 && ReadNumber(number, "sizelimit") == 0;
+    private static bool IsWhole(int number) =>
+        ReadNumber(number, "offset") == 0 && ReadNumber(number, "sizelimit") == 0;
 
     private static long ReadNumber(int number, string attribute) => long.Parse(
         File.ReadAllText(

@@ -91,6 +91,9 @@ internal sealed class MountHost : IDisposable
         {
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,
             WritebackCache = _settings.Writeback,
+
+            // With O_DIRECT serving then needs little memory, and is less likely to wait for some where there is none.
+            PopulateBuffers = _settings.Cache is CacheMode.None or CacheMode.DirectSync,
             MapException = fileSystem.OnFailure,
             OnUnused = () => _events.Post(HostEvent.Unused),
         });

@@ -9,8 +9,8 @@ using Xunit.Abstractions;
 namespace Qcow2Fuse.EndToEnd.Tests.Acceptance;
 
 /// <summary>
-/// A virtual machine with the raw file as its disk. <c>make test-boot</c> gets what it needs, more than 100 MB, and sets
-/// QCOW2FUSE_BOOT to the directory with <c>vmlinuz</c>, the kernel's <c>modules</c> in the order to load them, and
+/// A virtual machine with the raw file as its disk. <c>make test-boot</c> gets what it needs, more than 100 MB, and
+/// sets QCOW2FUSE_BOOT to the directory with <c>vmlinuz</c>, the kernel's <c>modules</c> in the order to load them, and
 /// <c>busybox</c>.
 /// </summary>
 public sealed class BootTests(ITestOutputHelper log) : MountTest
@@ -26,7 +26,7 @@ public sealed class BootTests(ITestOutputHelper log) : MountTest
         """
         #!/bin/busybox sh
         export PATH=/bin
-        busybox --install -s /bin
+        /bin/busybox --install -s /bin
         mount -t devtmpfs none /dev
         mount -t proc none /proc
         for module in $(ls /modules | sort -n); do insmod /modules/$module; done

@@ -8,8 +8,9 @@ using Xunit.Abstractions;
 namespace Qcow2Fuse.EndToEnd.Tests.Acceptance;
 
 /// <summary>
-/// Random reads, writes, mapped memory, holes and flushes through the whole disk and its partitions, by a process of its
-/// own that knows what it wrote. QCOW2FUSE_EXERCISE_SECONDS makes each run longer, QCOW2FUSE_EXERCISE_SEED another one.
+/// Random reads, writes, mapped memory, holes and flushes through the whole disk and its partitions, by a process of
+/// its own that knows what it wrote. QCOW2FUSE_EXERCISE_SECONDS makes each run longer, QCOW2FUSE_EXERCISE_SEED another
+/// one.
 /// </summary>
 public sealed class ExerciserTests(ITestOutputHelper log) : MountTest
 {

@@ -152,7 +152,8 @@ public sealed class MountFormTests : MountTest
             mount -T fstab -a 2>&1 || echo failed
             """);
         Assert.Matches(
-            "^exit 0\nmnt:\ndisk[.]raw\n\nsbin:\n\nsecond:\nother[.]raw\nqcow2fuse: .*none[.]qcow2: .*\n(hint: .*\n)?failed\n$",
+            "^exit 0\nmnt:\ndisk[.]raw\n\nsbin:\n\nsecond:\nother[.]raw\n"
+            + "qcow2fuse: .*none[.]qcow2: .*\n(hint: .*\n)?failed\n$",
             output);
     }
 

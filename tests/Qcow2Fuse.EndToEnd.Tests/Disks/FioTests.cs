@@ -31,7 +31,7 @@ public sealed class FioTests
     [SkippableTheory]
     [InlineData("extended_l2=off", "")]
     [InlineData("extended_l2=on", "writeback")]
-    public void Buffered_mapped_and_direct_jobs_verify_side_by_side(string options, string mountOptions)
+    public void Buffered_and_direct_jobs_verify_side_by_side(string options, string mountOptions)
     {
         string[] common = ["--rw=randwrite", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--size=24m"];
         RunAndCheck(options, "128M", mountOptions,
@@ -40,7 +40,6 @@ public sealed class FioTests
             "--name=buffered", "--direct=0", "--bs=1k", "--offset=0", "--end_fsync=1",
             "--name=more", "--direct=0", "--bs=4k", "--offset=32m", "--end_fsync=1",
             "--name=direct", "--direct=1", "--bs=96k", "--offset=64m",
-            "--name=mapped", "--ioengine=mmap", "--direct=0", "--bs=4k", "--offset=96m",
         ]);
     }
 

@@ -268,8 +268,8 @@ public sealed class LifetimeTests : MountTest
         string? program = FindProgram();
         QemuTools.Require(program is not null, "out/qcow2fuse is not built");
 
-        // A shell without job control starts what it puts into the background with SIGINT ignored, nohup(1) SIGHUP, and a program keeps
-        // it so: whoever runs the tests there has handed that on.
+        // A shell without job control starts what it puts into the background with SIGINT ignored, nohup(1) with
+        // SIGHUP, and a program keeps it so: whoever runs the tests there has handed that on.
         Process daemon = Process.Start("env", ["--default-signal=INT,HUP", program!, "mount", "-f", image, mountPoint]);
         WaitUntil(
             () => daemon.HasExited || File.Exists(RawFileOf(image, mountPoint)), "the raw file does not appear");
