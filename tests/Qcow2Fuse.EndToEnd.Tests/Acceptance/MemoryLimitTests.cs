@@ -80,8 +80,12 @@ public sealed class MemoryLimitTests(ITestOutputHelper log) : StackTest
         }
         finally
         {
-            if (File.ReadAllText("/proc/self/mounts").Contains(inner, StringComparison.Ordinal))
-                _ = TryTool("umount", inner);
+            if (File.ReadAllText("/proc/self/mounts").Contains(inner, StringComparison.Ordinal)
+                && TryTool("umount", inner).ExitCode != 0)
+            {
+                _ = TryTool("umount", "-l", inner);
+            }
+
             IReadOnlyList<int> daemons = DaemonsOf(mountPoint);
             if (IsMounted(mountPoint))
                 _ = TryTool("umount", "-l", mountPoint);
