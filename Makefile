@@ -23,7 +23,7 @@ export DOTNET_CLI_HOME ?= $(if $(HOME),$(HOME),$(CURDIR)/out/home)
 SOURCES := $(shell find src -name obj -prune -o -name bin -prune -o \( -name '*.cs' -o -name '*.csproj' -o -name '*.props' \) -print) \
 	Directory.Build.props Directory.Packages.props global.json
 
-.PHONY: build run test check bench crash soak install uninstall clean deps test-deps help
+.PHONY: build run test test-boot check bench crash soak install uninstall clean deps test-deps help
 
 build: $(PROGRAM)
 
@@ -46,6 +46,10 @@ run: build deps
 test: build test-deps
 	packaging/scripts/run-tests
 
+# A virtual machine with a mounted image as its disk; downloads QEMU and a kernel, more than 100 MB.
+test-boot: build test-deps
+	packaging/scripts/test-boot
+
 check:
 	packaging/scripts/need-sdk
 	$(DOTNET) format Qcow2Fuse.sln --verify-no-changes --severity warn
@@ -67,10 +71,15 @@ crash: build test-deps
 		$(DOTNET) test tests/Qcow2Fuse.Qcow2.Tests -c Release --filter 'FullyQualifiedName~CrashTests' \
 		--logger 'console;verbosity=normal' --nologo
 
-# Random operations against a plain array, for SOAK_SECONDS; SEED sees an earlier run again.
+# Random operations against a plain array, for SOAK_SECONDS; SEED sees an earlier run again. Then the same through mounts,
+# and ROUNDS mounts in a row.
 soak: build test-deps
 	QCOW2FUSE_MODEL_SECONDS=$(or $(SOAK_SECONDS),600) QCOW2FUSE_MODEL_SEED=$(or $(SEED),$$(date +%s)) \
 		$(DOTNET) test tests/Qcow2Fuse.Qcow2.Tests -c Release --filter 'FullyQualifiedName~Random_operations_do' \
+		--logger 'console;verbosity=normal' --nologo
+	QCOW2FUSE_EXERCISE_SECONDS=$$(($(or $(SOAK_SECONDS),600) / 5)) QCOW2FUSE_MOUNT_ROUNDS=$(or $(ROUNDS),1000) \
+		QCOW2FUSE_EXERCISE_SEED=$(or $(SEED),$$(date +%s)) $(DOTNET) test tests/Qcow2Fuse.EndToEnd.Tests -c Release \
+		--filter 'FullyQualifiedName~ExerciserTests|FullyQualifiedName~Mounts_in_a_row' \
 		--logger 'console;verbosity=normal' --nologo
 
 install: build
@@ -103,6 +112,7 @@ help:
 	@echo 'check      formatting and the rules of the source tree'
 	@echo 'bench      the mount beside its peers and a plain file: table and chart in out/bench'
 	@echo 'crash      more crash states: RUNS=20000'
+	@echo 'test-boot  a virtual machine boots from a mounted image'
 	@echo 'soak       random operations on images of every kind: SOAK_SECONDS=600'
 	@echo 'install    to PREFIX=/usr/local, below DESTDIR; uninstall takes it away'
 	@echo 'deps       install what the program needs; test-deps: what the tests need'

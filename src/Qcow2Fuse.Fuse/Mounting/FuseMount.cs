@@ -20,13 +20,13 @@ public sealed class FuseMount : IDisposable
     private int _device;
     private bool _disposed;
 
-    private FuseMount(MountPoint place, int device, int keepAlive)
+    private FuseMount(string path, uint mode, int device, int keepAlive, MountEntry? entry)
     {
-        MountPoint = place.Path;
-        IsFile = (place.Mode & FuseAttributes.KindMask) == FuseAttributes.RegularFile;
+        MountPoint = path;
+        IsFile = (mode & FuseAttributes.KindMask) == FuseAttributes.RegularFile;
         _device = device;
         _keepAlive = keepAlive;
-        _entry = MountTable.FindAt(place.Path);
+        _entry = entry;
     }
 
     /// <summary>Where it is mounted: an absolute path without symbolic links.</summary>
@@ -47,11 +47,15 @@ public sealed class FuseMount : IDisposable
     /// </summary>
     /// <remarks>
     /// Whoever may mount does so by mount(2). Others, and who is refused by a user namespace or asks for
-    /// auto_unmount, use fusermount3.
+    /// auto_unmount, use fusermount3. A mount point /dev/fd/N is a session that somebody else has mounted already
+    /// (<see cref="HandedMount"/>).
     /// </remarks>
     /// <exception cref="FuseMountException">It could not be mounted; nothing is left behind.</exception>
     public static FuseMount Mount(MountSpec spec)
     {
+        int handed = HandedMount.DescriptorOf(spec.MountPoint);
+        if (handed >= 0)
+            return TakeOver(spec.MountPoint, handed);
         MountPoint place = Prepare(spec);
         int device = -1;
         int keepAlive = -1;
@@ -59,7 +63,7 @@ public sealed class FuseMount : IDisposable
             device = MountDirectly(spec, place.Path);
         if (device < 0)
             device = Fusermount.Mount(spec, place.Path, out keepAlive);
-        return new FuseMount(place, device, keepAlive);
+        return new FuseMount(place.Path, place.Mode, device, keepAlive, MountTable.FindAt(place.Path));
     }
 
     /// <summary>
@@ -146,6 +150,32 @@ public sealed class FuseMount : IDisposable
             FuseDevice.Close(device);
         if (_keepAlive >= 0)
             FuseDevice.Close(_keepAlive);
+    }
+
+    private static FuseMount TakeOver(string path, int handed)
+    {
+        if (!HandedMount.IsSession(handed))
+        {
+            throw new FuseMountException(
+                FuseMountError.MountPointUnusable, $"{path}: not a descriptor of {FuseDevice.Path}");
+        }
+
+        MountEntry? entry = HandedMount.FindEntry(handed);
+        int device = FuseDevice.Duplicate(handed);
+        if (device < 0)
+            throw FuseMountErrors.Device(-device);
+        FuseDevice.Close(handed);
+
+        // The mount does not answer yet; what kind of file it lies on the kernel knows without asking.
+        uint mode = 0;
+        int target = entry is null ? -1 : MountCalls.OpenPath(entry.MountPoint);
+        if (target >= 0)
+        {
+            _ = MountCalls.ReadKnownMode(target, out mode);
+            FuseDevice.Close(target);
+        }
+
+        return new FuseMount(entry?.MountPoint ?? path, mode, device, keepAlive: -1, entry);
     }
 
     /// <summary>Clears dead mounts away and checks that the place can be mounted on.</summary>

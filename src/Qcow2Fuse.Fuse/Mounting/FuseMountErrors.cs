@@ -30,7 +30,9 @@ internal static class FuseMountErrors
         : new(FuseMountError.MountPointUnusable, $"{path}: {Text(errno)}");
 
     public static FuseMountException Busy(string path) =>
-        new(FuseMountError.Busy, $"{path}: in use", $"fuser -vm {path} shows by whom");
+        MountUsers.Describe(Fuse.MountPoint.Resolve(path)) is { } users
+        ? new(FuseMountError.Busy, $"{path}: in use: {users}", $"umount -l {path} detaches it until they let go")
+        : new(FuseMountError.Busy, $"{path}: in use", $"fuser -vm {path} shows by whom");
 
     public static FuseMountException MountCall(string path, int errno) => errno switch
     {

@@ -69,7 +69,12 @@ public sealed partial class FuseServer : IDisposable
         if (_options.LockMemory)
             IsMemoryLocked = ServingThread.TryLockMemory() == 0;
         for (int i = 0; i < _options.Workers; i++)
-            _slots.Add(_transport.CreateSlot(Session.PayloadCapacity));
+        {
+            FuseSlot slot = _transport.CreateSlot(Session.PayloadCapacity);
+            _slots.Add(slot);
+            if (_options.PopulateBuffers)
+                slot.Populate();
+        }
 
         // This method counts as a worker while it starts the others.
         _started = true;

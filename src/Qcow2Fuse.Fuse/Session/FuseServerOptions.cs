@@ -45,6 +45,12 @@ public sealed record FuseServerOptions
     public bool LockMemory { get; init; }
 
     /// <summary>
+    /// Whether the buffers of the workers, 2 MiB for each, are filled with memory at the start instead of when they are
+    /// first used.
+    /// </summary>
+    public bool PopulateBuffers { get; init; }
+
+    /// <summary>
     /// The error number (positive) for an exception of the file system; EIO for all where it is null.
     /// </summary>
     public Func<Exception, int>? MapException { get; init; }

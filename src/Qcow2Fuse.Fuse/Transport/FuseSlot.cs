@@ -83,6 +83,12 @@ public sealed unsafe class FuseSlot : IDisposable
 
     internal Span<byte> ReplyPayload => new(Reply + FuseAbi.OutHeaderSize, PayloadCapacity);
 
+    /// <summary>
+    /// Has the kernel find all memory of the buffers now. Memory looked for while a request is received could be such
+    /// as is freed only when that request has been answered.
+    /// </summary>
+    internal void Populate() => NativeMemory.Clear(_memory, 2 * (nuint)(PageSize + PayloadCapacity));
+
     /// <summary>Called by the worker when it has received a request.</summary>
     internal void Begin() => _busy = true;
 

@@ -13,6 +13,7 @@ public static unsafe partial class MountCalls
     private const int PathOnlyCloseOnExec = 0x280000;
     private const int EmptyPath = 0x1000;
     private const int ForceSync = 0x2000;
+    private const int DontSync = 0x4000;
     private const uint TypeModeOwner = 0xB;
 
     /// <summary>The effective user of this process.</summary>
@@ -57,10 +58,19 @@ public static unsafe partial class MountCalls
     /// <param name="fd">The descriptor.</param>
     /// <param name="mode">Kind and permissions.</param>
     /// <param name="owner">The owner's uid.</param>
-    public static int Probe(int fd, out uint mode, out uint owner)
+    public static int Probe(int fd, out uint mode, out uint owner) => Ask(fd, ForceSync, out mode, out owner);
+
+    /// <summary>
+    /// What the kernel knows about an <see cref="OpenPath"/> descriptor without asking the file system there.
+    /// </summary>
+    /// <param name="fd">The descriptor.</param>
+    /// <param name="mode">Kind and permissions.</param>
+    public static int ReadKnownMode(int fd, out uint mode) => Ask(fd, DontSync, out mode, out _);
+
+    private static int Ask(int fd, int synchronisation, out uint mode, out uint owner)
     {
         byte* buffer = stackalloc byte[256];
-        int result = StatxNative(fd, "", EmptyPath | ForceSync, TypeModeOwner, buffer);
+        int result = StatxNative(fd, "", EmptyPath | synchronisation, TypeModeOwner, buffer);
         int errno = Marshal.GetLastPInvokeError();
         mode = result >= 0 ? *(ushort*)(buffer + 28) : 0u;
         owner = result >= 0 ? *(uint*)(buffer + 20) : 0u;

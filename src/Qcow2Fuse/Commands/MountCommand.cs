@@ -48,6 +48,8 @@ internal static class MountCommand
                 options.Add(option, value);
             MountSettings settings = SettingsLoader.Load(
                 SettingsLoader.Files, options, parsed.GetValue(source), parsed.GetValue(directory));
+            if (settings is { NoFail: true, Source: { } image } && !Path.Exists(image))
+                return ExitCode.Success;
             if (parsed.GetValue(fileSystem) && !isFake)
                 return RunFileSystem(settings, options, parsed.GetValue(foreground) || parsed.GetValue(debug));
             return Run(arguments, settings, parsed.GetValue(foreground), parsed.GetValue(debug), isFake);
@@ -93,6 +95,7 @@ internal static class MountCommand
         RequirePlaces(settings);
         if (isFake)
             return ExitCode.Success;
+        settings.Source = LoopSource.Resolve(settings.Source!, warns: !BackgroundStart.IsChild);
         try
         {
             bool stays = foreground || debug;
@@ -162,6 +165,9 @@ internal static class MountCommand
     private static void Confirm(MountSettings settings, string status, int processId)
     {
         string directory = settings.Directory!;
+        int handed = HandedMount.DescriptorOf(directory);
+        if (handed >= 0)
+            directory = HandedMount.FindEntry(handed)?.MountPoint ?? directory;
         string name = Directory.Exists(settings.Source!)
             ? RootDirectory.HiddenName + "/metrics"
             : RawFileName.For(Path.GetFullPath(settings.Source!));

@@ -161,6 +161,8 @@ internal static class MountOptions
         MountOption.Flag(
             "idle_exit", "Unmount when the last open file is closed, such as by a loop device",
             (s, on) => s.IdleExit = on),
+        MountOption.Flag(
+            "nofail", "Succeed, without a mount, where the image does not exist", (s, on) => s.NoFail = on),
         MountOption.Text(
             "fsname", "NAME", "Source shown by findmnt and df (default: the image's path)",
             (s, v) => s.SourceName = v),
@@ -178,7 +180,7 @@ internal static class MountOptions
 
     private static HashSet<string> Ignored { get; } = new(StringComparer.Ordinal)
     {
-        "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "noowner", "group",
+        "defaults", "auto", "noauto", "_netdev", "user", "nouser", "users", "owner", "noowner", "group",
         "nogroup", "comment", "nonempty", "kernel_cache", "auto_cache", "direct_io", "subtype", "silent", "loud",
         "mand", "nomand", "lazytime", "nolazytime", "iversion", "noiversion", "loop",
     };

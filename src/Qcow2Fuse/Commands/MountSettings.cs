@@ -114,6 +114,9 @@ internal sealed class MountSettings
     /// <summary>The mount goes when the daemon dies.</summary>
     public bool AutoUnmount { get; set; }
 
+    /// <summary>Nothing is mounted, and nothing said, where the image does not exist.</summary>
+    public bool NoFail { get; set; }
+
     /// <summary>Unmount when the last open file has been closed.</summary>
     public bool IdleExit { get; set; }
 

@@ -43,9 +43,11 @@ internal sealed class MountHost : IDisposable
     {
         string source = Path.GetFullPath(settings.Source!);
         string directory = Path.GetFullPath(settings.Directory!);
+
+        // The first look at the source may already take long.
+        using ServiceReporter reporter = new(logger);
         if (Directory.Exists(source))
             ImageDirectory.RefuseUnder(directory, source);
-        using ServiceReporter reporter = new(logger);
         int exitCode;
         using (MountHost host = new(settings, ImageSet.Open(settings, source, logger), reporter, logger))
             exitCode = host.Run(directory, ready);
@@ -90,6 +92,9 @@ internal sealed class MountHost : IDisposable
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,
             Uring = _settings.Transport == FuseTransportChoice.Uring,
             WritebackCache = _settings.Writeback,
+
+            // With O_DIRECT serving then needs little memory, and is less likely to wait for some where there is none.
+            PopulateBuffers = _settings.Cache is CacheMode.None or CacheMode.DirectSync,
             MapException = fileSystem.OnFailure,
             OnUnused = () => _events.Post(HostEvent.Unused),
         });
@@ -178,7 +183,10 @@ internal sealed class MountHost : IDisposable
         }
         catch (FuseMountException exception)
         {
+            // Nobody else will unmount it now, and so its end is not waited for.
             HostLog.UnmountFailed(_logger, mount.MountPoint, exception.Message);
+            server.Stop();
+            return;
         }
 
         // Files that are still open keep the session alive; after the grace, or a second signal, they get errors.

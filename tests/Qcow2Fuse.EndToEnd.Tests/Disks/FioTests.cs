@@ -29,6 +29,21 @@ public sealed class FioTests
     }
 
     [SkippableTheory]
+    [InlineData("extended_l2=off", "")]
+    [InlineData("extended_l2=on", "writeback")]
+    public void Buffered_and_direct_jobs_verify_side_by_side(string options, string mountOptions)
+    {
+        string[] common = ["--rw=randwrite", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--size=24m"];
+        RunAndCheck(options, "128M", mountOptions,
+        [
+            "--ioengine=psync", .. common,
+            "--name=buffered", "--direct=0", "--bs=1k", "--offset=0", "--end_fsync=1",
+            "--name=more", "--direct=0", "--bs=4k", "--offset=32m", "--end_fsync=1",
+            "--name=direct", "--direct=1", "--bs=96k", "--offset=64m",
+        ]);
+    }
+
+    [SkippableTheory]
     [InlineData("extended_l2=off")]
     [InlineData("extended_l2=on")]
     public void Overlapping_allocating_writes_leave_a_sound_image(string options)
@@ -38,7 +53,10 @@ public sealed class FioTests
             "--ioengine=libaio", "--iodepth=8", "--fsync=50", "--io_size=64m");
     }
 
-    private static void RunAndCheck(string options, string size, params string[] arguments)
+    private static void RunAndCheck(string options, string size, params string[] arguments) =>
+        RunAndCheck(options, size, "", arguments);
+
+    private static void RunAndCheck(string options, string size, string mountOptions, IReadOnlyList<string> arguments)
     {
         QemuTools.RequireTool("fio");
         QemuTools.RequireTool("qemu-img");
@@ -46,7 +64,8 @@ public sealed class FioTests
         string image = directory.File("disk.qcow2");
         QemuTools.Img("create", "-q", "-f", "qcow2", "-o", options, image, size);
         string hash;
-        using (MountedImage mounted = MountedImage.Start(image, directory.File("mnt")))
+        using (MountedImage mounted = MountedImage.Start(
+            image, directory.File("mnt"), mountOptions.Length > 0 ? ["-o", mountOptions] : []))
         {
             ProcessResult fio = ProcessRunner.Run(
                 "fio",

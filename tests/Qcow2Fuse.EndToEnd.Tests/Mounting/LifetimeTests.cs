@@ -41,6 +41,7 @@ public sealed class LifetimeTests : MountTest
     [SkippableTheory]
     [InlineData("TERM")]
     [InlineData("INT")]
+    [InlineData("HUP")]
     public void A_signal_unmounts_and_ends_with_success(string signal)
     {
         string mountPoint = NewMountPoint();
@@ -110,11 +111,62 @@ public sealed class LifetimeTests : MountTest
         {
             ProcessResult result = Run("umount", mountPoint);
             Assert.Equal(1, result.ExitCode);
-            OneLine.Error(result);
+            OneLine.Error(result, $"(pid {Environment.ProcessId}) has disk.raw open");
             Assert.True(IsMounted(mountPoint));
         }
 
         Run("umount", mountPoint).ShouldSucceed();
+    }
+
+    [SkippableFact]
+    public void Whoever_keeps_a_mount_in_use_is_named()
+    {
+        string mountPoint = NewMountPoint();
+        string raw = Mount(NewImage(), mountPoint);
+        ProcessStartInfo start = new("sleep", ["60"]) { WorkingDirectory = mountPoint };
+        using Process user = Process.Start(start)!;
+        try
+        {
+            OneLine.Error(Run("umount", mountPoint), $"in use: sleep (pid {user.Id}) stands in it");
+        }
+        finally
+        {
+            user.Kill();
+            user.WaitForExit();
+        }
+
+        QemuTools.Require(File.Exists("/dev/loop-control"), "there are no loop devices");
+        string loop = Tool("losetup", "--find", "--show", raw).Trim();
+        try
+        {
+            OneLine.Error(Run("umount", mountPoint), $"in use: {loop} shows disk.raw");
+        }
+        finally
+        {
+            Tool("losetup", "--detach", loop);
+        }
+
+        Unmount(mountPoint);
+    }
+
+    [SkippableFact]
+    public void A_detached_mount_uses_no_processor_and_ends_with_its_last_file()
+    {
+        string mountPoint = NewMountPoint();
+        string image = NewImage();
+        string raw = Mount(image, mountPoint);
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        using (FileStream file = new(raw, FileMode.Open, FileAccess.ReadWrite))
+        {
+            Tool("umount", "-l", mountPoint);
+            double before = ProcessorSeconds(daemon);
+            Thread.Sleep(TimeSpan.FromSeconds(1));
+            Assert.InRange(ProcessorSeconds(daemon) - before, 0, 0.1);
+            file.Write(Stamp.Bytes(0, 1 << 20, 1));
+        }
+
+        WaitForEnd(daemon);
+        ShouldHoldStamp("disk.qcow2");
     }
 
     [SkippableFact]
@@ -216,9 +268,9 @@ public sealed class LifetimeTests : MountTest
         string? program = FindProgram();
         QemuTools.Require(program is not null, "out/qcow2fuse is not built");
 
-        // A shell without job control starts what it puts into the background with SIGINT ignored, and a program keeps
-        // it so: whoever runs the tests there has handed that on.
-        Process daemon = Process.Start("env", ["--default-signal=INT", program!, "mount", "-f", image, mountPoint]);
+        // A shell without job control starts what it puts into the background with SIGINT ignored, nohup(1) with
+        // SIGHUP, and a program keeps it so: whoever runs the tests there has handed that on.
+        Process daemon = Process.Start("env", ["--default-signal=INT,HUP", program!, "mount", "-f", image, mountPoint]);
         WaitUntil(
             () => daemon.HasExited || File.Exists(RawFileOf(image, mountPoint)), "the raw file does not appear");
         Assert.False(daemon.HasExited, "the daemon ended");

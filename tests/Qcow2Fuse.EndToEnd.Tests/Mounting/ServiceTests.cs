@@ -114,6 +114,37 @@ public sealed class ServiceTests : MountTest
         Unmount(outerPoint);
     }
 
+    [SkippableFact]
+    public void A_slow_start_and_every_end_ask_for_time()
+    {
+        // The image lies on the outer mount, whose daemon is stopped: the inner one cannot open it.
+        string inner = NewImage("16M", name: "inner.qcow2");
+        string outerPoint = NewMountPoint("outer");
+        string image = Mount(NewImage(), outerPoint);
+        Tool("dd", "if=" + inner, "of=" + image, "conv=notrunc", "status=none");
+        int outer = Assert.Single(DaemonsOf(outerPoint));
+        using Socket socket = Listen();
+        Signal(outer, "STOP");
+        using Process daemon = Start(
+            image, NewMountPoint(), ("WATCHDOG_USEC", "400000"), ("QCOW2FUSE_CACHE", "none"));
+        try
+        {
+            Assert.Equal(["EXTEND_TIMEOUT_USEC=30000000"], Receive(socket));
+        }
+        finally
+        {
+            Signal(outer, "CONT");
+        }
+
+        WaitUntil(() => Receive(socket).Contains("READY=1", StringComparer.Ordinal), "it does not become ready");
+        Signal(daemon.Id, "TERM");
+        WaitUntil(() => Receive(socket).Contains("STOPPING=1", StringComparer.Ordinal), "it does not stop");
+        Assert.Equal(["EXTEND_TIMEOUT_USEC=30000000"], Receive(socket));
+        Assert.True(daemon.WaitForExit(NotifyTimeout), "the daemon does not end");
+        Assert.Equal(0, daemon.ExitCode);
+        Unmount(outerPoint);
+    }
+
     private Socket Listen()
     {
         Socket socket = new(AddressFamily.Unix, SocketType.Dgram, ProtocolType.Unspecified)
