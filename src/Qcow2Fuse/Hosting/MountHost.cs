@@ -2,6 +2,7 @@
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
+using Qcow2Fuse.Control;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Stacks;
@@ -98,11 +99,15 @@ internal sealed class MountHost : IDisposable
             throw new CommandException(ExitCode.MountFailed, $"{directory}: the mount does not answer");
         _ = mount.TryRaiseReadAhead();
 
+        using ControlSocket? control = ControlSocket.TryOpen(new ControlHost(_images, context, mount, server), _logger);
         HostLog.Mounted(_logger, _images.Description, mount.MountPoint);
         _reporter.Ready(server, $"{_images.Description} on {mount.MountPoint}");
         if (TryAnnounce(ready, _images.Description))
             Serve(mount, server);
         Stop(mount, server);
+
+        // What was asked for over it is done with open images.
+        control?.Dispose();
         return Close();
     }
 

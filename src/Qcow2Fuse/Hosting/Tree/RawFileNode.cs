@@ -233,6 +233,14 @@ internal sealed partial class RawFileNode : TreeNode
             _context.Invalidator?.Invalidate(cached, from - _window.Start, to - from);
     }
 
+    /// <summary>Drops the size that the kernel may have cached, and the pages from an offset of the disk on.</summary>
+    public void ForgetEnd(long start)
+    {
+        lock (_openLock)
+            _cached ??= new FuseCachedNode(Number);
+        _context.Invalidator?.Invalidate(_cached, Math.Max(start - _window.Start, 0), long.MaxValue);
+    }
+
     /// <summary>The name has gone. The node follows when the last user has closed it.</summary>
     public void Retire()
     {
