@@ -108,7 +108,7 @@ internal static class BitmapCommand
             running => running.Do(
                 "bitmap",
                 new BitmapCall(
-                    running.Path, files.Image, name, steps, granularity,
+                    running.Path, name, steps, files.Image, granularity,
                     files.Source is null ? null : Path.GetFullPath(files.Source), files.SourceFormat),
                 ControlJson.Default.BitmapCall));
     }

@@ -50,7 +50,7 @@ internal static class ResizeCommand
                     mayShrink, isQuiet),
                 running => running.Do(
                     "resize",
-                    new ResizeCall(running.Path, path, wanted, mode, mayShrink, isQuiet),
+                    new ResizeCall(running.Path, wanted, path, mode, mayShrink, isQuiet),
                     ControlJson.Default.ResizeCall));
         });
         return command;

@@ -29,21 +29,24 @@ internal abstract record ControlCall(string Image, string? Name)
 }
 
 /// <summary><c>info</c>.</summary>
-internal sealed record InfoCall(string Image, string? Name, string? Format, bool Json) : ControlCall(Image, Name);
+internal sealed record InfoCall(
+    string Image, string? Name = null, string? Format = null, bool Json = false) : ControlCall(Image, Name);
 
 /// <summary><c>check</c> without repair.</summary>
-internal sealed record CheckCall(string Image, string? Name, bool Json, bool Quiet) : ControlCall(Image, Name);
+internal sealed record CheckCall(
+    string Image, string? Name = null, bool Json = false, bool Quiet = false) : ControlCall(Image, Name);
 
 /// <summary><c>snapshot</c>: one of the three, or a list.</summary>
 internal sealed record SnapshotCall(
-    string Image, string? Name, string? Create, string? Apply, string? Delete, bool Json) : ControlCall(Image, Name);
+    string Image, string? Name = null, string? Create = null, string? Apply = null, string? Delete = null,
+    bool Json = false) : ControlCall(Image, Name);
 
 /// <summary><c>resize</c>.</summary>
 /// <param name="Size">As on the command line, so that +1G means what the disk has when it is done.</param>
 /// <param name="Preallocation">off, metadata, falloc or full.</param>
 internal sealed record ResizeCall(
-    string Image, string? Name, string Size, string? Preallocation, bool Shrink, bool Quiet)
-    : ControlCall(Image, Name);
+    string Image, string Size, string? Name = null, string? Preallocation = null, bool Shrink = false,
+    bool Quiet = false) : ControlCall(Image, Name);
 
 /// <summary>One action of <c>bitmap</c>, such as <c>--add</c>.</summary>
 /// <param name="Source">For <c>--merge</c> the bitmap that is read.</param>
@@ -52,11 +55,11 @@ internal sealed record BitmapStep(string Action, string? Source = null);
 /// <summary><c>bitmap</c>.</summary>
 /// <param name="SourceFile">Absolute path of the image that has the bitmaps to merge, or null.</param>
 internal sealed record BitmapCall(
-    string Image, string? Name, string Bitmap, IReadOnlyList<BitmapStep> Steps, long Granularity, string? SourceFile,
-    string? SourceFormat) : ControlCall(Image, Name);
+    string Image, string Bitmap, IReadOnlyList<BitmapStep> Steps, string? Name = null, long Granularity = 0,
+    string? SourceFile = null, string? SourceFormat = null) : ControlCall(Image, Name);
 
 /// <summary><c>umount</c>.</summary>
-internal sealed record UmountCall(bool Lazy);
+internal sealed record UmountCall(bool Lazy = false);
 
 /// <summary>What a daemon says of its mount.</summary>
 /// <param name="File">Absolute path of the raw file of the disk.</param>
@@ -81,7 +84,8 @@ internal sealed record MountsReport(int Schema, IReadOnlyList<MountReport> Mount
 [JsonSourceGenerationOptions(
     PropertyNamingPolicy = JsonKnownNamingPolicy.KebabCaseLower,
     DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
-    RespectNullableAnnotations = true)]
+    RespectNullableAnnotations = true,
+    RespectRequiredConstructorParameters = true)]
 [JsonSerializable(typeof(ControlAnswer))]
 [JsonSerializable(typeof(InfoCall))]
 [JsonSerializable(typeof(CheckCall))]

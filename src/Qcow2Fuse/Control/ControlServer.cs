@@ -37,7 +37,7 @@ internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
     private readonly KestrelServer _kestrel;
     private readonly ControlHost _host;
 
-    private ControlServer(Socket listener, ControlHost host)
+    private ControlServer(int listener, ControlHost host)
     {
         _host = host;
         KestrelServerOptions options = new() { AddServerHeader = false };
@@ -45,7 +45,7 @@ internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
         options.Limits.MaxRequestBodySize = BodyBytesMax;
         options.Limits.RequestHeadersTimeout = HeaderPatience;
         options.Limits.KeepAliveTimeout = IdlePatience;
-        options.ListenHandle((ulong)listener.Handle, listen =>
+        options.ListenHandle((ulong)listener, listen =>
         {
             listen.Protocols = HttpProtocols.Http1;
             ((IConnectionBuilder)listen).Use(RefuseStrangers);
@@ -58,7 +58,7 @@ internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
     }
 
     /// <summary>Starts to answer on a listening socket, which stays the caller's.</summary>
-    public static ControlServer Start(Socket listener, ControlHost host)
+    public static ControlServer Start(int listener, ControlHost host)
     {
         ControlServer server = new(listener, host);
         server._kestrel.StartAsync(server, CancellationToken.None).GetAwaiter().GetResult();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-using System.Net.Sockets;
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Control;
 
@@ -14,18 +14,17 @@ internal sealed class ControlSocket : IDisposable
 {
     private const int StackSize = 256 * 1024;
     private const int Backlog = 16;
-    private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite;
 
     private readonly Lock _lock = new();
     private readonly string _path;
-    private readonly Socket _listener;
+    private readonly int _listener;
     private readonly ControlHost _host;
     private readonly ILogger _logger;
     private readonly Thread _waiter;
     private ControlServer? _server;
     private bool _isOver;
 
-    private ControlSocket(string path, Socket listener, ControlHost host, ILogger logger)
+    private ControlSocket(string path, int listener, ControlHost host, ILogger logger)
     {
         _path = path;
         _listener = listener;
@@ -53,8 +52,7 @@ internal sealed class ControlSocket : IDisposable
             string path = ControlPath.SocketOf(directory, Environment.ProcessId);
             return new ControlSocket(path, Listen(path), host, logger);
         }
-        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException or SocketException
-            or ArgumentException)
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {
             HostLog.NoControl(logger, exception.Message);
             return null;
@@ -76,42 +74,28 @@ internal sealed class ControlSocket : IDisposable
         }
 
         ControlPath.Remove(_path);
-        if (server is null)
-        {
-            // Wakes the thread that waits for a connection.
-            _listener.Shutdown(SocketShutdown.Both);
-            _waiter.Join();
-        }
-
-        server?.Dispose();
+        _ = UnixListener.Shutdown(_listener);
+        _waiter.Join();
         _host.Dispose();
-        _listener.Dispose();
+        server?.Dispose();
+        _ = LinuxFile.Close(_listener);
     }
 
-    private static Socket Listen(string path)
+    private static int Listen(string path)
     {
         // One of this name was left by a process that had the id before and was killed.
         File.Delete(path);
-        Socket listener = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        try
-        {
-            listener.Bind(new UnixDomainSocketEndPoint(path));
-            File.SetUnixFileMode(path, OwnerOnly);
-            listener.Listen(Backlog);
-            return listener;
-        }
-        catch
-        {
-            listener.Dispose();
-            throw;
-        }
+        int listener = UnixListener.Open(path, Backlog);
+        return listener >= 0 ? listener : throw new IOException($"{path}: {Errno.Text(-listener)}");
     }
 
     private void Wait()
     {
         try
         {
-            _ = _listener.Poll(Timeout.InfiniteTimeSpan, SelectMode.SelectRead);
+            int result = UnixListener.Wait(_listener);
+            if (result < 0)
+                throw new IOException($"{_path}: {Errno.Text(-result)}");
             lock (_lock)
             {
                 if (!_isOver)

@@ -94,12 +94,14 @@ internal sealed class MountHost : IDisposable
             OnUnused = () => _events.Post(HostEvent.Unused),
         });
         context.Invalidator = server.Invalidator;
+
+        // Whoever sees the mount answer finds the socket.
+        using ControlSocket? control = ControlSocket.TryOpen(new ControlHost(_images, context, mount, server), _logger);
         server.Start();
         if (!server.WaitForInit(InitTimeout))
             throw new CommandException(ExitCode.MountFailed, $"{directory}: the mount does not answer");
         _ = mount.TryRaiseReadAhead();
 
-        using ControlSocket? control = ControlSocket.TryOpen(new ControlHost(_images, context, mount, server), _logger);
         HostLog.Mounted(_logger, _images.Description, mount.MountPoint);
         _reporter.Ready(server, $"{_images.Description} on {mount.MountPoint}");
         if (TryAnnounce(ready, _images.Description))
@@ -123,6 +125,9 @@ internal sealed class MountHost : IDisposable
                     return;
                 case HostEvent.Unused when _settings.IdleExit && TryUnmountUnused(mount):
                     return;
+                case HostEvent.Report:
+                    HostStatistics.Write(_images.Current(), _logger);
+                    break;
                 case HostEvent.Reload:
                     HostLog.Reloaded(_logger);
                     _reporter.Reloaded();
@@ -181,7 +186,7 @@ internal sealed class MountHost : IDisposable
         HostEvent happened;
         do
             happened = _events.Take(Grace);
-        while (happened is HostEvent.Reload or HostEvent.Unused);
+        while (happened is HostEvent.Reload or HostEvent.Report or HostEvent.Unused);
         server.Stop();
     }
 
