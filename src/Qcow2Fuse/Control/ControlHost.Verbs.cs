@@ -43,7 +43,8 @@ internal sealed partial class ControlHost
         return answer with { ExitCode = exitCode, Messages = messages };
     });
 
-    /// <summary><c>snapshot</c>. What the kernel holds is not in one that is taken here: the caller flushes it.</summary>
+    /// <summary><c>snapshot</c>. What the kernel holds is not in one that is taken here: the caller flushes it.
+    /// </summary>
     public ControlAnswer Snapshot(SnapshotCall call) => OnImage(call, (_, device) =>
     {
         Qcow2Device qcow2 = Qcow2Of(device, call, "only qcow2 images have snapshots");

@@ -17,7 +17,8 @@ using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Control;
 
-/// <summary>Kestrel on a socket that listens already, and what it answers. Nothing of ASP.NET above it is used.</summary>
+/// <summary>Kestrel on a socket that listens already, and what it answers. Nothing of ASP.NET above it is used.
+/// </summary>
 internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
 {
     private const int ConnectionsMax = 16;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Runtime.CompilerServices;
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
@@ -21,7 +22,7 @@ internal sealed class ControlSocket : IDisposable
     private readonly ControlHost _host;
     private readonly ILogger _logger;
     private readonly Thread _waiter;
-    private ControlServer? _server;
+    private IDisposable? _server;
     private bool _isOver;
 
     private ControlSocket(string path, int listener, ControlHost host, ILogger logger)
@@ -64,7 +65,7 @@ internal sealed class ControlSocket : IDisposable
     /// </summary>
     public void Dispose()
     {
-        ControlServer? server;
+        IDisposable? server;
         lock (_lock)
         {
             if (_isOver)
@@ -89,6 +90,10 @@ internal sealed class ControlSocket : IDisposable
         return listener >= 0 ? listener : throw new IOException($"{path}: {Errno.Text(-listener)}");
     }
 
+    /// <summary>Apart, so that the assemblies of the web server are not loaded before it is needed.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static IDisposable StartServer(int listener, ControlHost host) => ControlServer.Start(listener, host);
+
     private void Wait()
     {
         try
@@ -99,7 +104,7 @@ internal sealed class ControlSocket : IDisposable
             lock (_lock)
             {
                 if (!_isOver)
-                    _server = ControlServer.Start(_listener, _host);
+                    _server = StartServer(_listener, _host);
             }
         }
         catch (Exception exception)

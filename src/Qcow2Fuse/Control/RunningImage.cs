@@ -7,7 +7,8 @@ using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Control;
 
-/// <summary>An image that a daemon of this program has mounted, as seen by a command that wants to work on it.</summary>
+/// <summary>An image that a daemon of this program has mounted, as seen by a command that wants to work on it.
+/// </summary>
 internal sealed class RunningImage : IDisposable
 {
     private readonly ControlClient _client;

@@ -26,7 +26,8 @@ internal enum HostEvent
 }
 
 /// <summary>
-/// The queue of what a daemon has to react to: signals (SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1) and the state of its mount.
+/// The queue of what a daemon has to react to: signals (SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1) and
+/// the state of its mount.
 /// </summary>
 internal sealed class HostEvents : IDisposable
 {

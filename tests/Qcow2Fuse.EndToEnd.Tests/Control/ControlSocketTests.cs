@@ -19,7 +19,8 @@ public sealed class ControlSocketTests : ControlTest
         Assert.DoesNotContain(before, static name => ServerThreads.Any(
             server => name.StartsWith(server, StringComparison.Ordinal)));
         Assert.Equal("ok\n", Get(mounted.ProcessId, "/healthz"));
-        Assert.Contains(ThreadsOf(mounted.ProcessId), static name => name.StartsWith("Kestrel", StringComparison.Ordinal));
+        Assert.Contains(
+            ThreadsOf(mounted.ProcessId), static name => name.StartsWith("Kestrel", StringComparison.Ordinal));
     }
 
     [SkippableFact]
@@ -122,7 +123,7 @@ public sealed class ControlSocketTests : ControlTest
         Assert.Equal("400", Post("/v1/snapshot", "{\"image\": null}"));
         Assert.Equal("413", Post("/v1/snapshot", new string(' ', 100_000)));
         string answer = Tool(
-            "curl", "-sS", "--unix-socket", SocketOf(mounted.ProcessId), "--data", "{\"image\":\"/none\",\"name\":null}",
+            "curl", "-sS", "--unix-socket", SocketOf(mounted.ProcessId), "--data", "{\"image\":\"/none\"}",
             "http://localhost/v1/info");
         Assert.Contains("is not mounted here", answer, StringComparison.Ordinal);
     }

@@ -19,8 +19,8 @@ public abstract class ControlTest : MountTest
         SocketDirectory, string.Create(CultureInfo.InvariantCulture, $"{process}.sock"));
 
     /// <summary>What a daemon answers to a GET.</summary>
-    protected static string Get(int process, string path) =>
-        Tool("curl", "-sS", "--fail", "--max-time", "20", "--unix-socket", SocketOf(process), "http://localhost" + path);
+    protected static string Get(int process, string path) => Tool(
+        "curl", "-sS", "--fail", "--max-time", "20", "--unix-socket", SocketOf(process), "http://localhost" + path);
 
     /// <summary>The names of a process's threads.</summary>
     protected static string[] ThreadsOf(int process) =>
