@@ -38,7 +38,11 @@ public sealed class MountedCommandTests : ControlTest
         using CancellationTokenSource enough = new();
         Task writer = Task.Run(() => CountUp(mounted.RawFile, enough.Token));
         for (int i = 0; i < 5; i++)
+        {
             Run("snapshot", "-c", $"s{i}", image).ShouldSucceed();
+            Assert.Contains("No errors", Run("check", image).ShouldSucceed().Output, StringComparison.Ordinal);
+        }
+
         Run("snapshot", "-d", "s0", image).ShouldSucceed();
         enough.Cancel();
         writer.GetAwaiter().GetResult();
