@@ -25,6 +25,7 @@ public enum FileType
 /// <param name="SpecialDevice">For a device file the number of the device, major in the upper half.</param>
 /// <param name="DirectMemoryAlignment">Alignment of buffers for O_DIRECT in bytes; 0 where it is not known.</param>
 /// <param name="DirectOffsetAlignment">Alignment of offsets and lengths for O_DIRECT; 0 where it is not known.</param>
+/// <param name="Owner">The user it belongs to.</param>
 public readonly record struct FileStatus(
     FileType Type,
     long Size,
@@ -33,7 +34,8 @@ public readonly record struct FileStatus(
     ulong Inode,
     ulong SpecialDevice,
     int DirectMemoryAlignment,
-    int DirectOffsetAlignment);
+    int DirectOffsetAlignment,
+    uint Owner);
 
 /// <summary>struct statx of the kernel (include/uapi/linux/stat.h), 256 bytes on every processor.</summary>
 [StructLayout(LayoutKind.Explicit, Size = 256)]
@@ -44,6 +46,9 @@ internal struct StatxBuffer
 
     [FieldOffset(0)]
     public uint Mask;
+
+    [FieldOffset(20)]
+    public uint Owner;
 
     [FieldOffset(28)]
     public ushort Mode;

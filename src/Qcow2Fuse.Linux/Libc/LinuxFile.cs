@@ -172,6 +172,17 @@ public static unsafe partial class LinuxFile
         }
     }
 
+    /// <summary>
+    /// syncfs(2): hands all that the kernel holds of the file system of <paramref name="fd"/> to whoever stores it.
+    /// 0, or −errno.
+    /// </summary>
+    public static int SyncFileSystem(int fd)
+    {
+        int result = SyncFsNative(fd);
+        int errno = Marshal.GetLastPInvokeError();
+        return result == 0 ? 0 : -errno;
+    }
+
     /// <summary>fallocate(2): 0, or −errno.</summary>
     public static int Fallocate(int fd, FallocateMode mode, long offset, long length)
     {
@@ -231,7 +242,8 @@ public static unsafe partial class LinuxFile
             buffer.Inode,
             (ulong)buffer.SpecialMajor << 32 | buffer.SpecialMinor,
             direct ? (int)buffer.DirectMemoryAlignment : 0,
-            direct ? (int)buffer.DirectOffsetAlignment : 0);
+            direct ? (int)buffer.DirectOffsetAlignment : 0,
+            buffer.Owner);
         return 0;
     }
 
@@ -293,6 +305,9 @@ public static unsafe partial class LinuxFile
 
     [LibraryImport("libc", EntryPoint = "fdatasync", SetLastError = true)]
     private static partial int FDataSyncNative(int fd);
+
+    [LibraryImport("libc", EntryPoint = "syncfs", SetLastError = true)]
+    private static partial int SyncFsNative(int fd);
 
     [LibraryImport("libc", EntryPoint = "fallocate64", SetLastError = true)]
     private static partial int FallocateNative(int fd, int mode, long offset, long length);

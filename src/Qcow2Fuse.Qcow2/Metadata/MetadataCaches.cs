@@ -128,6 +128,26 @@ internal sealed partial class MetadataCaches : IDisposable
     }
 
     /// <summary>
+    /// Writes all there is, lazy refcounts included, and frees what waits for it: nobody finds a contradiction in the
+    /// file then. Guest writes are held back.
+    /// </summary>
+    public void FlushWhileHeld()
+    {
+        bool wasLazy = _isLazy;
+        _isLazy = false;
+        try
+        {
+            FlushAndFree();
+            if (RefcountBlocks.HasDirty || RefcountTable.HasDirty || Frees.Any)
+                Flush();
+        }
+        finally
+        {
+            _isLazy = wasLazy;
+        }
+    }
+
+    /// <summary>
     /// Makes everything linked before the call durable. The gate is held and released meanwhile. Callers that arrive
     /// while a flush is under way share the next one.
     /// </summary>

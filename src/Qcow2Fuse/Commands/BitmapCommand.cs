@@ -2,6 +2,7 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Control;
 using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols;
@@ -15,6 +16,9 @@ namespace Qcow2Fuse.Commands;
 /// </summary>
 internal static class BitmapCommand
 {
+    /// <summary>Why other formats are refused.</summary>
+    internal const string OnlyQcow2 = "only qcow2 images hold bitmaps";
+
     private const string Merge = "--merge";
 
     /// <summary>The actions without a value, each for a bitmap of an open image.</summary>
@@ -67,21 +71,21 @@ internal static class BitmapCommand
         new(name) { Description = description, Arity = ArgumentArity.Zero };
 
     /// <summary>The actions in the order of the command line, which the values of the options do not tell.</summary>
-    private static IEnumerable<(string Action, string? Source)> StepsOf(IReadOnlyList<Token> tokens)
+    private static IEnumerable<BitmapStep> StepsOf(IReadOnlyList<Token> tokens)
     {
         for (int i = 0; i < tokens.Count; i++)
         {
             if (tokens[i].Type != TokenType.Option)
                 continue;
             if (tokens[i].Value is Merge)
-                yield return (Merge, tokens[++i].Value);
+                yield return new BitmapStep(Merge, tokens[++i].Value);
             else if (Actions.ContainsKey(tokens[i].Value))
-                yield return (tokens[i].Value, null);
+                yield return new BitmapStep(tokens[i].Value);
         }
     }
 
     private static int Run(
-        List<(string Action, string? Source)> steps, Files files, string name, string? granularityText)
+        List<BitmapStep> steps, Files files, string name, string? granularityText)
     {
         bool adds = steps.Exists(static step => step.Action is "--add");
         bool merges = steps.Exists(static step => step.Action is Merge);
@@ -98,25 +102,61 @@ internal static class BitmapCommand
         if (granularityText is not null && !SizeText.TryParse(granularityText, out granularity))
             throw CommandException.Usage($"-g {granularityText}: must be a size, such as 64k");
 
+        return RunningImage.OrElse(
+            files.Image,
+            () => RunOffline(steps, files, name, granularity),
+            running => running.Do(
+                "bitmap",
+                new BitmapCall(
+                    running.Path, name, steps, files.Image, granularity,
+                    files.Source is null ? null : Path.GetFullPath(files.Source), files.SourceFormat),
+                ControlJson.Default.BitmapCall));
+    }
+
+    private static int RunOffline(List<BitmapStep> steps, Files files, string name, long granularity)
+    {
         using OpenedImage opened = Open(files.Image, files.Format, readOnly: false);
         using OpenedImage? source = files.Source is null
             ? null : Open(files.Source, files.SourceFormat, readOnly: true);
-        Request request = new(Qcow2Of(opened), name, granularity);
-        foreach ((string action, string? merged) in steps)
-        {
-            if (merged is null)
-                Actions[action](request);
-            else if (source is null)
-                request.Image.MergeBitmap(merged, name);
-            else
-                request.Image.MergeBitmap(Qcow2Of(source), merged, name);
-        }
-
+        Apply(Qcow2Of(opened), source, name, granularity, steps);
         return ExitCode.Success;
     }
 
+    /// <summary>Takes the steps one after the other.</summary>
+    /// <param name="image">The image.</param>
+    /// <param name="source">The image that has the bitmaps to merge; null for the same.</param>
+    /// <param name="name">The bitmap.</param>
+    /// <param name="granularity">Bytes per bit of a bitmap that is added; 0 for the default.</param>
+    /// <param name="steps">What to do.</param>
+    internal static void Apply(
+        Qcow2Device image, OpenedImage? source, string name, long granularity, IReadOnlyList<BitmapStep> steps)
+    {
+        Request request = new(image, name, granularity);
+        foreach ((string action, string? merged) in steps)
+        {
+            if (action is not Merge)
+            {
+                if (!Actions.TryGetValue(action, out Action<Request>? change))
+                    throw CommandException.Usage($"unknown action {Printable.Text(action)}");
+                change(request);
+            }
+            else if (merged is null)
+            {
+                throw CommandException.Usage("--merge needs the name of a bitmap");
+            }
+            else if (source is null)
+            {
+                image.MergeBitmap(merged, name);
+            }
+            else
+            {
+                image.MergeBitmap(Qcow2Of(source), merged, name);
+            }
+        }
+    }
+
     /// <summary>Opens the image alone: bitmaps need no backing file.</summary>
-    private static OpenedImage Open(string path, string? format, bool readOnly)
+    internal static OpenedImage Open(string path, string? format, bool readOnly)
     {
         OpenedImage image = new ImageOpener(new FileStorage(), ServedImage.Formats).Open(new ImageOpenOptions
         {
@@ -133,7 +173,7 @@ internal static class BitmapCommand
     }
 
     private static Qcow2Device Qcow2Of(OpenedImage image) => image.Device as Qcow2Device
-        ?? throw new CommandException(ExitCode.Failure, $"{image.Device.Name}: only qcow2 images hold bitmaps");
+        ?? throw new CommandException(ExitCode.Failure, $"{image.Device.Name}: {OnlyQcow2}");
 
     private sealed record Files(string Image, string? Format, string? Source, string? SourceFormat);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Control;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Qcow2;
@@ -35,14 +36,49 @@ internal static class CheckCommand
         Argument<string> file = new("FILE") { Description = "The image" };
         Command command = new("check", "Look for damage in an image, and repair leaks")
             { output, format, repair, quiet, forceShare, file };
-        command.SetAction(parsed => Run(new Request(
-            parsed.GetRequiredValue(file),
-            parsed.GetValue(format),
-            IsRepair(parsed.GetValue(repair), parsed.GetValue(forceShare)),
-            parsed.GetValue(forceShare),
-            parsed.GetValue(output) is "json",
-            parsed.GetValue(quiet))));
+        command.SetAction(parsed =>
+        {
+            Request request = new(
+                parsed.GetRequiredValue(file),
+                parsed.GetValue(format),
+                IsRepair(parsed.GetValue(repair), parsed.GetValue(forceShare)),
+                parsed.GetValue(forceShare),
+                parsed.GetValue(output) is "json",
+                parsed.GetValue(quiet));
+
+            // An image in use is not repaired.
+            return request.Repair
+                ? Run(request)
+                : RunningImage.OrElse(request.Path, () => Run(request), running => CheckMounted(running, request));
+        });
         return command;
+    }
+
+    /// <summary>Prints a result, and tells what to exit with.</summary>
+    internal static int Write(
+        RepairResult result, string name, bool asJson, bool quiet, TextWriter text, Action<string> writeMessage)
+    {
+        if (!quiet)
+        {
+            CheckReport.WriteFindings(result, writeMessage);
+            text.Write(asJson ? CheckReport.Json(name, result) : CheckReport.Text(result));
+        }
+
+        return ExitCodeOf(result.After);
+    }
+
+    /// <summary>The refusal for formats other than qcow2.</summary>
+    internal static CommandException NothingToCheck(string name) =>
+        new(ExitCode.NoCheck, $"{name}: raw images have nothing that could be checked");
+
+    /// <summary>What the kernel holds is flushed, as it would be by an unmount before the check.</summary>
+    private static int CheckMounted(RunningImage running, Request request)
+    {
+        running.FlushKernel();
+        return running.Do(
+            "check",
+            new CheckCall(running.Path, request.Path, request.AsJson, request.Quiet),
+            ControlJson.Default.CheckCall);
     }
 
     private static bool IsRepair(string? what, bool forceShare) => what switch
@@ -61,7 +97,7 @@ internal static class CheckCommand
         if (!request.ForceShare)
             Lock(file, request.Repair);
         if (!IsQcow2(file, request.Format))
-            throw new CommandException(ExitCode.NoCheck, $"{file.Name}: raw images have nothing that could be checked");
+            throw NothingToCheck(file.Name);
 
         RepairResult result;
         if (request.Repair)
@@ -74,17 +110,11 @@ internal static class CheckCommand
             result = new RepairResult(check, check, LeaksFixed: 0, CorruptionsFixed: 0, Refused: null);
         }
 
-        if (!request.Quiet)
-        {
-            CheckReport.WriteFindings(result, StandardError.WriteLine);
-            Console.Out.Write(request.AsJson
-                ? CheckReport.Json(request.Path, result)
-                : CheckReport.Text(result));
-        }
-
+        int exitCode = Write(
+            result, request.Path, request.AsJson, request.Quiet, Console.Out, StandardError.WriteLine);
         if (result.Refused is { } reason)
             Report.Warning($"{file.Name}: {reason}");
-        return ExitCodeOf(result.After);
+        return exitCode;
     }
 
     private static int ExitCodeOf(CheckResult check) =>

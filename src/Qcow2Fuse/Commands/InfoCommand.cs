@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Control;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Qcow2;
@@ -31,12 +32,27 @@ internal static class InfoCommand
         { Description = "Format of the image: qcow2 or raw (default: recognised)", HelpName = "FORMAT" };
         Argument<string> file = new("FILE") { Description = "The image" };
         Command command = new("info", "Show what an image is") { output, forceShare, format, file };
-        command.SetAction(parsed => Run(
-            parsed.GetRequiredValue(file),
-            parsed.GetValue(format),
-            parsed.GetValue(forceShare),
-            parsed.GetValue(output) is "json"));
+        command.SetAction(parsed =>
+        {
+            string path = parsed.GetRequiredValue(file);
+            string? name = parsed.GetValue(format);
+            bool asJson = parsed.GetValue(output) is "json";
+            return RunningImage.OrElse(
+                path,
+                () => Run(path, name, parsed.GetValue(forceShare), asJson),
+                running => running.Do(
+                    "info", new InfoCall(running.Path, path, name, asJson), ControlJson.Default.InfoCall));
+        });
         return command;
+    }
+
+    /// <summary>Prints a report.</summary>
+    internal static void Write(ImageReport report, bool asJson, TextWriter text)
+    {
+        if (asJson)
+            text.WriteLine(ImageReportJson.Format(report));
+        else
+            ImageReportText.Write(report, text);
     }
 
     private static int Run(string path, string? format, bool forceShare, bool asJson)
@@ -44,11 +60,7 @@ internal static class InfoCommand
         using FileDevice file = FileDevice.Open(path, readOnly: true);
         if (!forceShare)
             Lock(file);
-        ImageReport report = Read(file, path, format);
-        if (asJson)
-            Console.Out.WriteLine(ImageReportJson.Format(report));
-        else
-            ImageReportText.Write(report, Console.Out);
+        Write(Read(file, path, format), asJson, Console.Out);
         return ExitCode.Success;
     }
 
@@ -67,7 +79,7 @@ internal static class InfoCommand
 
     /// <summary>What an image file says about itself.</summary>
     /// <exception cref="BlockException">Its header is invalid.</exception>
-    internal static ImageReport Read(FileDevice file, string path, string? format)
+    internal static ImageReport Read(BlockDevice file, string path, string? format)
     {
         bool isQcow2 = format switch
         {
@@ -82,7 +94,7 @@ internal static class InfoCommand
         return new ImageReport(path, "qcow2", image.VirtualSize, file.AllocatedBytes, image);
     }
 
-    private static bool HasMagic(FileDevice file)
+    private static bool HasMagic(BlockDevice file)
     {
         byte[] head = new byte[(int)Math.Min(file.Length, ProbeLength)];
         file.Read(0, head);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
+using Qcow2Fuse.Control;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Stacks;
 
@@ -18,16 +19,29 @@ internal static class ListCommand
             DefaultValueFactory = static _ => "human",
         };
         output.AcceptOnlyFromAmong("human", "json");
-        Command command = new("list", "Show the mounted images") { output };
+        Option<bool> verbose = new("-v", "--verbose")
+        { Description = "Ask the daemons too: the images of each mount, and what they did" };
+        Command command = new("list", "Show the mounted images") { output, verbose };
         command.SetAction(parsed =>
         {
             IReadOnlyList<Stack> stacks = Stack.ReadAll();
+            Func<Stack, MountReport?>? ask = parsed.GetValue(verbose) ? Ask : null;
             if (parsed.GetValue(output) is "json")
-                Console.Out.WriteLine(StackReport.Json(stacks));
+                Console.Out.WriteLine(StackReport.Json(stacks, ask));
             else
-                Console.Out.Write(StackReport.Text(stacks));
+                Console.Out.Write(StackReport.Text(stacks, ask));
             return ExitCode.Success;
         });
         return command;
+    }
+
+    /// <summary>What the daemon of a mount says; null where it does not answer.</summary>
+    private static MountReport? Ask(Stack stack)
+    {
+        if (stack.ProcessId is not { } process || ControlPath.Find(process) is not { } socket)
+            return null;
+        using ControlClient client = new(process, socket);
+        return client.TryGetMounts()?.Mounts.FirstOrDefault(
+            mount => string.Equals(mount.MountPoint, stack.Mount.MountPoint, StringComparison.Ordinal));
     }
 }

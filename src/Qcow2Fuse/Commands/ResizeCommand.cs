@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Control;
 using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols;
@@ -11,6 +12,9 @@ namespace Qcow2Fuse.Commands;
 /// <summary><c>qcow2fuse resize</c>: changes the size of a disk with the syntax of <c>qemu-img resize</c>.</summary>
 internal static class ResizeCommand
 {
+    /// <summary>What is printed when it is done.</summary>
+    internal const string Done = "Image resized.";
+
     private const int SectorSize = 512;
 
     /// <summary>The verb with its options.</summary>
@@ -32,14 +36,48 @@ internal static class ResizeCommand
         { Description = "The new size in bytes or with a suffix k M G T P E; +SIZE and -SIZE change it by so much" };
         Command command = new("resize", "Change the size of a disk")
             { format, preallocation, shrink, quiet, file, size };
-        command.SetAction(parsed => Run(
-            parsed.GetRequiredValue(file),
-            parsed.GetRequiredValue(size),
-            parsed.GetValue(format),
-            Enum.Parse<Preallocation>(parsed.GetRequiredValue(preallocation), ignoreCase: true),
-            parsed.GetValue(shrink),
-            parsed.GetValue(quiet)));
+        command.SetAction(parsed =>
+        {
+            string path = parsed.GetRequiredValue(file);
+            string mode = parsed.GetRequiredValue(preallocation);
+            string wanted = parsed.GetRequiredValue(size);
+            bool mayShrink = parsed.GetValue(shrink);
+            bool isQuiet = parsed.GetValue(quiet);
+            return RunningImage.OrElse(
+                path,
+                () => Run(
+                    path, wanted, parsed.GetValue(format), Enum.Parse<Preallocation>(mode, ignoreCase: true),
+                    mayShrink, isQuiet),
+                running => running.Do(
+                    "resize",
+                    new ResizeCall(running.Path, wanted, path, mode, mayShrink, isQuiet),
+                    ControlJson.Default.ResizeCall));
+        });
         return command;
+    }
+
+    /// <summary>Changes the size of an open disk. Durable when it returns.</summary>
+    /// <param name="device">The disk.</param>
+    /// <param name="path">Its name in messages.</param>
+    /// <param name="size">The new size as typed.</param>
+    /// <param name="preallocation">What is done for the storage of new space.</param>
+    /// <param name="mayShrink">Whether it may become smaller.</param>
+    /// <exception cref="CommandException">The size makes no sense, or is smaller.</exception>
+    internal static void Resize(
+        BlockDevice device, string path, string size, Preallocation preallocation, bool mayShrink)
+    {
+        long wanted = NewSize(path, size, device.Length);
+        if (wanted < device.Length && !mayShrink)
+        {
+            throw new CommandException(
+                ExitCode.Failure,
+                $"{path}: {wanted} bytes are less than its {device.Length}",
+                "--shrink allows it; what lies beyond the new end is lost",
+                inner: null);
+        }
+
+        Resize(device, path, wanted, preallocation);
+        device.Flush();
     }
 
     private static int Run(
@@ -54,20 +92,9 @@ internal static class ResizeCommand
                 ExitCode.Failure, why?.Text ?? $"{path}: cannot be written", why?.Hint, inner: null);
         }
 
-        long wanted = NewSize(path, size, image.Device.Length);
-        if (wanted < image.Device.Length && !mayShrink)
-        {
-            throw new CommandException(
-                ExitCode.Failure,
-                $"{path}: {wanted} bytes are less than its {image.Device.Length}",
-                "--shrink allows it; what lies beyond the new end is lost",
-                inner: null);
-        }
-
-        Resize(image.Device, path, wanted, preallocation);
-        image.Device.Flush();
+        Resize(image.Device, path, size, preallocation, mayShrink);
         if (!quiet)
-            Console.Out.WriteLine("Image resized.");
+            Console.Out.WriteLine(Done);
         return ExitCode.Success;
     }
 

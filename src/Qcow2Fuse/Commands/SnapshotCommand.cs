@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Control;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Qcow2;
@@ -42,13 +43,34 @@ internal static class SnapshotCommand
                 parsed.GetValue(create), parsed.GetValue(apply), parsed.GetValue(delete));
             if (count + (parsed.GetValue(list) ? 1 : 0) > 1)
                 throw CommandException.Usage("-l, -c, -a and -d exclude each other");
-            if (change is null)
-                return List(path, parsed.GetValue(forceShare), parsed.GetValue(output) is "json");
-            if (parsed.GetValue(forceShare))
+            bool asJson = parsed.GetValue(output) is "json";
+            bool shares = parsed.GetValue(forceShare);
+            if (change is not null && shares)
                 throw CommandException.Usage($"{path}: -U is for looking only");
-            return Change(path, change);
+            return RunningImage.OrElse(
+                path,
+                () => change is null ? List(path, shares, asJson) : Change(path, change),
+                running => RunMounted(running, new SnapshotCall(
+                    running.Path, path, parsed.GetValue(create), parsed.GetValue(apply), parsed.GetValue(delete),
+                    asJson)));
         });
         return command;
+    }
+
+    /// <summary>Prints a list of snapshots.</summary>
+    internal static void Write(IReadOnlyList<SnapshotInfo> snapshots, bool asJson, TextWriter text)
+    {
+        if (asJson)
+            text.WriteLine(ImageReportJson.FormatSnapshots(snapshots));
+        else if (snapshots.Count > 0)
+            ImageReportText.WriteSnapshots(snapshots, text);
+    }
+
+    private static int RunMounted(RunningImage running, SnapshotCall call)
+    {
+        if (call.Create is not null)
+            running.FlushKernel();
+        return running.Do("snapshot", call, ControlJson.Default.SnapshotCall);
     }
 
     private static (Action<Qcow2Device>? Change, int Count) ChangeOf(string? create, string? apply, string? delete)
@@ -81,11 +103,7 @@ internal static class SnapshotCommand
         using FileDevice file = FileDevice.Open(path, readOnly: true);
         if (!forceShare)
             LockForReading(file);
-        IReadOnlyList<SnapshotInfo> snapshots = Qcow2ImageInfo.Read(file).Snapshots;
-        if (asJson)
-            Console.Out.WriteLine(ImageReportJson.FormatSnapshots(snapshots));
-        else if (snapshots.Count > 0)
-            ImageReportText.WriteSnapshots(snapshots, Console.Out);
+        Write(Qcow2ImageInfo.Read(file).Snapshots, asJson, Console.Out);
         return ExitCode.Success;
     }
 

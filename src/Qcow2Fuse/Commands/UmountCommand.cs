@@ -2,6 +2,7 @@
 using System.CommandLine;
 using System.Diagnostics;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Control;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
@@ -22,7 +23,7 @@ internal static class UmountCommand
     {
         Option<bool> lazy = new("-l", "--lazy")
         { Description = "Detach at once although files are open; the daemon ends when they are closed" };
-        Argument<string> directory = new("DIR") { Description = "The mount point" };
+        Argument<string> directory = new("DIR") { Description = "The mount point, or the mounted image" };
         Command command = new("umount", "Unmount an image") { lazy, directory };
         command.Aliases.Add("unmount");
         command.SetAction(parsed => Run(parsed.GetRequiredValue(directory), parsed.GetValue(lazy)));
@@ -34,6 +35,13 @@ internal static class UmountCommand
         MountPoint place = MountPoint.Inspect(directory, MountRequest.Subtype);
         if (FindBelow(place) is { } stack)
             return RunFileSystem(place.Path, lazy, stack);
+        if (place.State == MountPointState.Free && File.Exists(directory)
+            && RunningImage.Find(directory) is { } running)
+        {
+            using (running)
+                return RunImage(running, lazy, directory);
+        }
+
         if (place.State is not (MountPointState.Mounted or MountPointState.Stale))
             throw new CommandException(ExitCode.Failure, $"{directory}: no image is mounted here");
         try
@@ -48,6 +56,24 @@ internal static class UmountCommand
         if (!lazy && place.State == MountPointState.Mounted && place.Entry is { } entry)
             WaitUntilFree(entry.Source);
         return ExitCode.Success;
+    }
+
+    /// <summary>Has the daemon of an image unmount it, after everything has become durable.</summary>
+    private static int RunImage(RunningImage running, bool lazy, string image)
+    {
+        if (running.IsOneOfMany)
+        {
+            throw new CommandException(
+                ExitCode.Failure,
+                $"{image}: is one of the images on {running.MountPoint}",
+                $"qcow2fuse umount {running.MountPoint} unmounts them all");
+        }
+
+        running.FlushKernel();
+        int exitCode = running.Do("umount", new UmountCall(lazy), ControlJson.Default.UmountCall);
+        if (!lazy)
+            DaemonTable.WaitForEnd(running.Process, image, Patience);
+        return exitCode;
     }
 
     /// <summary>The image whose file system <c>mount --fs</c> has mounted at a place; null at others.</summary>

@@ -15,6 +15,9 @@ internal enum HostEvent
     /// <summary>SIGHUP asks it to look at its settings again.</summary>
     Reload,
 
+    /// <summary>SIGUSR1 asks for what the mount did so far.</summary>
+    Report,
+
     /// <summary>The last open file of the mount has been closed.</summary>
     Unused,
 
@@ -23,10 +26,14 @@ internal enum HostEvent
 }
 
 /// <summary>
-/// The queue of what a daemon has to react to: signals (SIGTERM, SIGINT, SIGQUIT, SIGHUP) and the state of its mount.
+/// The queue of what a daemon has to react to: signals (SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1) and
+/// the state of its mount.
 /// </summary>
 internal sealed class HostEvents : IDisposable
 {
+    /// <summary>The number of SIGUSR1, for which the runtime has no name.</summary>
+    private const PosixSignal UserSignal = (PosixSignal)10;
+
     private readonly object _gate = new();
     private readonly Queue<HostEvent> _queue = new();
     private readonly PosixSignalRegistration[] _registrations;
@@ -40,6 +47,7 @@ internal sealed class HostEvents : IDisposable
         [
             .. signals.Select(signal => Register(signal, HostEvent.Stop)),
             Register(PosixSignal.SIGHUP, hangupStops ? HostEvent.Stop : HostEvent.Reload),
+            Register(UserSignal, HostEvent.Report),
         ];
     }
 

@@ -50,6 +50,18 @@ internal static partial class HostLog
     [LoggerMessage(13, LogLevel.Critical, "{Image}: the daemon ends: {Message}")]
     public static partial void Died(ILogger logger, string image, string message);
 
+    [LoggerMessage(14, LogLevel.Debug, "no control socket: {Reason}")]
+    public static partial void NoControl(ILogger logger, string reason);
+
+    [LoggerMessage(15, LogLevel.Warning, "the mount cannot be controlled any more: {Message}")]
+    public static partial void ControlFailed(ILogger logger, string message);
+
+    [LoggerMessage(16, LogLevel.Information, "{Statistics}")]
+    public static partial void Statistics(ILogger logger, string statistics);
+
+    [LoggerMessage(17, LogLevel.Information, "{Image}: {What}, as asked for by the control socket")]
+    public static partial void Asked(ILogger logger, string image, string what);
+
     [LoggerMessage(12, LogLevel.Warning, "the service manager does not hear: {Message}")]
     public static partial void NotHeard(ILogger logger, string message);
 

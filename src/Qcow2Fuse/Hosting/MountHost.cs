@@ -2,6 +2,7 @@
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
+using Qcow2Fuse.Control;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Stacks;
@@ -99,6 +100,9 @@ internal sealed class MountHost : IDisposable
             OnUnused = () => _events.Post(HostEvent.Unused),
         });
         context.Invalidator = server.Invalidator;
+
+        // Whoever sees the mount answer finds the socket.
+        using ControlSocket? control = ControlSocket.TryOpen(new ControlHost(_images, context, mount, server), _logger);
         server.Start();
         if (!server.WaitForInit(InitTimeout))
         {
@@ -118,6 +122,9 @@ internal sealed class MountHost : IDisposable
         if (TryAnnounce(ready, _images.Description))
             Serve(mount, server);
         Stop(mount, server);
+
+        // What was asked for over it is done with open images.
+        control?.Dispose();
         return Close();
     }
 
@@ -133,6 +140,9 @@ internal sealed class MountHost : IDisposable
                     return;
                 case HostEvent.Unused when _settings.IdleExit && TryUnmountUnused(mount):
                     return;
+                case HostEvent.Report:
+                    HostStatistics.Write(_images.Current(), _logger);
+                    break;
                 case HostEvent.Reload:
                     HostLog.Reloaded(_logger);
                     _reporter.Reloaded();
@@ -194,7 +204,7 @@ internal sealed class MountHost : IDisposable
         HostEvent happened;
         do
             happened = _events.Take(Grace);
-        while (happened is HostEvent.Reload or HostEvent.Unused);
+        while (happened is HostEvent.Reload or HostEvent.Report or HostEvent.Unused);
         server.Stop();
     }
 

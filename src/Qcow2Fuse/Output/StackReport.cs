@@ -4,6 +4,7 @@ using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Control;
 using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Output;
@@ -24,20 +25,44 @@ internal static class StackReport
     };
 
     /// <summary>A table for people, with newlines; empty where nothing is mounted.</summary>
-    public static string Text(IReadOnlyList<Stack> stacks)
+    /// <param name="stacks">The mounted images.</param>
+    /// <param name="ask">What the daemon of one says, or null for one that does not answer; null to ask none.</param>
+    public static string Text(IReadOnlyList<Stack> stacks, Func<Stack, MountReport?>? ask)
     {
         if (stacks.Count == 0)
             return "";
         string[][] rows = [Titles, .. stacks.Select(Row)];
         int[] widths = [.. Titles.Select((_, column) => rows.Max(row => row[column].Length))];
         StringBuilder text = new();
-        foreach (string[] row in rows)
-            text.AppendLine(string.Join("  ", row.Select((cell, column) => cell.PadRight(widths[column]))).TrimEnd());
+        for (int i = 0; i < rows.Length; i++)
+        {
+            IEnumerable<string> cells = rows[i].Select((cell, column) => cell.PadRight(widths[column]));
+            text.AppendLine(string.Join("  ", cells).TrimEnd());
+            if (i > 0 && ask is not null)
+                Append(ask(stacks[i - 1]), text);
+        }
+
         return text.ToString();
     }
 
-    /// <summary>An object for programs, without a newline at its end.</summary>
-    public static string Json(IReadOnlyList<Stack> stacks)
+    private static void Append(MountReport? mount, StringBuilder text)
+    {
+        if (mount is null)
+            text.AppendLine("  the daemon does not answer");
+        foreach (MountedImageReport image in mount?.Images ?? [])
+        {
+            MountedImageRequests requests = image.Requests;
+            text.AppendLine(
+                CultureInfo.InvariantCulture,
+                $"  {Printable.Text(image.File)}: {SizeText.Human(image.VirtualSize)}, "
+                + $"{(image.IsOpen ? "open" : "closed")}{(image.IsReadOnly ? ", read-only" : "")}; "
+                + $"{requests.Reads} reads ({SizeText.Human(requests.ReadBytes)}), "
+                + $"{requests.Writes} writes ({SizeText.Human(requests.WrittenBytes)}), {requests.Flushes} flushes");
+        }
+    }
+
+    /// <summary>An object for programs, without a newline at its end; its parameters are those of the text.</summary>
+    public static string Json(IReadOnlyList<Stack> stacks, Func<Stack, MountReport?>? ask)
     {
         using MemoryStream stream = new();
         using (Utf8JsonWriter json = new(stream, Options))
@@ -46,7 +71,7 @@ internal static class StackReport
             json.WriteNumber("schema", Schema);
             json.WriteStartArray("mounts");
             foreach (Stack stack in stacks)
-                Write(stack, json);
+                Write(stack, json, ask);
             json.WriteEndArray();
             json.WriteEndObject();
         }
@@ -65,7 +90,7 @@ internal static class StackReport
             : $"{loop.Loop.Path} on {string.Join(" and ", loop.MountPoints)}"))),
     ];
 
-    private static void Write(Stack stack, Utf8JsonWriter json)
+    private static void Write(Stack stack, Utf8JsonWriter json, Func<Stack, MountReport?>? ask)
     {
         json.WriteStartObject();
         json.WriteString("image", stack.Image);
@@ -95,6 +120,15 @@ internal static class StackReport
         }
 
         json.WriteEndArray();
+        if (ask is not null)
+        {
+            json.WritePropertyName("daemon");
+            if (ask(stack) is { } mount)
+                JsonSerializer.Serialize(json, mount, ControlJson.Default.MountReport);
+            else
+                json.WriteNullValue();
+        }
+
         json.WriteEndObject();
     }
 

@@ -15,8 +15,6 @@ internal sealed class PrivateMount : IDisposable
 {
     private const string SystemBase = "/run/qcow2fuse";
     private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
-    private const UnixFileMode Visible = OwnerOnly | UnixFileMode.GroupRead | UnixFileMode.GroupExecute
-        | UnixFileMode.OtherRead | UnixFileMode.OtherExecute;
     private const int IdLength = 16;
     private const string RawExtension = ".raw";
 
@@ -163,7 +161,7 @@ internal sealed class PrivateMount : IDisposable
         {
             if (runtime is null)
                 return System.IO.Directory.CreateTempSubdirectory("qcow2fuse-").FullName;
-            System.IO.Directory.CreateDirectory(runtime, Visible);
+            System.IO.Directory.CreateDirectory(runtime, OwnerOnly);
             System.IO.Directory.CreateDirectory(Path.Combine(runtime, kind), OwnerOnly);
             string id = RandomNumberGenerator.GetHexString(IdLength, lowercase: true);
             string directory = Path.Combine(runtime, kind, id);

@@ -125,7 +125,8 @@ public sealed class ImageDetailsTests : MountTest
         Assert.Contains("qcow2fuse_image_open{image=\"disk\"} 1", lines);
         Assert.All(
             lines[..^1],
-            static line => Assert.Matches(@"^(# (TYPE|HELP|UNIT) \w+ .+|\w+\{image=""disk""[^}]*\} \d+)$", line));
+            static line => Assert.Matches(
+                @"^(# (TYPE|HELP|UNIT) \w+ .+|\w+\{image=""disk""[^}]*\} \d+(\.\d+)?)$", line));
     }
 
     [SkippableFact]

@@ -13,6 +13,7 @@ internal static class MetricsText
     {
         WriteCounter(text, "qcow2fuse_requests", null, "Requests of the kernel that were served", images, Requests);
         WriteCounter(text, "qcow2fuse_bytes", "bytes", "Bytes of those requests", images, Bytes);
+        WriteLatencies(text, images);
         WriteFamily(text, "qcow2fuse_image_open", "gauge", null, "Whether the image is open now");
         foreach (ImageNodes image in images)
             WriteSample(text, "qcow2fuse_image_open", image, label: "", image.Image.Current is null ? 0 : 1);
@@ -25,6 +26,14 @@ internal static class MetricsText
         WriteTables(text, tables, "qcow2fuse_table_reads", "Tables read from the file", static table => table.Misses);
         WriteTables(
             text, tables, "qcow2fuse_table_writes", "Tables written to the file", static table => table.Written);
+        WriteFamily(text, "qcow2fuse_tables_held", "gauge", null, "Tables in the cache now");
+        foreach ((ImageNodes image, MetadataStatistics statistics) in tables)
+        {
+            WriteSample(text, "qcow2fuse_tables_held", image, ",table=\"l2\"", statistics.L2.Held);
+            WriteSample(
+                text, "qcow2fuse_tables_held", image, ",table=\"refcount\"", statistics.RefcountBlocks.Held);
+        }
+
         WriteFamily(text, "qcow2fuse_metadata_flushes", "counter", null, "Flushes that made all metadata durable");
         foreach ((ImageNodes image, MetadataStatistics statistics) in tables)
             WriteSample(text, "qcow2fuse_metadata_flushes_total", image, label: "", statistics.Flushes);
@@ -50,6 +59,41 @@ internal static class MetricsText
                 WriteSample(text, name + "_total", image, $",op=\"{operation}\"", value);
         }
     }
+
+    private static void WriteLatencies(TextWriter text, IReadOnlyList<ImageNodes> images)
+    {
+        const string Name = "qcow2fuse_request_duration_seconds";
+        WriteFamily(text, Name, "histogram", "seconds", "How long those requests took");
+        foreach (ImageNodes image in images)
+        {
+            ImageCounters counters = image.Image.Counters;
+            WriteLatency(text, Name, image, "read", counters.ReadLatency);
+            WriteLatency(text, Name, image, "write", counters.WriteLatency);
+            WriteLatency(text, Name, image, "zero", counters.ZeroLatency);
+            WriteLatency(text, Name, image, "flush", counters.FlushLatency);
+        }
+    }
+
+    private static void WriteLatency(
+        TextWriter text, string name, ImageNodes image, string operation, LatencyHistogram latency)
+    {
+        string label = $",op=\"{operation}\"";
+        double sum = latency.Sum;
+        long[] counts = latency.Cumulative();
+        for (int i = 0; i < counts.Length; i++)
+        {
+            string bound = i == LatencyHistogram.Bounds.Length ? "+Inf" : Canonical(LatencyHistogram.Bounds[i]);
+            WriteSample(text, name + "_bucket", image, $"{label},le=\"{bound}\"", counts[i]);
+        }
+
+        WriteSample(text, name + "_count", image, label, counts[^1]);
+        text.WriteLine(string.Create(
+            CultureInfo.InvariantCulture, $"{name}_sum{{image=\"{Escape(image.Name)}\"{label}}} {sum:0.0########}"));
+    }
+
+    /// <summary>As OpenMetrics wants bounds: <c>5e-05</c>, <c>0.001</c>, <c>1.0</c>.</summary>
+    private static string Canonical(double bound) =>
+        bound.ToString(bound < 1e-4 ? "0e-00" : "0.0####", CultureInfo.InvariantCulture);
 
     private static void WriteTables(
         TextWriter text, (ImageNodes Image, MetadataStatistics Statistics)[] tables, string name, string help,
@@ -81,7 +125,7 @@ internal static class MetricsText
             .Replace("\n", "\\n", StringComparison.Ordinal);
 
     /// <summary>The statistics of an image that is open and has tables.</summary>
-    private static MetadataStatistics? StatisticsOf(HostedImage image)
+    internal static MetadataStatistics? StatisticsOf(HostedImage image)
     {
         BlockDevice? device = image.AcquireOpen();
         if (device is null)

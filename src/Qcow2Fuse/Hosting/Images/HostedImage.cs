@@ -57,6 +57,13 @@ internal sealed class HostedImage : DiskSource, IDisposable
     /// <summary>Absolute path of the image.</summary>
     public string Path { get; }
 
+    /// <summary>A path that leads to its file, also where the mount covers <see cref="Path"/>.</summary>
+    public string FilePath =>
+        _staysOpen ? string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{_anchor}") : Path;
+
+    /// <summary>Held by what changes the image as a whole, one at a time.</summary>
+    public Lock ChangeLock { get; } = new();
+
     /// <summary>What its requests add up to.</summary>
     public ImageCounters Counters { get; } = new();
 
@@ -98,7 +105,7 @@ internal sealed class HostedImage : DiskSource, IDisposable
     public ImageReport ReadReport()
     {
         if (_staysOpen)
-            return ReadReport(string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{_anchor}"));
+            return ReadReport(FilePath);
         FileStamp stamp = FileStamp.Of(Path);
         lock (_stateLock)
         {
@@ -182,6 +189,18 @@ internal sealed class HostedImage : DiskSource, IDisposable
 
     /// <summary>To be called after the size has changed: the backup of a GPT lies at the end.</summary>
     public void HasResized() => Volatile.Write(ref _tableIsStale, 1);
+
+    /// <summary>
+    /// To be called after the size was changed by somebody else than the kernel, which has sizes and pages cached.
+    /// </summary>
+    /// <param name="from">The smaller of the old and the new size.</param>
+    public void WasResized(long from)
+    {
+        HasResized();
+        Volatile.Write(ref _modifiedTicks, DateTime.UtcNow.Ticks);
+        foreach (RawFileNode view in Volatile.Read(ref _views))
+            view.ForgetEnd(from);
+    }
 
     /// <summary>Says once in the log how a change of the size can be had.</summary>
     public void RefuseResize(string fileName)

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 namespace Qcow2Fuse.Hosting;
 
-/// <summary>What the requests of an image's files add up to; counted by any number of threads.</summary>
+/// <summary>
+/// What the requests of an image's files add up to; counted by any number of threads. The time at which a request
+/// began is one of <see cref="System.Diagnostics.Stopwatch"/>.
+/// </summary>
 internal sealed class ImageCounters
 {
     private long _reads;
@@ -27,23 +30,42 @@ internal sealed class ImageCounters
 
     public long Flushes => Volatile.Read(ref _flushes);
 
-    public void CountRead(int bytes)
+    /// <summary>How long reads took.</summary>
+    public LatencyHistogram ReadLatency { get; } = new();
+
+    /// <summary>How long writes took.</summary>
+    public LatencyHistogram WriteLatency { get; } = new();
+
+    /// <summary>How long punching holes and zeroing took.</summary>
+    public LatencyHistogram ZeroLatency { get; } = new();
+
+    /// <summary>How long flushes took.</summary>
+    public LatencyHistogram FlushLatency { get; } = new();
+
+    public void CountRead(int bytes, long started)
     {
+        ReadLatency.Count(started);
         Interlocked.Increment(ref _reads);
         Interlocked.Add(ref _readBytes, bytes);
     }
 
-    public void CountWrite(int bytes)
+    public void CountWrite(int bytes, long started)
     {
+        WriteLatency.Count(started);
         Interlocked.Increment(ref _writes);
         Interlocked.Add(ref _writtenBytes, bytes);
     }
 
-    public void CountZeroes(long bytes)
+    public void CountZeroes(long bytes, long started)
     {
+        ZeroLatency.Count(started);
         Interlocked.Increment(ref _zeroes);
         Interlocked.Add(ref _zeroedBytes, bytes);
     }
 
-    public void CountFlush() => Interlocked.Increment(ref _flushes);
+    public void CountFlush(long started)
+    {
+        FlushLatency.Count(started);
+        Interlocked.Increment(ref _flushes);
+    }
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Diagnostics;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Fuse;
 
@@ -133,19 +134,21 @@ internal sealed partial class RawFileNode : TreeNode
     /// <inheritdoc/>
     public override int Read(ulong handle, long offset, Span<byte> destination)
     {
+        long started = Stopwatch.GetTimestamp();
         BlockDevice device = Device;
         long left = Length - offset;
         if (left <= 0)
             return 0;
         int length = (int)Math.Min(left, destination.Length);
         device.Read(_window.Start + offset, destination[..length]);
-        _image.Counters.CountRead(length);
+        _image.Counters.CountRead(length, started);
         return length;
     }
 
     /// <inheritdoc/>
     public override int Write(long offset, ReadOnlySpan<byte> source)
     {
+        long started = Stopwatch.GetTimestamp();
         BlockDevice device = Device;
         if (device.IsReadOnly)
             return -FuseErrno.EROFS;
@@ -156,7 +159,7 @@ internal sealed partial class RawFileNode : TreeNode
             return source.IsEmpty ? 0 : -FuseErrno.ENOSPC;
         int length = (int)Math.Min(left, source.Length);
         device.Write(_window.Start + offset, source[..length]);
-        _image.Counters.CountWrite(length);
+        _image.Counters.CountWrite(length, started);
         _image.HasChanged(this, _window.Start + offset, length);
         return length;
     }
@@ -164,10 +167,11 @@ internal sealed partial class RawFileNode : TreeNode
     /// <inheritdoc/>
     public override int Fsync()
     {
+        long started = Stopwatch.GetTimestamp();
         BlockDevice device = Device;
         if (!device.IsReadOnly)
             device.Flush();
-        _image.Counters.CountFlush();
+        _image.Counters.CountFlush(started);
         _context.AwaitInvalidations();
         return 0;
     }
@@ -233,6 +237,14 @@ internal sealed partial class RawFileNode : TreeNode
             _context.Invalidator?.Invalidate(cached, from - _window.Start, to - from);
     }
 
+    /// <summary>Drops the size that the kernel may have cached, and the pages from an offset of the disk on.</summary>
+    public void ForgetEnd(long start)
+    {
+        lock (_openLock)
+            _cached ??= new FuseCachedNode(Number);
+        _context.Invalidator?.Invalidate(_cached, Math.Max(start - _window.Start, 0), long.MaxValue);
+    }
+
     /// <summary>The name has gone. The node follows when the last user has closed it.</summary>
     public void Retire()
     {
@@ -270,8 +282,9 @@ internal sealed partial class RawFileNode : TreeNode
     {
         if (length <= 0)
             return 0;
+        long started = Stopwatch.GetTimestamp();
         Device.WriteZeroes(_window.Start + offset, length, mayUnmap);
-        _image.Counters.CountZeroes(length);
+        _image.Counters.CountZeroes(length, started);
         _image.HasChanged(this, _window.Start + offset, length);
         return 0;
     }

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+using System.Net.Http.Headers;
+using System.Net.Sockets;
+using System.Text.Json;
+using System.Text.Json.Serialization.Metadata;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Output;
+
+namespace Qcow2Fuse.Control;
+
+/// <summary>Asks a daemon over its control socket. No call waits for a daemon that gives no sign of life.</summary>
+/// <param name="process">The daemon.</param>
+/// <param name="socket">Path of its socket.</param>
+internal sealed class ControlClient(int process, string socket) : IDisposable
+{
+    /// <summary>While something takes, the daemon gives a sign of life after so long each time.</summary>
+    public static readonly TimeSpan SignPeriod = TimeSpan.FromSeconds(3);
+
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan ConnectPatience = TimeSpan.FromSeconds(5);
+
+    private readonly HttpClient _http = new(
+        new SocketsHttpHandler
+        {
+            ConnectTimeout = ConnectPatience,
+            UseProxy = false,
+            AllowAutoRedirect = false,
+            ConnectCallback = async (_, cancellation) => await Connect(socket, cancellation),
+        })
+    { BaseAddress = new Uri("http://localhost"), Timeout = Timeout.InfiniteTimeSpan };
+
+    /// <summary>The daemon's process id.</summary>
+    public int Process => process;
+
+    /// <summary>What the daemon says of its mounts; null where nobody listens or nobody answers in time.</summary>
+    public MountsReport? TryGetMounts()
+    {
+        try
+        {
+            using HttpRequestMessage request = new(HttpMethod.Get, "/v1/mounts");
+            return JsonSerializer.Deserialize(Send(request), ControlJson.Default.MountsReport);
+        }
+        catch (Exception exception) when (IsNoAnswer(exception))
+        {
+            return null;
+        }
+    }
+
+    /// <summary>Has a verb done.</summary>
+    /// <param name="verb">Name of the verb.</param>
+    /// <param name="call">What to do.</param>
+    /// <param name="type">The call's JSON form.</param>
+    /// <param name="name">The image's name in messages.</param>
+    /// <exception cref="CommandException">The daemon does not answer.</exception>
+    public ControlAnswer Call<TCall>(string verb, TCall call, JsonTypeInfo<TCall> type, string name)
+    {
+        try
+        {
+            using HttpRequestMessage request = new(HttpMethod.Post, "/v1/" + verb)
+            {
+                Content = new ByteArrayContent(JsonSerializer.SerializeToUtf8Bytes(call, type)),
+            };
+            request.Content.Headers.ContentType = new MediaTypeHeaderValue("application/json");
+            return JsonSerializer.Deserialize(Send(request), ControlJson.Default.ControlAnswer)
+                ?? throw new JsonException("there is no answer");
+        }
+        catch (Exception exception) when (IsNoAnswer(exception))
+        {
+            throw new CommandException(
+                ExitCode.Failure,
+                $"{Printable.Text(name)}: its daemon (pid {process}) does not answer: {exception.Message}",
+                inner: exception);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _http.Dispose();
+
+    private static bool IsNoAnswer(Exception exception) =>
+        exception is HttpRequestException or IOException or SocketException or OperationCanceledException
+            or JsonException;
+
+    private static async Task<Stream> Connect(string path, CancellationToken cancellation)
+    {
+        Socket connection = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        try
+        {
+            await connection.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellation);
+            return new NetworkStream(connection, ownsSocket: true);
+        }
+        catch
+        {
+            connection.Dispose();
+            throw;
+        }
+    }
+
+    private byte[] Send(HttpRequestMessage request) => SendAsync(request).GetAwaiter().GetResult();
+
+    /// <summary>The body of the answer; each part of it may take as long as <see cref="Patience"/>.</summary>
+    private async Task<byte[]> SendAsync(HttpRequestMessage request)
+    {
+        using CancellationTokenSource patience = new(Patience);
+        using HttpResponseMessage response = await _http.SendAsync(
+            request, HttpCompletionOption.ResponseHeadersRead, patience.Token);
+        await using Stream body = await response.Content.ReadAsStreamAsync(patience.Token);
+        using MemoryStream all = new();
+        byte[] part = new byte[16384];
+        while (true)
+        {
+            patience.CancelAfter(Patience);
+            int length = await body.ReadAsync(part, patience.Token);
+            if (length == 0)
+                break;
+            all.Write(part, 0, length);
+        }
+
+        response.EnsureSuccessStatusCode();
+        return all.ToArray();
+    }
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Commands;
+using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Qcow2;
+
+namespace Qcow2Fuse.Control;
+
+/// <summary>The verbs, each with what its command does on a file of its own.</summary>
+internal sealed partial class ControlHost
+{
+    /// <summary><c>info</c>.</summary>
+    public ControlAnswer Info(InfoCall call) => OnImage(call, (nodes, device) =>
+    {
+        ImageReport report;
+        if (device is Qcow2Device qcow2)
+        {
+            report = qcow2.WhileStill(file => InfoCommand.Read(file, call.Shown, call.Format));
+        }
+        else
+        {
+            using FileDevice file = FileDevice.Open(nodes.Image.FilePath, readOnly: true);
+            report = InfoCommand.Read(file, call.Shown, call.Format);
+        }
+
+        return Printed(text => InfoCommand.Write(report, call.Json, text));
+    });
+
+    /// <summary><c>check</c>. Guest writes wait until it is done.</summary>
+    public ControlAnswer Check(CheckCall call) => OnImage(call, (_, device) =>
+    {
+        if (device is not Qcow2Device qcow2)
+            throw CheckCommand.NothingToCheck(Printable.Text(call.Shown));
+        CheckResult check = qcow2.WhileStill(ImageChecker.Check);
+        List<string> messages = [];
+        int exitCode = 0;
+        ControlAnswer answer = Printed(text => exitCode = CheckCommand.Write(
+            new RepairResult(check, check, LeaksFixed: 0, CorruptionsFixed: 0, Refused: null),
+            call.Shown, call.Json, call.Quiet, text, messages.Add));
+        return answer with { ExitCode = exitCode, Messages = messages };
+    });
+
+    /// <summary><c>snapshot</c>. What the kernel holds is not in one that is taken here: the caller flushes it.
+    /// </summary>
+    public ControlAnswer Snapshot(SnapshotCall call) => OnImage(call, (_, device) =>
+    {
+        Qcow2Device qcow2 = Qcow2Of(device, call, "only qcow2 images have snapshots");
+        if (call.Apply is not null)
+        {
+            throw new CommandException(
+                ExitCode.Failure,
+                $"{Printable.Text(call.Shown)}: is mounted, and a disk in use cannot go back to a snapshot",
+                $"qcow2fuse umount {Printable.Text(mount.MountPoint)} first");
+        }
+
+        if ((call.Create ?? call.Delete) is null)
+            return Printed(text => SnapshotCommand.Write(qcow2.Snapshots, call.Json, text));
+        RequireWritable(device, call);
+        if (call.Create is not null)
+            qcow2.CreateSnapshot(call.Create);
+        if (call.Delete is not null)
+            qcow2.DeleteSnapshot(call.Delete);
+        HostLog.Asked(
+            context.Logger, device.Name, call.Create is null ? "a snapshot was deleted" : "a snapshot was taken");
+        return new ControlAnswer();
+    });
+
+    /// <summary><c>resize</c>. The kernel forgets the size that it has cached.</summary>
+    public ControlAnswer Resize(ResizeCall call) => OnImage(call, (nodes, device) =>
+    {
+        RequireWritable(device, call);
+        if (!Enum.TryParse(call.Preallocation ?? "off", ignoreCase: true, out Preallocation preallocation))
+            throw CommandException.Usage($"unknown preallocation {Printable.Text(call.Preallocation!)}");
+        long old = device.Length;
+        ResizeCommand.Resize(device, call.Shown, call.Size, preallocation, call.Shrink);
+        nodes.Image.WasResized(Math.Min(old, device.Length));
+        context.AwaitInvalidations();
+        HostLog.Asked(context.Logger, device.Name, "resized");
+        return new ControlAnswer(
+            Output: call.Quiet ? "" : ResizeCommand.Done + "\n", FileSize: nodes.Raw.Length);
+    });
+
+    /// <summary><c>bitmap</c>.</summary>
+    public ControlAnswer Bitmap(BitmapCall call) => OnImage(call, (_, device) =>
+    {
+        Qcow2Device qcow2 = Qcow2Of(device, call, BitmapCommand.OnlyQcow2);
+        RequireWritable(device, call);
+        if (call.SourceFile is not null)
+            RefuseOwnMount(call.SourceFile);
+        using OpenedImage? source = call.SourceFile is null
+            ? null : BitmapCommand.Open(call.SourceFile, call.SourceFormat, readOnly: true);
+        BitmapCommand.Apply(qcow2, source, call.Bitmap, call.Granularity, call.Steps);
+        HostLog.Asked(context.Logger, device.Name, "a bitmap was changed");
+        return new ControlAnswer();
+    });
+
+    /// <summary><c>umount</c>: everything is durable before the mount goes, or it stays.</summary>
+    public ControlAnswer Unmount(UmountCall call)
+    {
+        try
+        {
+            images.Flush();
+            mount.Unmount(call.Lazy);
+            return new ControlAnswer();
+        }
+        catch (BlockException exception)
+        {
+            return Failed(ExitCode.Failure, exception.Message, exception.Hint);
+        }
+        catch (FuseMountException exception)
+        {
+            return Failed(ExitCode.Failure, exception.Message, exception.Hint);
+        }
+    }
+
+    private static ControlAnswer Printed(Action<TextWriter> write)
+    {
+        using StringWriter text = new() { NewLine = "\n" };
+        write(text);
+        return new ControlAnswer(Output: text.ToString());
+    }
+
+    /// <summary>A daemon that reads from its own mount could wait for itself.</summary>
+    private void RefuseOwnMount(string path)
+    {
+        ulong own = FileIdentity.DeviceOf(MountTable.FindAt(mount.MountPoint)?.Device ?? "");
+        if (FileIdentity.Of(path) is { } identity && identity.Device == own)
+            throw new CommandException(ExitCode.Failure, $"{Printable.Text(path)}: is a file of this mount");
+    }
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+using System.Text.Json;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Linux;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Qcow2;
+
+namespace Qcow2Fuse.Control;
+
+/// <summary>
+/// A running mount as it is controlled: what it says of itself, and its verbs. Each call runs on a thread of its own,
+/// since it may wait for guests, and threads of a pool belong to all.
+/// </summary>
+internal sealed partial class ControlHost(
+    ImageSet images, TreeContext context, FuseMount mount, FuseServer server) : IDisposable
+{
+    /// <summary>Version of the JSON forms; it changes when a key changes its meaning or goes.</summary>
+    public const int Schema = 1;
+
+    private const int StackSize = 1024 * 1024;
+
+    private readonly object _gate = new();
+    private int _running;
+    private bool _isOver;
+
+    /// <summary>Whether requests of the kernel are served.</summary>
+    public bool IsServing => !server.Ended.IsCompleted;
+
+    /// <summary>Does something on a thread of its own.</summary>
+    /// <exception cref="InvalidOperationException">The mount is coming to its end.</exception>
+    public Task<T> Run<T>(Func<T> work)
+    {
+        TaskCompletionSource<T> done = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        Thread thread = new(() => Work(work, done), StackSize) { IsBackground = true, Name = "control-work" };
+        lock (_gate)
+        {
+            if (_isOver)
+                throw new InvalidOperationException("the mount is coming to its end");
+            _running++;
+        }
+
+        try
+        {
+            thread.Start();
+        }
+        catch
+        {
+            CountDown();
+            throw;
+        }
+
+        return done.Task;
+    }
+
+    /// <summary>Refuses new work, and waits until what has begun is done.</summary>
+    public void Dispose()
+    {
+        lock (_gate)
+        {
+            _isOver = true;
+            while (_running > 0)
+                Monitor.Wait(_gate);
+        }
+    }
+
+    /// <summary>OpenMetrics text.</summary>
+    public string Metrics()
+    {
+        using StringWriter text = new() { NewLine = "\n" };
+        MetricsText.Write(images.Current(), text);
+        return text.ToString();
+    }
+
+    /// <summary>What is mounted, as JSON (<see cref="MountsReport"/>).</summary>
+    public string Mounts()
+    {
+        MountReport report = new(
+            Environment.ProcessId, mount.MountPoint, images.Path, images.IsReadOnly,
+            [.. images.Current().Select(Describe)]);
+        return JsonSerializer.Serialize(new MountsReport(Schema, [report]), ControlJson.Default.MountsReport) + "\n";
+    }
+
+    /// <summary>The image file and what is known of it without opening it.</summary>
+    private MountedImageReport Describe(ImageNodes nodes)
+    {
+        HostedImage image = nodes.Image;
+        StorageIdentity identity = FileIdentity.Of(image.FilePath) ?? default;
+        ImageCounters counters = image.Counters;
+        return new MountedImageReport(
+            image.Path,
+            mount.IsFile ? mount.MountPoint : Path.Combine(mount.MountPoint, nodes.RawName),
+            image.Current is not null,
+            image.IsReadOnly,
+            image.Length,
+            identity.Device,
+            identity.Inode,
+            new MountedImageRequests(
+                counters.Reads, counters.ReadBytes, counters.Writes, counters.WrittenBytes, counters.Zeroes,
+                counters.ZeroedBytes, counters.Flushes));
+    }
+
+    private void Work<T>(Func<T> work, TaskCompletionSource<T> done)
+    {
+        // With a lock of the image held, memory must not be waited for that its own mount has to write out.
+        _ = ServingThread.TrySetIOFlusher();
+        try
+        {
+            done.SetResult(work());
+        }
+        catch (Exception exception)
+        {
+            done.SetException(exception);
+        }
+        finally
+        {
+            CountDown();
+        }
+    }
+
+    private void CountDown()
+    {
+        lock (_gate)
+        {
+            _running--;
+            Monitor.PulseAll(_gate);
+        }
+    }
+
+    /// <summary>Runs a verb on the open disk of an image; whatever it throws becomes an answer.</summary>
+    private ControlAnswer OnImage(ControlCall call, Func<ImageNodes, BlockDevice, ControlAnswer> verb)
+    {
+        ImageNodes? nodes = images.Current().FirstOrDefault(
+            one => string.Equals(one.Image.Path, call.Image, StringComparison.Ordinal));
+        if (nodes is null)
+            return Failed(ExitCode.Failure, $"{Printable.Text(call.Shown)}: is not mounted here");
+        string name = nodes.Image.Path;
+        try
+        {
+            lock (nodes.Image.ChangeLock)
+            {
+                BlockDevice device = nodes.Image.Acquire();
+                try
+                {
+                    device = Unwrapped(device);
+                    name = device.Name;
+                    return verb(nodes, device);
+                }
+                finally
+                {
+                    nodes.Image.Release();
+                }
+            }
+        }
+        catch (CommandException exception)
+        {
+            return Failed(exception.ExitCode, exception.Message, exception.Hint);
+        }
+        catch (BlockException exception)
+        {
+            return Failed(ExitCode.Failure, Renamed(exception.Message, name, call.Shown), exception.Hint);
+        }
+        catch (Exception exception)
+        {
+            HostLog.RequestFailed(context.Logger, exception.ToString());
+            return Failed(ExitCode.Internal, $"internal error: {exception.Message}");
+        }
+    }
+
+    private static ControlAnswer Failed(int exitCode, string message, string? hint = null) =>
+        new(exitCode, Error: message, Hint: hint);
+
+    /// <summary>A message that begins with the daemon's name of the image, with the user's instead.</summary>
+    private static string Renamed(string message, string name, string shown) =>
+        message.StartsWith(name + ":", StringComparison.Ordinal)
+            ? Printable.Text(shown) + message[name.Length..]
+            : message;
+
+    private static BlockDevice Unwrapped(BlockDevice device)
+    {
+        while (device is FilterDevice filter)
+            device = filter.Child;
+        return device;
+    }
+
+    private static void RequireWritable(BlockDevice device, ControlCall call)
+    {
+        if (device.IsReadOnly)
+            throw new CommandException(
+                ExitCode.Failure, $"{Printable.Text(call.Shown)}: is mounted read-only and cannot be changed");
+    }
+
+    private static Qcow2Device Qcow2Of(BlockDevice device, ControlCall call, string refusal) =>
+        device as Qcow2Device
+        ?? throw new CommandException(ExitCode.Failure, $"{Printable.Text(call.Shown)}: {refusal}");
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using Qcow2Fuse.Linux;
+using Qcow2Fuse.Stacks;
+
+namespace Qcow2Fuse.Control;
+
+/// <summary>
+/// Where the control sockets of running mounts are: <c>/run/qcow2fuse/ID.sock</c> for root,
+/// <c>$XDG_RUNTIME_DIR/qcow2fuse/ID.sock</c> for others. ID is the process id of the daemon.
+/// </summary>
+internal static class ControlPath
+{
+    private const string SystemDirectory = "/run/qcow2fuse";
+    private const string Ending = ".sock";
+    private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
+    private const UnixFileMode OthersWrite = UnixFileMode.GroupWrite | UnixFileMode.OtherWrite;
+
+    /// <summary>The directory of the calling user's sockets; null where there is none.</summary>
+    public static string? Directory => MountCalls.EffectiveUser() == 0
+        ? SystemDirectory
+        : Environment.GetEnvironmentVariable("XDG_RUNTIME_DIR") is { Length: > 0 } runtime
+            ? Path.Combine(runtime, "qcow2fuse")
+            : null;
+
+    /// <summary>The socket of a daemon in a directory.</summary>
+    public static string SocketOf(string directory, int process) =>
+        Path.Combine(directory, process.ToString(CultureInfo.InvariantCulture) + Ending);
+
+    /// <summary>Makes the directory if it is missing.</summary>
+    /// <exception cref="IOException">It cannot be made, or others could put sockets there.</exception>
+    public static void Prepare(string directory)
+    {
+        System.IO.Directory.CreateDirectory(directory, OwnerOnly);
+        int descriptor = LinuxFile.Open(directory, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
+        if (descriptor < 0)
+            throw new IOException($"{directory}: {Errno.Text(-descriptor)}");
+        int result = LinuxFile.Status(descriptor, out FileStatus status);
+        _ = LinuxFile.Close(descriptor);
+        bool isOurs = result == 0 && status.Type == FileType.Directory && status.Owner == MountCalls.EffectiveUser()
+            && (File.GetUnixFileMode(directory) & OthersWrite) == UnixFileMode.None;
+        if (!isOurs)
+            throw new IOException($"{directory}: is not a directory that only this user can write to");
+    }
+
+    /// <summary>The daemons that have a socket where the calling user may look for one, and run.</summary>
+    public static IEnumerable<(int Process, string Socket)> FindAll()
+    {
+        foreach (string directory in Directories())
+        {
+            foreach (string socket in SocketsIn(directory))
+            {
+                if (IdOf(socket) is { } process && DaemonTable.IsRunning(process))
+                    yield return (process, socket);
+            }
+        }
+    }
+
+    /// <summary>The socket of a daemon; null where it has none that the calling user may look for.</summary>
+    public static string? Find(int process) => Directories()
+        .Select(directory => SocketOf(directory, process))
+        .FirstOrDefault(File.Exists);
+
+    /// <summary>Removes the sockets of daemons that were killed.</summary>
+    public static void RemoveStale(string directory)
+    {
+        foreach (string socket in SocketsIn(directory))
+        {
+            if (IdOf(socket) is { } process && !DaemonTable.IsRunning(process))
+                Remove(socket);
+        }
+    }
+
+    /// <summary>Removes a socket, if it is still there.</summary>
+    public static void Remove(string socket)
+    {
+        try
+        {
+            File.Delete(socket);
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            // Nobody listens there, and whoever looks finds that its process does not run.
+        }
+    }
+
+    /// <summary>Root controls the mounts of all users.</summary>
+    private static IEnumerable<string> Directories()
+    {
+        if (Directory is not { } own)
+            return [];
+        return MountCalls.EffectiveUser() == 0
+            ? [own, .. EntriesOf("/run/user").Select(static user => Path.Combine(user, "qcow2fuse"))]
+            : [own];
+    }
+
+    private static IEnumerable<string> SocketsIn(string directory) =>
+        EntriesOf(directory).Where(static entry => entry.EndsWith(Ending, StringComparison.Ordinal));
+
+    private static string[] EntriesOf(string directory)
+    {
+        try
+        {
+            return System.IO.Directory.Exists(directory)
+                ? System.IO.Directory.GetFileSystemEntries(directory)
+                : [];
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            // What cannot be looked into cannot be controlled either.
+            return [];
+        }
+    }
+
+    private static int? IdOf(string socket) =>
+        int.TryParse(
+            Path.GetFileName(socket)[..^Ending.Length], NumberStyles.None, CultureInfo.InvariantCulture, out int id)
+            ? id
+            : null;
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+using System.Text.Json.Serialization.Metadata;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Stacks;
+
+namespace Qcow2Fuse.Control;
+
+/// <summary>An image that a daemon of this program has mounted, as seen by a command that wants to work on it.
+/// </summary>
+internal sealed class RunningImage : IDisposable
+{
+    private readonly ControlClient _client;
+    private readonly MountReport _mount;
+    private readonly MountedImageReport _image;
+    private readonly string _name;
+
+    private RunningImage(ControlClient client, MountReport mount, MountedImageReport image, string name)
+    {
+        _client = client;
+        _mount = mount;
+        _image = image;
+        _name = name;
+    }
+
+    /// <summary>Its path as the daemon has it.</summary>
+    public string Path => _image.Image;
+
+    /// <summary>Where it is mounted.</summary>
+    public string MountPoint => _mount.MountPoint;
+
+    /// <summary>The daemon.</summary>
+    public int Process => _client.Process;
+
+    /// <summary>Whether the mount shows a directory of images.</summary>
+    public bool IsOneOfMany => !string.Equals(_mount.Source, _image.Image, StringComparison.Ordinal);
+
+    /// <summary>
+    /// Works on the file of an image, or, where that is locked because the image is mounted, through its daemon.
+    /// </summary>
+    /// <param name="path">The image as the user named it.</param>
+    /// <param name="offline">Works on the file; returns the exit code.</param>
+    /// <param name="mounted">Works through the daemon; returns the exit code.</param>
+    public static int OrElse(string path, Func<int> offline, Func<RunningImage, int> mounted)
+    {
+        try
+        {
+            return offline();
+        }
+        catch (Exception exception) when (IsLocked(exception))
+        {
+            using RunningImage? running = Find(path);
+            if (running is null)
+                throw;
+            return mounted(running);
+        }
+    }
+
+    /// <summary>The image of a path, if a daemon that can be controlled has it mounted; else null.</summary>
+    public static RunningImage? Find(string path)
+    {
+        if (FileIdentity.Of(path) is not { } identity)
+            return null;
+        foreach ((int process, string socket) in ControlPath.FindAll())
+        {
+            // A daemon that has not opened the image is not woken.
+            if (!FileIdentity.MayHaveOpen(process, identity))
+                continue;
+            ControlClient client = new(process, socket);
+            foreach (MountReport mount in client.TryGetMounts()?.Mounts ?? [])
+            {
+                if (mount.Images.FirstOrDefault(
+                    one => one.Device == identity.Device && one.Inode == identity.Inode) is { } image)
+                {
+                    return new RunningImage(client, mount, image, path);
+                }
+            }
+
+            client.Dispose();
+        }
+
+        return null;
+    }
+
+    /// <summary>
+    /// Has the kernel write out what it holds of the disk: file systems on loop devices over the raw file, the loop
+    /// devices, and the mount itself. The daemon must not do that: it would wait for itself.
+    /// </summary>
+    /// <exception cref="CommandException">Something cannot be flushed; what the image holds would be incomplete.
+    /// </exception>
+    public void FlushKernel()
+    {
+        if (_image.IsReadOnly)
+            return;
+        foreach (StackedLoop loop in Stack.ReadAll().Where(stack => stack.ProcessId == Process)
+            .SelectMany(static stack => stack.Loops))
+        {
+            foreach (string mountPoint in loop.MountPoints)
+                Flush(mountPoint, LinuxFile.SyncFileSystem);
+            Flush(loop.Loop.Path, LinuxFile.DataSync);
+        }
+
+        Flush(_mount.MountPoint, LinuxFile.SyncFileSystem);
+        Flush(_image.File, LinuxFile.DataSync);
+    }
+
+    /// <summary>Has a verb done, and prints what the command would have printed.</summary>
+    /// <returns>The exit code.</returns>
+    /// <exception cref="CommandException">It failed.</exception>
+    public int Do<TCall>(string verb, TCall call, JsonTypeInfo<TCall> type)
+    {
+        ControlAnswer answer = _client.Call(verb, call, type, _name);
+        foreach (string message in answer.Messages ?? [])
+            StandardError.WriteLine(Plain(message));
+        Console.Out.Write(Plain(answer.Output));
+        if (answer.Error is { } error)
+            throw new CommandException(answer.ExitCode, error, answer.Hint);
+        if (answer.FileSize is { } size)
+            TellSize(size);
+        return answer.ExitCode;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _client.Dispose();
+
+    private static bool IsLocked(Exception exception) =>
+        (exception as BlockException ?? exception.InnerException as BlockException)?.Kind == BlockErrorKind.Locked;
+
+    /// <summary>Another user's daemon is not to move root's cursor.</summary>
+    private static string Plain(string text) =>
+        string.Concat(text.Select(static one => char.IsControl(one) && one != '\n' ? '?' : one));
+
+    /// <summary>
+    /// With the kernel's writeback cache the size of a file is what the kernel thinks it is. A truncation to the size
+    /// that the disk has now changes nothing else.
+    /// </summary>
+    private void TellSize(long size)
+    {
+        FileInfo file = new(_image.File);
+        if (!file.Exists || file.Length == size)
+            return;
+        int descriptor = LinuxFile.Open(_image.File, OpenFlags.ReadWrite | OpenFlags.CloseOnExec);
+        int result = descriptor;
+        if (descriptor >= 0)
+        {
+            result = LinuxFile.Truncate(descriptor, size);
+            _ = LinuxFile.Close(descriptor);
+        }
+
+        if (result < 0)
+            Report.Warning($"{_image.File}: still shows its old size: {Errno.Text(-result)}");
+    }
+
+    private void Flush(string path, Func<int, int> flush)
+    {
+        int descriptor = LinuxFile.Open(path, OpenFlags.ReadOnly | OpenFlags.CloseOnExec);
+        int result = descriptor;
+        if (descriptor >= 0)
+        {
+            result = flush(descriptor);
+            _ = LinuxFile.Close(descriptor);
+        }
+
+        if (result < 0)
+        {
+            throw new CommandException(
+                ExitCode.Failure,
+                $"{Printable.Text(_name)}: {Printable.Text(path)} cannot be flushed first: {Errno.Text(-result)}");
+        }
+    }
+}
