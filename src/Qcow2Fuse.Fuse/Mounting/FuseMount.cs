@@ -9,7 +9,7 @@ namespace Qcow2Fuse.Fuse;
 /// The process that serves a mount must never touch it: with all workers waiting that is a deadlock. Nothing here
 /// does after <see cref="Mount"/> has begun.
 /// </remarks>
-public sealed class FuseMount : IDisposable
+public sealed partial class FuseMount : IDisposable
 {
     private const int StackedStaleMounts = 16;
     private const int SysAdminCapability = 21;
@@ -19,14 +19,15 @@ public sealed class FuseMount : IDisposable
 
     private int _device;
     private bool _disposed;
+    private bool _isLeft;
 
-    private FuseMount(MountPoint place, int device, int keepAlive)
+    private FuseMount(string path, bool isFile, MountEntry? entry, int device, int keepAlive)
     {
-        MountPoint = place.Path;
-        IsFile = (place.Mode & FuseAttributes.KindMask) == FuseAttributes.RegularFile;
+        MountPoint = path;
+        IsFile = isFile;
         _device = device;
         _keepAlive = keepAlive;
-        _entry = MountTable.FindAt(place.Path);
+        _entry = entry;
     }
 
     /// <summary>Where it is mounted: an absolute path without symbolic links.</summary>
@@ -43,7 +44,7 @@ public sealed class FuseMount : IDisposable
 
     /// <summary>
     /// Mounts. A dead mount of the same type at the same place is unmounted first. Requests wait until a
-    /// <see cref="FuseServer"/> serves them through <see cref="OpenTransport"/>.
+    /// <see cref="FuseServer"/> serves them through <see cref="OpenTransport()"/>.
     /// </summary>
     /// <remarks>
     /// Whoever may mount does so by mount(2). Others, and who is refused by a user namespace or asks for
@@ -59,7 +60,8 @@ public sealed class FuseMount : IDisposable
             device = MountDirectly(spec, place.Path);
         if (device < 0)
             device = Fusermount.Mount(spec, place.Path, out keepAlive);
-        return new FuseMount(place, device, keepAlive);
+        bool isFile = (place.Mode & FuseAttributes.KindMask) == FuseAttributes.RegularFile;
+        return new FuseMount(place.Path, isFile, MountTable.FindAt(place.Path), device, keepAlive);
     }
 
     /// <summary>
@@ -134,7 +136,8 @@ public sealed class FuseMount : IDisposable
         _disposed = true;
         try
         {
-            Unmount(lazy: true);
+            if (!_isLeft)
+                Unmount(lazy: true);
         }
         catch (FuseMountException)
         {

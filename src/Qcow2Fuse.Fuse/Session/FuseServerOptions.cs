@@ -14,6 +14,12 @@ public sealed record FuseServerOptions
     /// <summary>Threads that serve, 1 to 256; each has one request in work.</summary>
     public int Workers { get; init; } = 16;
 
+    /// <summary>
+    /// Set to go on with a session that an earlier process began; its requests in work are sent again where the kernel
+    /// can.
+    /// </summary>
+    public FuseResumption? Resumption { get; init; }
+
     /// <summary>Largest write and read in bytes, a multiple of 4096 from 4096 to 1 MiB.</summary>
     public int MaxWrite { get; init; } = 1 << 20;
 

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+using System.Security.Cryptography;
+using System.Text;
 using System.Text.Json;
 using Microsoft.Extensions.Configuration;
 using Qcow2Fuse.Output;
@@ -54,15 +56,20 @@ internal static class SettingsLoader
             Source = NullIfEmpty(configuration[SourceKey]),
             Directory = NullIfEmpty(configuration[DirectoryKey]),
         };
+        StringBuilder all = new();
         foreach (MountOption option in MountOptions.All)
         {
             // "rw" is a word for the command line; in the sources it is "ro" with another value.
             if (!string.Equals(option.Key, option.Name, StringComparison.Ordinal))
                 continue;
             foreach (string value in Values(configuration, option))
+            {
                 Apply(option, value, settings);
+                all.Append(option.Name).Append('=').Append(value).Append('\0');
+            }
         }
 
+        settings.Fingerprint = Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(all.ToString())));
         return settings;
     }
 

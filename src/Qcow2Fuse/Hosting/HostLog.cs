@@ -53,6 +53,26 @@ internal static partial class HostLog
     [LoggerMessage(12, LogLevel.Warning, "the service manager does not hear: {Message}")]
     public static partial void NotHeard(ILogger logger, string message);
 
+    [LoggerMessage(30, LogLevel.Warning, "restartable: the mount ends with this process: {Reason}")]
+    public static partial void NotRestartable(ILogger logger, string reason);
+
+    [LoggerMessage(31, LogLevel.Warning, "{Directory} is mounted anew, whoever has files open gets errors: {Reason}")]
+    public static partial void NotResumed(ILogger logger, string directory, string reason);
+
+    [LoggerMessage(32, LogLevel.Information, "goes on with the mount on {Directory}")]
+    public static partial void Resumed(ILogger logger, string directory);
+
+    [LoggerMessage(33, LogLevel.Error,
+        "{Directory}: the earlier process died before all was durable that had been written: files that were open then "
+        + "answer with EIO until they are closed")]
+    public static partial void MayHaveLost(ILogger logger, string directory);
+
+    [LoggerMessage(34, LogLevel.Information, "hands {Directory} over to the next process")]
+    public static partial void HandsOver(ILogger logger, string directory);
+
+    [LoggerMessage(35, LogLevel.Warning, "SIGUSR2: {Directory} cannot be handed over; it stays as it is")]
+    public static partial void CannotHandOver(ILogger logger, string directory);
+
     [LoggerMessage(11, LogLevel.Information, "{Directory} stays mounted although its files are closed: {Message}")]
     public static partial void StaysMounted(ILogger logger, string directory, string message);
 }

@@ -22,10 +22,15 @@ internal sealed class MountHost : IDisposable
     private readonly ILogger _logger;
     private readonly ServiceReporter _reporter;
     private readonly ImageSet _images;
-    private readonly HostEvents _events = new(hangupStops: !BackgroundStart.IsChild && !ServiceNotifier.IsPresent);
+    private readonly MountKeeper? _keeper;
+    private readonly HostEvents _events;
 
-    private MountHost(MountSettings settings, ImageSet images, ServiceReporter reporter, ILogger logger)
+    private MountHost(
+        MountSettings settings, ImageSet images, ServiceReporter reporter, MountKeeper? keeper, ILogger logger)
     {
+        _events = new HostEvents(
+            hangupStops: !BackgroundStart.IsChild && !ServiceNotifier.IsPresent, handsOver: settings.Restartable);
+        _keeper = keeper;
         _reporter = reporter;
         _settings = settings;
         _images = images;
@@ -43,12 +48,21 @@ internal sealed class MountHost : IDisposable
     {
         string source = Path.GetFullPath(settings.Source!);
         string directory = Path.GetFullPath(settings.Directory!);
-        if (Directory.Exists(source))
-            ImageDirectory.RefuseUnder(directory, source);
         using ServiceReporter reporter = new(logger);
+
+        // Until a mount that goes on is served again, nobody may look at a path that could lead into it.
+        using MountKeeper? keeper = MountKeeper.Open(settings, source, directory, logger);
+        if (keeper is null && Directory.Exists(source))
+            ImageDirectory.RefuseUnder(directory, source);
         int exitCode;
-        using (MountHost host = new(settings, ImageSet.Open(settings, source, logger), reporter, logger))
+        using (MountHost host =
+            new(settings, ImageSet.Open(settings, source, logger, keeper), reporter, keeper, logger))
+        {
             exitCode = host.Run(directory, ready);
+        }
+
+        if (exitCode != ExitCode.HandedOver)
+            keeper?.Forget();
         if (BackgroundStart.IsPrivate)
             PrivateMount.RemoveDirectory(directory);
         return exitCode;
@@ -81,12 +95,18 @@ internal sealed class MountHost : IDisposable
 
         // A daemon inside its own mount, or inside a directory mounted over, could wait for itself.
         Environment.CurrentDirectory = "/";
-        using FuseMount mount = FuseMount.Mount(MountRequest.From(_settings, _images, directory));
-        TreeContext context = new(_settings, _logger);
+        MountSpec spec = MountRequest.From(_settings, _images, directory);
+        using FuseMount mount = _keeper?.Mount(spec) ?? FuseMount.Mount(spec);
+        TreeContext context = new(_settings, _logger)
+        { Generation = _keeper?.Generation ?? 0, BrokenBelow = _keeper?.BrokenBelow ?? 0 };
         _images.CreateNodes(context, rootIsFile: mount.IsFile);
+        if (_keeper is { Resumes: true })
+            TreeRecall.Run(context);
         TreeFileSystem fileSystem = new(context, _images);
-        using FuseServer server = new(mount.OpenTransport(), fileSystem, new FuseServerOptions
+        DevFuseTransport transport = _keeper?.OpenTransport(mount) ?? mount.OpenTransport();
+        using FuseServer server = new(transport, fileSystem, new FuseServerOptions
         {
+            Resumption = _keeper?.Resumption,
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,
             WritebackCache = _settings.Writeback,
             MapException = fileSystem.OnFailure,
@@ -97,27 +117,77 @@ internal sealed class MountHost : IDisposable
         if (!server.WaitForInit(InitTimeout))
             throw new CommandException(ExitCode.MountFailed, $"{directory}: the mount does not answer");
         _ = mount.TryRaiseReadAhead();
-
-        HostLog.Mounted(_logger, _images.Description, mount.MountPoint);
+        _keeper?.Keep(mount, transport, server);
+        ReportMounted(mount, context);
         _reporter.Ready(server, $"{_images.Description} on {mount.MountPoint}");
         if (TryAnnounce(ready, _images.Description))
-            Serve(mount, server);
+        {
+            if (Serve(mount, server) == HostEvent.HandOver)
+                return HandOver(mount, server);
+        }
+
         Stop(mount, server);
         return Close();
     }
 
-    /// <summary>Returns when the mount has gone or should go.</summary>
-    private void Serve(FuseMount mount, FuseServer server)
+    private void ReportMounted(FuseMount mount, TreeContext context)
+    {
+        if (_keeper is not { Resumes: true })
+        {
+            HostLog.Mounted(_logger, _images.Description, mount.MountPoint);
+            return;
+        }
+
+        HostLog.Resumed(_logger, mount.MountPoint);
+        if (!_keeper.MayHaveLost)
+            return;
+        HostLog.MayHaveLost(_logger, mount.MountPoint);
+
+        // What the kernel has cached may be what was lost.
+        context.ForgetPages();
+    }
+
+    /// <summary>
+    /// Leaves the mount to the next process: answers what is in work, and makes everything durable. Requests that come
+    /// meanwhile wait in the kernel.
+    /// </summary>
+    private int HandOver(FuseMount mount, FuseServer server)
+    {
+        HostLog.HandsOver(_logger, mount.MountPoint);
+        _reporter.Stopping(handsOver: true);
+        server.Stop();
+        try
+        {
+            _images.Flush();
+        }
+        catch (BlockException exception)
+        {
+            // The next process knows, as after a crash, and breaks the handles that may have lost something.
+            HostLog.LastFlushFailed(_logger, _images.Path, exception.Message);
+        }
+
+        _keeper!.HandOver(mount);
+        return ExitCode.HandedOver;
+    }
+
+    /// <summary>Returns when the mount has gone or should go, or should be handed over.</summary>
+    private HostEvent Serve(FuseMount mount, FuseServer server)
     {
         _events.Watch(server.Ended);
         while (true)
         {
-            switch (_events.Take())
+            HostEvent happened = _events.Take();
+            switch (happened)
             {
                 case HostEvent.Stop or HostEvent.Ended:
-                    return;
+                    return happened;
+                case HostEvent.HandOver when _keeper is { IsKept: true } && !server.Ended.IsCompleted:
+                    return happened;
+                case HostEvent.HandOver:
+                    HostLog.CannotHandOver(_logger, mount.MountPoint);
+                    break;
                 case HostEvent.Unused when _settings.IdleExit && TryUnmountUnused(mount):
-                    return;
+                    return happened;
                 case HostEvent.Reload:
                     HostLog.Reloaded(_logger);
                     _reporter.Reloaded();
@@ -176,7 +246,7 @@ internal sealed class MountHost : IDisposable
         HostEvent happened;
         do
             happened = _events.Take(Grace);
-        while (happened is HostEvent.Reload or HostEvent.Unused);
+        while (happened is HostEvent.Reload or HostEvent.Unused or HostEvent.HandOver);
         server.Stop();
     }
 

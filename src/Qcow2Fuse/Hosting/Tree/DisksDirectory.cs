@@ -85,7 +85,8 @@ internal abstract class DisksDirectory(TreeContext context, HostedImage image) :
         foreach (InnerDisk disk in disks)
         {
             DerivedSource source = new(image, disk.Length, disk.AllocatedBytes, disk.Open);
-            _disks.Add((disk, Context.Nodes.Add(new RawFileNode(Context, image, source))));
+            RawFileNode node = new(Context, image, source);
+            _disks.Add((disk, Context.Nodes.Add(node, $"{GetType().Name} {disk.Identity}")));
         }
     }
 }
