@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
-using Microsoft.Win32.SafeHandles;
 using Qcow2Fuse.EndToEnd.Tests.Mounting;
 using Qcow2Fuse.Testing;
 using Xunit;
@@ -10,8 +9,6 @@ namespace Qcow2Fuse.EndToEnd.Tests.Restart;
 /// <summary>A test of mounts that outlive their daemons.</summary>
 public abstract class RestartTest : MountTest
 {
-    private protected const int Block = 4096;
-
     private FakeManager? _manager;
 
     private protected FakeManager Manager => _manager!;
@@ -23,12 +20,25 @@ public abstract class RestartTest : MountTest
     private protected string Raw => RawFileOf(Image, MountPoint);
 
     /// <summary>Mounts a new image under a manager.</summary>
-    private protected void Begin(string size = "64M")
+    private protected void Begin() => Begin(NewImage());
+
+    /// <summary>Mounts an image under a manager.</summary>
+    private protected void Begin(string image, params (string Name, string Value)[] environment)
     {
-        MountPoint = NewMountPoint();
-        Image = NewImage(size);
-        _manager = new FakeManager(PathOf("notify")) { Environment = { ["QCOW2FUSE_RESTARTABLE"] = "on" } };
+        Prepare(image, environment);
         Start();
+    }
+
+    /// <summary>Makes a manager that is asked to keep the mount of an image.</summary>
+    private protected void Prepare(string image, params (string Name, string Value)[] environment)
+    {
+        RequireMounting();
+        QemuTools.RequireTool("bash");
+        MountPoint = NewMountPoint();
+        Image = image;
+        _manager = new FakeManager(PathOf("notify")) { Environment = { ["QCOW2FUSE_RESTARTABLE"] = "on" } };
+        foreach ((string name, string value) in environment)
+            _manager.Environment[name] = value;
     }
 
     /// <summary>Starts the next daemon.</summary>
@@ -49,27 +59,17 @@ public abstract class RestartTest : MountTest
     /// <summary>Kills the daemon and starts the next one.</summary>
     private protected void Crash()
     {
-        Manager.End("KILL");
+        Assert.Equal(137, Manager.End("KILL"));
         Start();
     }
 
     /// <summary>Ends the daemon, which unmounts; the image is sound then.</summary>
-    private protected void Stop()
+    private protected void Stop(bool check = true)
     {
         Assert.Equal(0, Manager.End("TERM"));
         Assert.False(IsMounted(MountPoint));
-        QemuTools.Img("check", "-q", Image);
-    }
-
-    private protected SafeFileHandle Open() => File.OpenHandle(Raw, FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite);
-
-    private protected static byte[] Bytes(byte value) => [.. Enumerable.Repeat(value, Block)];
-
-    private protected static byte[] Read(SafeFileHandle file, long offset)
-    {
-        byte[] bytes = new byte[Block];
-        Assert.Equal(Block, RandomAccess.Read(file, bytes, offset));
-        return bytes;
+        if (check)
+            QemuTools.Img("check", "-q", Image);
     }
 
     /// <summary>Starts a tool that goes on beside the test.</summary>
