@@ -56,7 +56,7 @@ internal static class SettingsLoader
             Source = NullIfEmpty(configuration[SourceKey]),
             Directory = NullIfEmpty(configuration[DirectoryKey]),
         };
-        StringBuilder all = new();
+        List<string> given = [];
         foreach (MountOption option in MountOptions.All)
         {
             // "rw" is a word for the command line; in the sources it is "ro" with another value.
@@ -65,11 +65,13 @@ internal static class SettingsLoader
             foreach (string value in Values(configuration, option))
             {
                 Apply(option, value, settings);
-                all.Append(option.Name).Append('=').Append(value).Append('\0');
+                given.Add($"{option.Name}={value}");
             }
         }
 
-        settings.Fingerprint = Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(all.ToString())));
+        // In the order of their names, which another version of the program has too.
+        string all = string.Join('\0', given.Order(StringComparer.Ordinal));
+        settings.Fingerprint = Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(all)));
         return settings;
     }
 

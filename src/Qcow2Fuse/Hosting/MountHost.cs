@@ -60,9 +60,6 @@ internal sealed class MountHost : IDisposable
         {
             exitCode = host.Run(directory, ready);
         }
-
-        if (exitCode != ExitCode.HandedOver)
-            keeper?.Forget();
         if (BackgroundStart.IsPrivate)
             PrivateMount.RemoveDirectory(directory);
         return exitCode;
@@ -230,6 +227,7 @@ internal sealed class MountHost : IDisposable
     private void Stop(FuseMount mount, FuseServer server)
     {
         _reporter.Stopping();
+        _keeper?.Forget();
         if (server.Ended.IsCompleted)
             return;
         try

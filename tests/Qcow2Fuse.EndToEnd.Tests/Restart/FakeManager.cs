@@ -133,6 +133,13 @@ internal sealed class FakeManager : IDisposable
         }
     }
 
+    /// <summary>Waits until the log holds a text.</summary>
+    public void ShouldLog(string text)
+    {
+        for (Stopwatch waited = Stopwatch.StartNew(); !Log.Contains(text, StringComparison.Ordinal); Thread.Sleep(10))
+            Assert.True(waited.Elapsed < Patience, $"not logged: {text}\n{Log}");
+    }
+
     /// <summary>Sends a signal to the daemon and waits until it has ended.</summary>
     /// <returns>Its exit code.</returns>
     public int End(string signal)

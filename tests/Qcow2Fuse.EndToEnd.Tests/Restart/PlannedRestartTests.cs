@@ -99,7 +99,7 @@ public sealed class PlannedRestartTests : RestartTest
         using OpenedFile file = new(Raw);
         Assert.Equal(FakeManager.HandedOver, Manager.End("USR2"));
         Start("--read-only");
-        Assert.Contains("the settings have changed", Manager.Log);
+        Manager.ShouldLog("the settings have changed");
         file.ShouldFail(NotConnected);
         Assert.True(File.Exists(Raw));
         Assert.Equal(-Errno.EROFS, LinuxFile.Open(Raw, OpenFlags.ReadWrite | OpenFlags.CloseOnExec));
@@ -111,16 +111,14 @@ public sealed class PlannedRestartTests : RestartTest
     {
         Prepare(NewImage(), ("FDSTORE", "0"));
         Start();
-        Assert.Contains(
-            "qcow2fuse: restartable: the mount ends with this process: the service manager keeps nothing for this unit",
-            Manager.Log);
-        Assert.Contains("hint: FileDescriptorStoreMax=", Manager.Log);
+        Manager.ShouldLog("qcow2fuse: restartable: the mount ends with this process: the service manager keeps nothing for this unit");
+        Manager.ShouldLog("hint: FileDescriptorStoreMax=");
         Assert.Empty(Manager.Names);
         using (OpenedFile file = new(Raw))
         {
             file.Write(0, 1);
             Signal(Manager.ProcessId, "USR2");
-            WaitUntil(() => Manager.Log.Contains("cannot be handed over", StringComparison.Ordinal), "no answer");
+            Manager.ShouldLog("cannot be handed over");
             file.ShouldRead(0, 1);
         }
 
@@ -140,7 +138,7 @@ public sealed class PlannedRestartTests : RestartTest
     {
         Prepare(NewImage(), (name, value));
         Start();
-        Assert.Contains(reason, Manager.Log);
+        Manager.ShouldLog(reason);
         Assert.Empty(Manager.Names);
         Stop();
     }

@@ -219,7 +219,7 @@ internal sealed class MountKeeper : IDisposable
     {
         if (mount.Device.Length == 0)
             return "it is not in the list of mounts";
-        if (Files.OpenFiles.FirstOrDefault(file => IsBelow(file.Path, mount.MountPoint)).Path is { } covered)
+        if (Files.OpenFiles.FirstOrDefault(file => IsCovered(file, mount.MountPoint)).Path is { } covered)
             return $"it covers {Printable.Text(covered)}";
         if (transport.Clones.Count < server.Activity.Workers && !server.Session.Resumption.CanResend)
             return "requests in work would wait for ever (hint: it needs access to /dev/fuse, or Linux 6.9)";
@@ -231,7 +231,15 @@ internal sealed class MountKeeper : IDisposable
             : null;
     }
 
-    /// <summary>Whether a file could be reached only through a mount.</summary>
+    /// <summary>Whether the next process would look for a file in the mount that it is to serve.</summary>
+    private static bool IsCovered(KeptFile file, string mountPoint)
+    {
+        string link = string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{file.Descriptor}");
+        string real = new FileInfo(link).LinkTarget ?? file.Path;
+        return IsBelow(file.Path, mountPoint) || IsBelow(real, mountPoint);
+    }
+
+    /// <summary>Whether a path is that of a mount point, or leads through it.</summary>
     private static bool IsBelow(string path, string mountPoint)
     {
         string full = Path.GetFullPath(path);

@@ -28,7 +28,7 @@ internal sealed class ImageNodes
         RawName = rawName;
         Name = rawName[..^RawEnding.Length];
         _showsPartitions = context.Settings.Partitions && window == DiskWindow.Whole;
-        Raw = context.Nodes.Add(new RawFileNode(context, image, window, isPartition: false));
+        Raw = context.Nodes.Add(new RawFileNode(context, image, window, isPartition: false), "raw");
         image.AddView(Raw);
     }
 

@@ -23,19 +23,19 @@ internal sealed class NodeTable
     public int Count => _nodes.Count;
 
     /// <summary>
-    /// Whether nodes that are not always made in the same order get their numbers from what they stand for, so that
-    /// the next process gives them the same.
+    /// Whether all nodes but the root get their numbers from what they stand for, so that the next process, which may
+    /// be another version of the program and make them in another order, gives them the same.
     /// </summary>
     public bool HasLastingNumbers { get; set; }
 
     /// <summary>Adds a node and gives it a number; the first is the root, 1.</summary>
     /// <param name="node">The node.</param>
-    /// <param name="identity">What it stands for, if others may be made before it: no two nodes that ever exist have
-    /// the same, unless one shows exactly what the other has shown.</param>
+    /// <param name="identity">What it stands for: no two nodes that ever exist have the same, unless one shows exactly
+    /// what the other has shown. It stays as it is from version to version.</param>
     public T Add<T>(T node, string? identity = null)
         where T : TreeNode
     {
-        if (HasLastingNumbers && identity is not null)
+        if (HasLastingNumbers && identity is not null && !_nodes.IsEmpty)
         {
             node.Number = LastingNumber(identity);
             if (_nodes.TryAdd(node.Number, node))
