@@ -66,6 +66,7 @@ public static unsafe partial class DescriptorSocket
     {
         count = 0;
         byte* control = stackalloc byte[ControlHeaderSize + (DescriptorsMax * sizeof(int))];
+        int wanted = Math.Min(descriptors.Length, DescriptorsMax);
         fixed (byte* bytes = data)
         {
             IoVector vector = new() { Base = bytes, Length = (nuint)data.Length };
@@ -74,7 +75,7 @@ public static unsafe partial class DescriptorSocket
                 Vectors = &vector,
                 VectorCount = 1,
                 Control = control,
-                ControlLength = (nuint)(ControlHeaderSize + (Math.Min(descriptors.Length, DescriptorsMax) * sizeof(int))),
+                ControlLength = (nuint)(ControlHeaderSize + (wanted * sizeof(int))),
             };
             nint result;
             int errno;

@@ -35,8 +35,10 @@ internal static class ServiceNotifier
     }
 
     /// <summary>How many descriptors the manager keeps; null where it does not say (systemd before 254).</summary>
-    public static int? StoreCapacity => int.TryParse(
-        Environment.GetEnvironmentVariable("FDSTORE"), CultureInfo.InvariantCulture, out int capacity) ? capacity : null;
+    public static int? StoreCapacity =>
+        int.TryParse(Environment.GetEnvironmentVariable("FDSTORE"), CultureInfo.InvariantCulture, out int capacity)
+            ? capacity
+            : null;
 
     /// <summary>The mount answers.</summary>
     public static void Ready(string status) => Send($"READY=1\nSTATUS={status}\nMAINPID={Environment.ProcessId}");

@@ -108,7 +108,8 @@ public sealed class UnflushedFilterTests : IDisposable
     public void Facts_come_back_as_they_were_or_not_at_all()
     {
         Assert.False(_state.TryReadFacts(out _));
-        RestartFacts facts = new("/a\nb", "/mnt", "0:47", IsFile: true, "AB", [(0, "wb:/a\nb", "/a\nb"), (3, "k", "/p")]);
+        RestartFacts facts = new(
+            "/a\nb", "/mnt", "0:47", IsFile: true, "AB", [(0, "wb:/a\nb", "/a\nb"), (3, "k", "/p")]);
         Assert.True(_state.TryWriteFacts(facts));
         Assert.True(_state.TryReadFacts(out RestartFacts? read));
         Assert.Equal(facts with { Files = [] }, read with { Files = [] });

@@ -86,7 +86,11 @@ internal sealed class FakeManager : IDisposable
             kept = [.. _store];
         StringBuilder script = new();
         for (int i = 0; i < kept.Length; i++)
-            script.Append(CultureInfo.InvariantCulture, $"exec {FirstDescriptor + i}<&{FirstSpare + i} {FirstSpare + i}<&-\n");
+        {
+            script.Append(
+                CultureInfo.InvariantCulture, $"exec {FirstDescriptor + i}<&{FirstSpare + i} {FirstSpare + i}<&-\n");
+        }
+
         if (kept.Length > 0)
         {
             script.Append(CultureInfo.InvariantCulture, $"export LISTEN_PID=$$ LISTEN_FDS={kept.Length}\n");
@@ -144,7 +148,8 @@ internal sealed class FakeManager : IDisposable
     /// <returns>Its exit code.</returns>
     public int End(string signal)
     {
-        ProcessRunner.Run("/bin/kill", ["-" + signal, ProcessId.ToString(CultureInfo.InvariantCulture)]).ShouldSucceed();
+        string process = ProcessId.ToString(CultureInfo.InvariantCulture);
+        ProcessRunner.Run("/bin/kill", ["-" + signal, process]).ShouldSucceed();
         return WaitForEnd();
     }
 

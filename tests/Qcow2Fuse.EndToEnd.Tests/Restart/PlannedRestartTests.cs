@@ -111,8 +111,9 @@ public sealed class PlannedRestartTests : RestartTest
     {
         Prepare(NewImage(), ("FDSTORE", "0"));
         Start();
-        Manager.ShouldLog("qcow2fuse: restartable: the mount ends with this process: the service manager keeps nothing for this unit");
-        Manager.ShouldLog("hint: FileDescriptorStoreMax=");
+        Manager.ShouldLog(
+            "qcow2fuse: restartable: the mount ends with this process: "
+            + "the service manager keeps nothing for this unit (hint: FileDescriptorStoreMax=512)");
         Assert.Empty(Manager.Names);
         using (OpenedFile file = new(Raw))
         {

@@ -19,7 +19,8 @@ internal static class InheritedDescriptors
         List<(string, int)> taken = [];
         string[] names = (Environment.GetEnvironmentVariable("LISTEN_FDNAMES") ?? "").Split(':');
         string process = Environment.ProcessId.ToString(CultureInfo.InvariantCulture);
-        bool isMeant = string.Equals(Environment.GetEnvironmentVariable("LISTEN_PID"), process, StringComparison.Ordinal);
+        bool isMeant =
+            string.Equals(Environment.GetEnvironmentVariable("LISTEN_PID"), process, StringComparison.Ordinal);
         if (!isMeant || !int.TryParse(
             Environment.GetEnvironmentVariable("LISTEN_FDS"), CultureInfo.InvariantCulture, out int count))
         {

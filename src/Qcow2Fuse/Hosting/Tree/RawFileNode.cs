@@ -280,7 +280,11 @@ internal sealed partial class RawFileNode : TreeNode
     private FuseOpenResult Flags(FuseOpenRequest request)
     {
         if (_isView)
-            return new FuseOpenResult(_context.PlainHandle, FuseOpenFlags.DirectIO | FuseOpenFlags.ParallelDirectWrites);
+        {
+            return new FuseOpenResult(
+                _context.PlainHandle, FuseOpenFlags.DirectIO | FuseOpenFlags.ParallelDirectWrites);
+        }
+
         FuseOpenResult result = FuseOpenResult.ForDisk(request, _context.PlainHandle);
         int opening = _image.Openings;
         if (opening != _seenOpening)
