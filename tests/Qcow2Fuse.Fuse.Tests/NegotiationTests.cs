@@ -26,7 +26,7 @@ public sealed class NegotiationTests : IDisposable
         uint expected =
             1u << 0 | 1u << 3 | 1u << 5 | 1u << 15 | 1u << 18 | MaxPagesBit | 1u << 25 | 1u << 28 | InitExtBit;
         Assert.Equal(expected, reply.Flags);
-        Assert.Equal(1u << 4, reply.Flags2);
+        Assert.Equal(1u << 4 | 1u << 7, reply.Flags2);
         Assert.Equal(1u << 20, reply.MaxWrite);
         Assert.Equal(256, reply.MaxPages);
         Assert.Equal(64, reply.MaxBackground);

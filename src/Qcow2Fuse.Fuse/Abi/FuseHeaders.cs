@@ -84,5 +84,6 @@ internal enum FuseInitFlags : ulong
     HandleKillPrivV2 = 1UL << 28,
     InitExt = 1UL << 30,
     DirectIOAllowMmap = 1UL << 36,
+    HasResend = 1UL << 39,
     OverIOUring = 1UL << 41,
 }

@@ -3,6 +3,13 @@ using System.Runtime.InteropServices;
 
 namespace Qcow2Fuse.Fuse;
 
+/// <summary>Messages that are a header without a request and nothing else.</summary>
+internal static class FuseNotifyCodes
+{
+    /// <summary>FUSE_NOTIFY_RESEND: what was read and not answered is to be sent again.</summary>
+    public const int Resend = 7;
+}
+
 /// <summary>A header without a request, then struct fuse_notify_inval_inode_out.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct FuseNotifyInvalidate

@@ -9,7 +9,7 @@ namespace Qcow2Fuse.Fuse;
 /// The process that serves a mount must never touch it: with all workers waiting that is a deadlock. Nothing here
 /// does after <see cref="Mount"/> has begun.
 /// </remarks>
-public sealed class FuseMount : IDisposable
+public sealed partial class FuseMount : IDisposable
 {
     private const int StackedStaleMounts = 16;
     private const int SysAdminCapability = 21;
@@ -19,11 +19,12 @@ public sealed class FuseMount : IDisposable
 
     private int _device;
     private bool _disposed;
+    private bool _isLeft;
 
-    private FuseMount(string path, uint mode, int device, int keepAlive, MountEntry? entry)
+    private FuseMount(string path, bool isFile, MountEntry? entry, int device, int keepAlive)
     {
         MountPoint = path;
-        IsFile = (mode & FuseAttributes.KindMask) == FuseAttributes.RegularFile;
+        IsFile = isFile;
         _device = device;
         _keepAlive = keepAlive;
         _entry = entry;
@@ -43,7 +44,7 @@ public sealed class FuseMount : IDisposable
 
     /// <summary>
     /// Mounts. A dead mount of the same type at the same place is unmounted first. Requests wait until a
-    /// <see cref="FuseServer"/> serves them through <see cref="OpenTransport"/>.
+    /// <see cref="FuseServer"/> serves them through <see cref="OpenTransport()"/>.
     /// </summary>
     /// <remarks>
     /// Whoever may mount does so by mount(2). Others, and who is refused by a user namespace or asks for
@@ -63,7 +64,8 @@ public sealed class FuseMount : IDisposable
             device = MountDirectly(spec, place.Path);
         if (device < 0)
             device = Fusermount.Mount(spec, place.Path, out keepAlive);
-        return new FuseMount(place.Path, place.Mode, device, keepAlive, MountTable.FindAt(place.Path));
+        bool isFile = (place.Mode & FuseAttributes.KindMask) == FuseAttributes.RegularFile;
+        return new FuseMount(place.Path, isFile, MountTable.FindAt(place.Path), device, keepAlive);
     }
 
     /// <summary>
@@ -138,7 +140,8 @@ public sealed class FuseMount : IDisposable
         _disposed = true;
         try
         {
-            Unmount(lazy: true);
+            if (!_isLeft)
+                Unmount(lazy: true);
         }
         catch (FuseMountException)
         {
@@ -175,7 +178,8 @@ public sealed class FuseMount : IDisposable
             FuseDevice.Close(target);
         }
 
-        return new FuseMount(entry?.MountPoint ?? path, mode, device, keepAlive: -1, entry);
+        bool isFile = (mode & FuseAttributes.KindMask) == FuseAttributes.RegularFile;
+        return new FuseMount(entry?.MountPoint ?? path, isFile, entry, device, keepAlive: -1);
     }
 
     /// <summary>Clears dead mounts away and checks that the place can be mounted on.</summary>

@@ -74,7 +74,7 @@ public sealed record MountPoint(MountPointState State, string Path, uint Mode, i
     /// A path as the list of mounts has it: absolute, and without symbolic links where it exists. Asks nothing of a
     /// file system mounted there.
     /// </summary>
-    internal static string Resolve(string path)
+    public static string Resolve(string path)
     {
         string full = System.IO.Path.GetFullPath(path);
         int fd = MountCalls.OpenPath(full);

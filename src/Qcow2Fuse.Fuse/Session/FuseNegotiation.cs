@@ -21,7 +21,8 @@ internal static class FuseNegotiation
         | FuseInitFlags.ExplicitInvalData
         | FuseInitFlags.HandleKillPrivV2
         | FuseInitFlags.InitExt
-        | FuseInitFlags.DirectIOAllowMmap;
+        | FuseInitFlags.DirectIOAllowMmap
+        | FuseInitFlags.HasResend;
 
     /// <summary>
     /// Answers INIT. Null where the kernel speaks a newer major version, which asks again after this answer.

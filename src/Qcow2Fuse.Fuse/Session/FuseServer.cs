@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Runtime.InteropServices;
 using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Fuse;
@@ -76,6 +77,9 @@ public sealed partial class FuseServer : IDisposable
                 slot.Populate();
         }
 
+        if (_options.Resumption is { CanResend: true })
+            Resend();
+
         // This method counts as a worker while it starts the others.
         _started = true;
         _running = 1;
@@ -89,6 +93,8 @@ public sealed partial class FuseServer : IDisposable
             for (int i = 0; i < workers; i++)
                 StartWorker(_slots[i]);
             Invalidator.Start();
+            if (_options.Resumption is not null)
+                AnnounceInit();
         }
         finally
         {
@@ -149,6 +155,21 @@ public sealed partial class FuseServer : IDisposable
         _transport.Dispose();
         _initialised.Dispose();
         _ringsSettled.Dispose();
+    }
+
+    /// <summary>
+    /// Before any worker has a request of its own: one that is in work would come to a second worker too, which could
+    /// answer it, and the first would go on to write long after.
+    /// </summary>
+    private void Resend()
+    {
+        FuseOutHeader message = new() { Length = FuseAbi.OutHeaderSize, Error = FuseNotifyCodes.Resend };
+        int result = _transport.Notify(MemoryMarshal.AsBytes(new ReadOnlySpan<FuseOutHeader>(in message)));
+        if (result < 0 && result != -FuseErrno.ENODEV)
+        {
+            throw new FuseMountException(
+                FuseMountError.System, $"requests in work are not sent again: {FuseMountErrors.Text(-result)}");
+        }
     }
 
     private void StartWorker(FuseSlot slot) => StartThread(() => Work(slot));

@@ -21,6 +21,12 @@ public sealed record FuseServerOptions
     /// </summary>
     public bool Uring { get; init; }
 
+    /// <summary>
+    /// Set to go on with a session that an earlier process began; its requests in work are sent again where the kernel
+    /// can.
+    /// </summary>
+    public FuseResumption? Resumption { get; init; }
+
     /// <summary>Largest write and read in bytes, a multiple of 4096 from 4096 to 1 MiB.</summary>
     public int MaxWrite { get; init; } = 1 << 20;
 

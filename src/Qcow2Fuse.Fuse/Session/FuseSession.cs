@@ -24,6 +24,10 @@ public sealed unsafe partial class FuseSession
             throw new ArgumentException("MaxBackground is not from 1 to 65535", nameof(options));
         _fileSystem = fileSystem;
         _options = options;
+        if (options.Resumption is not { } known)
+            return;
+        _agreement = new FuseAgreement(known.Minor, (FuseInitFlags)known.Features, known.MaxWrite);
+        _initialised = true;
     }
 
     /// <summary>Whether INIT has been answered.</summary>
@@ -35,8 +39,12 @@ public sealed unsafe partial class FuseSession
     /// <summary>Largest write in bytes that was agreed upon; 0 before INIT.</summary>
     public int MaxWrite => _agreement.MaxWrite;
 
+    /// <summary>What another process needs to go on with this session. After INIT.</summary>
+    public FuseResumption Resumption => new(_agreement.Minor, (ulong)_agreement.Flags, _agreement.MaxWrite);
+
     /// <summary>Bytes of data a worker's buffers have to hold.</summary>
-    public int PayloadCapacity => Math.Max(_options.MaxWrite, 2 * FuseSlot.PageSize);
+    public int PayloadCapacity =>
+        Math.Max(Math.Max(_options.MaxWrite, _options.Resumption?.MaxWrite ?? 0), 2 * FuseSlot.PageSize);
 
     /// <summary>Files that are open; directories are not counted.</summary>
     public int OpenFiles => Volatile.Read(ref _openFiles);

@@ -11,6 +11,8 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
 {
     private readonly int _session;
     private readonly bool _isWatched;
+    private readonly Queue<int> _adopted = new();
+    private readonly List<int> _clones = [];
 
     private bool _disposed;
 
@@ -23,12 +25,31 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
         ServingThread.PrepareInterrupts();
     }
 
+    /// <summary>The session's own descriptor.</summary>
+    public int Session => _session;
+
+    /// <summary>The clones that workers were given; closed with their slots.</summary>
+    public IReadOnlyList<int> Clones => _clones;
+
+    /// <summary>
+    /// Takes over clones of an earlier process, for the workers to be created. Whatever request was read from one
+    /// can be answered through it only.
+    /// </summary>
+    public void Adopt(IEnumerable<int> clones)
+    {
+        foreach (int clone in clones)
+            _adopted.Enqueue(clone);
+    }
+
     /// <inheritdoc/>
     public FuseSlot CreateSlot(int payloadCapacity)
     {
         // A user whom fusermount3 mounted for may be barred from /dev/fuse; the session's own descriptor serves too.
-        int descriptor = FuseDevice.Clone(_session);
-        if (descriptor < 0)
+        if (!_adopted.TryDequeue(out int descriptor))
+            descriptor = FuseDevice.Clone(_session);
+        if (descriptor >= 0)
+            _clones.Add(descriptor);
+        else
             descriptor = FuseDevice.Duplicate(_session);
         if (descriptor < 0)
         {
@@ -127,6 +148,8 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
         if (_disposed)
             return;
         _disposed = true;
+        while (_adopted.TryDequeue(out int clone))
+            FuseDevice.Close(clone);
         FuseDevice.Close(_session);
     }
 

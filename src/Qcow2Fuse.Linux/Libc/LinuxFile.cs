@@ -56,6 +56,15 @@ public static unsafe partial class LinuxFile
         return result < 0 ? -errno : 0;
     }
 
+    /// <summary>Closes a descriptor when a program is executed (FD_CLOEXEC): 0, or −errno.</summary>
+    public static int CloseOnExec(int fd)
+    {
+        const int SetDescriptorFlags = 2;
+        int result = FcntlNative(fd, SetDescriptorFlags, (FileLock*)1);
+        int errno = Marshal.GetLastPInvokeError();
+        return result < 0 ? -errno : 0;
+    }
+
     /// <summary>
     /// Reads from <paramref name="offset"/> on until the span is full or the file ends: the bytes read, or −errno.
     /// With O_DIRECT only the end of the file stops a read between two multiples of <paramref name="alignment"/>,

@@ -8,6 +8,7 @@ namespace Qcow2Fuse.Linux;
 /// </summary>
 public static unsafe partial class MountCalls
 {
+    private const int ForceFlag = 1;
     private const int DetachFlag = 2;
     private const int NoFollowFlag = 8;
     private const int PathOnlyCloseOnExec = 0x280000;
@@ -37,6 +38,16 @@ public static unsafe partial class MountCalls
     public static int Unmount(string target, bool detach)
     {
         int result = Umount2Native(target, NoFollowFlag | (detach ? DetachFlag : 0));
+        int errno = Marshal.GetLastPInvokeError();
+        return result >= 0 ? 0 : -errno;
+    }
+
+    /// <summary>
+    /// umount2(2) that ends the session of a FUSE mount, whoever holds it: all its users get errors.
+    /// </summary>
+    public static int Abort(string target)
+    {
+        int result = Umount2Native(target, NoFollowFlag | DetachFlag | ForceFlag);
         int errno = Marshal.GetLastPInvokeError();
         return result >= 0 ? 0 : -errno;
     }

@@ -39,6 +39,12 @@ public sealed class FileDevice : BlockDevice, IStorageFile
         Limits = new BlockLimits(direct?.Alignment ?? 1, GrowsOnWrite: !_isBlockDevice);
     }
 
+    /// <summary>Its descriptor, while it is open.</summary>
+    internal int Descriptor => _fd;
+
+    /// <summary>Who is told when it closes, if anybody.</summary>
+    internal FileKeeper? Keeper { get; set; }
+
     /// <inheritdoc/>
     public override string Name { get; }
 
@@ -239,6 +245,7 @@ public sealed class FileDevice : BlockDevice, IStorageFile
         {
             if (_mayBePadded)
                 CutPadding();
+            Keeper?.Closes(this);
             _ = LinuxFile.Close(_fd);
         }
 

@@ -13,13 +13,21 @@ namespace Qcow2Fuse.Protocols;
 /// link nor a rename in between leads out. Symbolic links that stay inside are followed to backing files, but never
 /// to a data file, since that one is written.
 /// </remarks>
-public sealed class FileStorage : IStorageOpener
+/// <param name="keeper">Has files that were opened before, and is told of those that are opened; or null.</param>
+public sealed class FileStorage(FileKeeper? keeper = null) : IStorageOpener
 {
     /// <inheritdoc/>
-    public IStorageFile OpenNamed(string path, StorageAccess access) => FileOpener.OpenNamed(path, access);
+    public IStorageFile OpenNamed(string path, StorageAccess access) => keeper is null
+        ? FileOpener.OpenNamed(path, access)
+        : keeper.Open(path, access, () => FileOpener.OpenNamed(path, access));
 
     /// <inheritdoc/>
-    public IStorageFile OpenReference(StorageReference reference, StorageAccess access)
+    public IStorageFile OpenReference(StorageReference reference, StorageAccess access) => keeper is null
+        ? Find(reference, access)
+        : keeper.Open(
+            $"{reference.ImagePath}\n{reference.Kind}\n{reference.Name}", access, () => Find(reference, access));
+
+    private static FileDevice Find(StorageReference reference, StorageAccess access)
     {
         ReferenceErrors.CheckName(reference);
         string directory = FilePath.DirectoryOf(reference.ImagePath);

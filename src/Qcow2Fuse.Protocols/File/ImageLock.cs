@@ -73,7 +73,8 @@ internal static class ImageLock
         return -1;
     }
 
-    private static void Release(int fd)
+    /// <summary>Gives all locks of the open file back, whoever has a descriptor of it.</summary>
+    public static void Release(int fd)
     {
         _ = LinuxFile.SetReadLock(fd, HeldBase, PermissionCount, locked: false);
         _ = LinuxFile.SetReadLock(fd, UnsharedBase, PermissionCount, locked: false);

@@ -159,6 +159,9 @@ internal static class MountOptions
         MountOption.Flag(
             "auto_unmount", "Let fusermount3 unmount when the daemon is killed", (s, on) => s.AutoUnmount = on),
         MountOption.Flag(
+            "restartable", "Under systemd: let the mount outlive a restart or a crash of the daemon",
+            (s, on) => s.Restartable = on),
+        MountOption.Flag(
             "idle_exit", "Unmount when the last open file is closed, such as by a loop device",
             (s, on) => s.IdleExit = on),
         MountOption.Flag(

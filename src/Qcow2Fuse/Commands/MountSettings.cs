@@ -117,6 +117,12 @@ internal sealed class MountSettings
     /// <summary>Nothing is mounted, and nothing said, where the image does not exist.</summary>
     public bool NoFail { get; set; }
 
+    /// <summary>The mount outlives the daemon, if the service manager keeps what the next one needs.</summary>
+    public bool Restartable { get; set; }
+
+    /// <summary>A hash of all settings that were given, whatever gave them.</summary>
+    public string Fingerprint { get; set; } = "";
+
     /// <summary>Unmount when the last open file has been closed.</summary>
     public bool IdleExit { get; set; }
 

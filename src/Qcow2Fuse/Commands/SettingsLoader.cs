@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+using System.Security.Cryptography;
+using System.Text;
 using System.Text.Json;
 using Microsoft.Extensions.Configuration;
 using Qcow2Fuse.Output;
@@ -54,15 +56,22 @@ internal static class SettingsLoader
             Source = NullIfEmpty(configuration[SourceKey]),
             Directory = NullIfEmpty(configuration[DirectoryKey]),
         };
+        List<string> given = [];
         foreach (MountOption option in MountOptions.All)
         {
             // "rw" is a word for the command line; in the sources it is "ro" with another value.
             if (!string.Equals(option.Key, option.Name, StringComparison.Ordinal))
                 continue;
             foreach (string value in Values(configuration, option))
+            {
                 Apply(option, value, settings);
+                given.Add($"{option.Name}={value}");
+            }
         }
 
+        // In the order of their names, which another version of the program has too.
+        string all = string.Join('\0', given.Order(StringComparer.Ordinal));
+        settings.Fingerprint = Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(all)));
         return settings;
     }
 

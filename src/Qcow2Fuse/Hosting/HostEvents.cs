@@ -12,6 +12,9 @@ internal enum HostEvent
     /// <summary>A signal asks it to end.</summary>
     Stop,
 
+    /// <summary>SIGUSR2 asks it to leave the mount to another process.</summary>
+    HandOver,
+
     /// <summary>SIGHUP asks it to look at its settings again.</summary>
     Reload,
 
@@ -34,13 +37,17 @@ internal sealed class HostEvents : IDisposable
     /// <summary>The number of SIGUSR1, for which the runtime has no name.</summary>
     private const PosixSignal UserSignal = (PosixSignal)10;
 
+    /// <summary>SIGUSR2, for which the runtime has no name.</summary>
+    private const PosixSignal HandOverSignal = (PosixSignal)12;
+
     private readonly object _gate = new();
     private readonly Queue<HostEvent> _queue = new();
     private readonly PosixSignalRegistration[] _registrations;
 
     /// <summary>From now on the signals no longer end the process.</summary>
     /// <param name="hangupStops">SIGHUP means that the terminal is gone, and not to reload.</param>
-    public HostEvents(bool hangupStops)
+    /// <param name="handsOver">SIGUSR2 means to leave the mount to another process.</param>
+    public HostEvents(bool hangupStops, bool handsOver)
     {
         PosixSignal[] signals = [PosixSignal.SIGTERM, PosixSignal.SIGINT, PosixSignal.SIGQUIT];
         _registrations =
@@ -48,6 +55,7 @@ internal sealed class HostEvents : IDisposable
             .. signals.Select(signal => Register(signal, HostEvent.Stop)),
             Register(PosixSignal.SIGHUP, hangupStops ? HostEvent.Stop : HostEvent.Reload),
             Register(UserSignal, HostEvent.Report),
+            .. handsOver ? (PosixSignalRegistration[])[Register(HandOverSignal, HostEvent.HandOver)] : [],
         ];
     }
 

@@ -32,42 +32,62 @@ internal static partial class HostLog
     [LoggerMessage(8, LogLevel.Debug, "stopping on {Reason}")]
     public static partial void Stopping(ILogger logger, string reason);
 
-    [LoggerMessage(10, LogLevel.Warning, "not shown as a disk: {Message}")]
+    [LoggerMessage(9, LogLevel.Warning, "not shown as a disk: {Message}")]
     public static partial void NotAnImage(ILogger logger, string message);
 
-    [LoggerMessage(11, LogLevel.Warning, "partitions are not shown: {Message}")]
+    [LoggerMessage(10, LogLevel.Warning, "partitions are not shown: {Message}")]
     public static partial void NoPartitions(ILogger logger, string message);
 
-    [LoggerMessage(12, LogLevel.Error, "{Directory}: cannot be read: {Message}")]
+    [LoggerMessage(11, LogLevel.Error, "{Directory}: cannot be read: {Message}")]
     public static partial void DirectoryFailed(ILogger logger, string directory, string message);
 
-    [LoggerMessage(9, LogLevel.Error, "cannot unmount {Directory}: {Message}")]
+    [LoggerMessage(12, LogLevel.Error, "cannot unmount {Directory}: {Message}")]
     public static partial void UnmountFailed(ILogger logger, string directory, string message);
 
-    [LoggerMessage(10, LogLevel.Information, "reloaded: nothing has changed")]
+    [LoggerMessage(13, LogLevel.Information, "reloaded: nothing has changed")]
     public static partial void Reloaded(ILogger logger);
 
-    [LoggerMessage(13, LogLevel.Critical, "{Image}: the daemon ends: {Message}")]
+    [LoggerMessage(14, LogLevel.Critical, "{Image}: the daemon ends: {Message}")]
     public static partial void Died(ILogger logger, string image, string message);
 
-    [LoggerMessage(14, LogLevel.Debug, "no control socket: {Reason}")]
+    [LoggerMessage(15, LogLevel.Debug, "no control socket: {Reason}")]
     public static partial void NoControl(ILogger logger, string reason);
 
-    [LoggerMessage(15, LogLevel.Warning, "the mount cannot be controlled any more: {Message}")]
+    [LoggerMessage(16, LogLevel.Warning, "the mount cannot be controlled any more: {Message}")]
     public static partial void ControlFailed(ILogger logger, string message);
 
-    [LoggerMessage(16, LogLevel.Information, "{Statistics}")]
+    [LoggerMessage(17, LogLevel.Information, "{Statistics}")]
     public static partial void Statistics(ILogger logger, string statistics);
 
-    [LoggerMessage(17, LogLevel.Information, "{Image}: {What}, as asked for by the control socket")]
+    [LoggerMessage(18, LogLevel.Information, "{Image}: {What}, as asked for by the control socket")]
     public static partial void Asked(ILogger logger, string image, string what);
 
-    [LoggerMessage(12, LogLevel.Warning, "the service manager does not hear: {Message}")]
+    [LoggerMessage(19, LogLevel.Warning, "the service manager does not hear: {Message}")]
     public static partial void NotHeard(ILogger logger, string message);
 
-    [LoggerMessage(14, LogLevel.Information, "no FUSE over io_uring, /dev/fuse serves: {Reason}")]
+    [LoggerMessage(20, LogLevel.Information, "no FUSE over io_uring, /dev/fuse serves: {Reason}")]
     public static partial void WithoutUring(ILogger logger, string reason);
 
-    [LoggerMessage(11, LogLevel.Information, "{Directory} stays mounted although its files are closed: {Message}")]
+    [LoggerMessage(21, LogLevel.Warning, "restartable: the mount ends with this process: {Reason}")]
+    public static partial void NotRestartable(ILogger logger, string reason);
+
+    [LoggerMessage(22, LogLevel.Warning, "{Directory} is mounted anew, whoever has files open gets errors: {Reason}")]
+    public static partial void NotResumed(ILogger logger, string directory, string reason);
+
+    [LoggerMessage(23, LogLevel.Information, "goes on with the mount on {Directory}")]
+    public static partial void Resumed(ILogger logger, string directory);
+
+    [LoggerMessage(24, LogLevel.Error,
+        "{Directory}: the earlier process died before all was durable that had been written: files that were open then "
+        + "answer with EIO until they are closed")]
+    public static partial void MayHaveLost(ILogger logger, string directory);
+
+    [LoggerMessage(25, LogLevel.Information, "hands {Directory} over to the next process")]
+    public static partial void HandsOver(ILogger logger, string directory);
+
+    [LoggerMessage(26, LogLevel.Warning, "SIGUSR2: {Directory} cannot be handed over; it stays as it is")]
+    public static partial void CannotHandOver(ILogger logger, string directory);
+
+    [LoggerMessage(27, LogLevel.Information, "{Directory} stays mounted although its files are closed: {Message}")]
     public static partial void StaysMounted(ILogger logger, string directory, string message);
 }

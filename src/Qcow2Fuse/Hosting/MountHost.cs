@@ -23,10 +23,15 @@ internal sealed class MountHost : IDisposable
     private readonly ILogger _logger;
     private readonly ServiceReporter _reporter;
     private readonly ImageSet _images;
-    private readonly HostEvents _events = new(hangupStops: !BackgroundStart.IsChild && !ServiceNotifier.IsPresent);
+    private readonly MountKeeper? _keeper;
+    private readonly HostEvents _events;
 
-    private MountHost(MountSettings settings, ImageSet images, ServiceReporter reporter, ILogger logger)
+    private MountHost(
+        MountSettings settings, ImageSet images, ServiceReporter reporter, MountKeeper? keeper, ILogger logger)
     {
+        _events = new HostEvents(
+            hangupStops: !BackgroundStart.IsChild && !ServiceNotifier.IsPresent, handsOver: settings.Restartable);
+        _keeper = keeper;
         _reporter = reporter;
         _settings = settings;
         _images = images;
@@ -47,11 +52,17 @@ internal sealed class MountHost : IDisposable
 
         // The first look at the source may already take long.
         using ServiceReporter reporter = new(logger);
-        if (Directory.Exists(source))
+
+        // Until a mount that goes on is served again, nobody may look at a path that could lead into it.
+        using MountKeeper? keeper = MountKeeper.Open(settings, source, directory, logger);
+        if (keeper is null && Directory.Exists(source))
             ImageDirectory.RefuseUnder(directory, source);
         int exitCode;
-        using (MountHost host = new(settings, ImageSet.Open(settings, source, logger), reporter, logger))
+        using (MountHost host =
+            new(settings, ImageSet.Open(settings, source, logger, keeper), reporter, keeper, logger))
+        {
             exitCode = host.Run(directory, ready);
+        }
         if (BackgroundStart.IsPrivate)
             PrivateMount.RemoveDirectory(directory);
         return exitCode;
@@ -84,14 +95,20 @@ internal sealed class MountHost : IDisposable
 
         // A daemon inside its own mount, or inside a directory mounted over, could wait for itself.
         Environment.CurrentDirectory = "/";
-        using FuseMount mount = FuseMount.Mount(MountRequest.From(_settings, _images, directory));
-        TreeContext context = new(_settings, _logger);
+        MountSpec spec = MountRequest.From(_settings, _images, directory);
+        using FuseMount mount = _keeper?.Mount(spec) ?? FuseMount.Mount(spec);
+        TreeContext context = new(_settings, _logger)
+        { Generation = _keeper?.Generation ?? 0, BrokenBelow = _keeper?.BrokenBelow ?? 0 };
         _images.CreateNodes(context, rootIsFile: mount.IsFile);
+        if (_keeper is { Resumes: true })
+            TreeRecall.Run(context);
         TreeFileSystem fileSystem = new(context, _images);
-        using FuseServer server = new(mount.OpenTransport(), fileSystem, new FuseServerOptions
+        DevFuseTransport transport = _keeper?.OpenTransport(mount) ?? mount.OpenTransport();
+        using FuseServer server = new(transport, fileSystem, new FuseServerOptions
         {
+            Resumption = _keeper?.Resumption,
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,
-            Uring = _settings.Transport == FuseTransportChoice.Uring,
+            Uring = _settings.Transport == FuseTransportChoice.Uring && _keeper is null,
             WritebackCache = _settings.Writeback,
 
             // With O_DIRECT serving then needs little memory, and is less likely to wait for some where there is none.
@@ -116,11 +133,15 @@ internal sealed class MountHost : IDisposable
         if (server.UringRefusal is { } reason)
             HostLog.WithoutUring(_logger, reason);
         _ = mount.TryRaiseReadAhead();
-
-        HostLog.Mounted(_logger, _images.Description, mount.MountPoint);
+        _keeper?.Keep(mount, transport, server);
+        ReportMounted(mount, context);
         _reporter.Ready(server, $"{_images.Description} on {mount.MountPoint}");
         if (TryAnnounce(ready, _images.Description))
-            Serve(mount, server);
+        {
+            if (Serve(mount, server) == HostEvent.HandOver)
+                return HandOver(mount, server);
+        }
+
         Stop(mount, server);
 
         // What was asked for over it is done with open images.
@@ -128,18 +149,64 @@ internal sealed class MountHost : IDisposable
         return Close();
     }
 
-    /// <summary>Returns when the mount has gone or should go.</summary>
-    private void Serve(FuseMount mount, FuseServer server)
+    private void ReportMounted(FuseMount mount, TreeContext context)
+    {
+        if (_keeper is not { Resumes: true })
+        {
+            HostLog.Mounted(_logger, _images.Description, mount.MountPoint);
+            return;
+        }
+
+        HostLog.Resumed(_logger, mount.MountPoint);
+        if (!_keeper.MayHaveLost)
+            return;
+        HostLog.MayHaveLost(_logger, mount.MountPoint);
+
+        // What the kernel has cached may be what was lost.
+        context.ForgetPages();
+    }
+
+    /// <summary>
+    /// Leaves the mount to the next process: answers what is in work, and makes everything durable. Requests that come
+    /// meanwhile wait in the kernel.
+    /// </summary>
+    private int HandOver(FuseMount mount, FuseServer server)
+    {
+        HostLog.HandsOver(_logger, mount.MountPoint);
+        _reporter.Stopping(handsOver: true);
+        server.Stop();
+        try
+        {
+            _images.Flush();
+        }
+        catch (BlockException exception)
+        {
+            // The next process knows, as after a crash, and breaks the handles that may have lost something.
+            HostLog.LastFlushFailed(_logger, _images.Path, exception.Message);
+        }
+
+        _keeper!.HandOver(mount);
+        return ExitCode.HandedOver;
+    }
+
+    /// <summary>Returns when the mount has gone or should go, or should be handed over.</summary>
+    private HostEvent Serve(FuseMount mount, FuseServer server)
     {
         _events.Watch(server.Ended);
         while (true)
         {
-            switch (_events.Take())
+            HostEvent happened = _events.Take();
+            switch (happened)
             {
                 case HostEvent.Stop or HostEvent.Ended:
-                    return;
+                    return happened;
+                case HostEvent.HandOver when _keeper is { IsKept: true } && !server.Ended.IsCompleted:
+                    return happened;
+                case HostEvent.HandOver:
+                    HostLog.CannotHandOver(_logger, mount.MountPoint);
+                    break;
                 case HostEvent.Unused when _settings.IdleExit && TryUnmountUnused(mount):
-                    return;
+                    return happened;
                 case HostEvent.Report:
                     HostStatistics.Write(_images.Current(), _logger);
                     break;
@@ -185,6 +252,7 @@ internal sealed class MountHost : IDisposable
     private void Stop(FuseMount mount, FuseServer server)
     {
         _reporter.Stopping();
+        _keeper?.Forget();
         if (server.Ended.IsCompleted)
             return;
         try
@@ -204,7 +272,7 @@ internal sealed class MountHost : IDisposable
         HostEvent happened;
         do
             happened = _events.Take(Grace);
-        while (happened is HostEvent.Reload or HostEvent.Report or HostEvent.Unused);
+        while (happened is HostEvent.Reload or HostEvent.Report or HostEvent.Unused or HostEvent.HandOver);
         server.Stop();
     }
 

@@ -12,9 +12,10 @@ internal sealed class ServedImage : IDisposable
 {
     private readonly OpenedImage _image;
 
-    private ServedImage(OpenedImage image, string path)
+    private ServedImage(OpenedImage image, BlockDevice device, string path)
     {
         _image = image;
+        Device = device;
         ImagePath = path;
         FileName = RawFileName.For(path);
     }
@@ -29,7 +30,7 @@ internal sealed class ServedImage : IDisposable
     public string FileName { get; }
 
     /// <summary>What the guest sees as its disk.</summary>
-    public BlockDevice Device => _image.Device;
+    public BlockDevice Device { get; }
 
     /// <summary>The image and the backing files below it, the image first.</summary>
     public IReadOnlyList<ImageLayer> Layers => _image.Layers;
@@ -39,8 +40,8 @@ internal sealed class ServedImage : IDisposable
 
     /// <summary>Opens the image with all the files it needs.</summary>
     /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
-    public static ServedImage Open(MountSettings settings, string path) =>
-        Open(settings, settings.ToOpenOptions(path));
+    public static ServedImage Open(MountSettings settings, string path, MountKeeper? keeper = null) =>
+        Open(settings, settings.ToOpenOptions(path), keeper);
 
     /// <summary>Opens the image read-only, whatever the settings say.</summary>
     /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
@@ -61,12 +62,13 @@ internal sealed class ServedImage : IDisposable
     }
 
     /// <summary>Closes the image and its files.</summary>
-    public void Dispose() => _image.Dispose();
+    public void Dispose() => Device.Dispose();
 
-    private static ServedImage Open(MountSettings settings, ImageOpenOptions options)
+    private static ServedImage Open(MountSettings settings, ImageOpenOptions options, MountKeeper? keeper = null)
     {
         using ImageSecrets? secrets = SecretReader.Read(settings.Secrets);
-        return new ServedImage(
-            new ImageOpener(new FileStorage(), Formats).Open(options with { Secrets = secrets }), options.Path);
+        OpenedImage image =
+            new ImageOpener(new FileStorage(keeper?.Files), Formats).Open(options with { Secrets = secrets });
+        return new ServedImage(image, keeper?.Watch(image.Device) ?? image.Device, options.Path);
     }
 }

@@ -3,6 +3,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Net.Sockets;
 using System.Text;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Hosting;
 
@@ -33,6 +34,12 @@ internal static class ServiceNotifier
         }
     }
 
+    /// <summary>How many descriptors the manager keeps; null where it does not say (systemd before 254).</summary>
+    public static int? StoreCapacity =>
+        int.TryParse(Environment.GetEnvironmentVariable("FDSTORE"), CultureInfo.InvariantCulture, out int capacity)
+            ? capacity
+            : null;
+
     /// <summary>The mount answers.</summary>
     public static void Ready(string status) => Send($"READY=1\nSTATUS={status}\nMAINPID={Environment.ProcessId}");
 
@@ -52,20 +59,62 @@ internal static class ServiceNotifier
     /// <summary>The daemon is on its way out.</summary>
     public static void Stopping() => Send("STOPPING=1\nSTATUS=writing the image");
 
+    /// <summary>Another process of the service will go on.</summary>
+    public static void HandingOver() => Send("STATUS=handing over to the next process");
+
     /// <summary>The start or the end goes on for up to <paramref name="allowance"/> from now.</summary>
     public static void Extend(TimeSpan allowance) =>
         Send($"EXTEND_TIMEOUT_USEC={(long)allowance.TotalMicroseconds}");
 
+    /// <summary>The manager keeps descriptors under a name, also when this process dies. Each message has some of them.
+    /// </summary>
+    /// <exception cref="SocketException">The service manager cannot be told.</exception>
+    public static void Store(string name, ReadOnlySpan<int> descriptors)
+    {
+        using Socket? socket = Connect();
+        if (socket is null)
+            return;
+
+        // Unasked, the manager would poll the descriptors, and each request of the kernel would wake it.
+        byte[] message = Encoding.UTF8.GetBytes($"FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
+        while (!descriptors.IsEmpty)
+        {
+            int count = Math.Min(descriptors.Length, DescriptorSocket.DescriptorsMax);
+            int result = DescriptorSocket.Send((int)socket.Handle, message, descriptors[..count]);
+            if (result < 0)
+                throw new SocketException((int)SocketError.SocketError, Errno.Text(-result));
+            descriptors = descriptors[count..];
+        }
+    }
+
+    /// <summary>The manager closes the descriptors it keeps under a name.</summary>
+    public static void Forget(string name) => Send($"FDSTOREREMOVE=1\nFDNAME={name}");
+
     private static void Send(string state)
+    {
+        using Socket? socket = Connect();
+        socket?.Send(Encoding.UTF8.GetBytes(state));
+    }
+
+    private static Socket? Connect()
     {
         string? address = Environment.GetEnvironmentVariable("NOTIFY_SOCKET");
         if (string.IsNullOrEmpty(address))
-            return;
+            return null;
 
         // "@" stands for the NUL of Linux's abstract socket names.
         if (address[0] == '@')
             address = '\0' + address[1..];
-        using Socket socket = new(AddressFamily.Unix, SocketType.Dgram, ProtocolType.Unspecified);
-        socket.SendTo(Encoding.UTF8.GetBytes(state), new UnixDomainSocketEndPoint(address));
+        Socket socket = new(AddressFamily.Unix, SocketType.Dgram, ProtocolType.Unspecified);
+        try
+        {
+            socket.Connect(new UnixDomainSocketEndPoint(address));
+            return socket;
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
     }
 }

@@ -71,14 +71,15 @@ internal sealed class ServiceReporter : IDisposable
     }
 
     /// <summary>Says that the end has begun; the manager is asked for patience until it is over.</summary>
-    public void Stopping()
+    /// <param name="handsOver">Whether another process goes on with the mount.</param>
+    public void Stopping(bool handsOver = false)
     {
         lock (_gate)
         {
             _isTransient = true;
             _server = null;
             _extendUntil = DateTime.UtcNow + ExtensionMax;
-            TrySend(ServiceNotifier.Stopping);
+            TrySend(handsOver ? ServiceNotifier.HandingOver : ServiceNotifier.Stopping);
             TrySend(static () => ServiceNotifier.Extend(Extension));
         }
     }

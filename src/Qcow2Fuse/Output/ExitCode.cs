@@ -33,4 +33,7 @@ internal static class ExitCode
 
     /// <summary>mount: the mount failed.</summary>
     public const int MountFailed = 32;
+
+    /// <summary>mount: the mount was left to the next process, which the service manager starts.</summary>
+    public const int HandedOver = 75;
 }

@@ -11,12 +11,12 @@ internal static class ImageDetails
     /// <summary>Makes the directory and all below it.</summary>
     public static FixedDirectory Create(TreeContext context, HostedImage image)
     {
-        FixedDirectory directory = context.Nodes.Add(new FixedDirectory(context));
+        FixedDirectory directory = context.Nodes.Add(new FixedDirectory(context), "details");
         directory.Add("info", context.Nodes.Add(
-            new TextFileNode(context, text => ImageReportText.Write(image.ReadReport(), text))));
-        directory.Add("map", context.Nodes.Add(new TextFileNode(context, text => WriteMap(image, text))));
-        directory.Add("snapshots", context.Nodes.Add(new SnapshotsDirectory(context, image)));
-        directory.Add("layers", context.Nodes.Add(new LayersDirectory(context, image)));
+            new TextFileNode(context, text => ImageReportText.Write(image.ReadReport(), text)), "info"));
+        directory.Add("map", context.Nodes.Add(new TextFileNode(context, text => WriteMap(image, text)), "map"));
+        directory.Add("snapshots", context.Nodes.Add(new SnapshotsDirectory(context, image), "snapshots"));
+        directory.Add("layers", context.Nodes.Add(new LayersDirectory(context, image), "layers"));
         return directory;
     }
 

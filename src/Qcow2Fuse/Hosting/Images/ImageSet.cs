@@ -29,10 +29,10 @@ internal abstract class ImageSet : IDisposable
     /// mount behind; those of a directory when they are used.
     /// </summary>
     /// <exception cref="BlockException">The image cannot be opened.</exception>
-    public static ImageSet Open(MountSettings settings, string path, ILogger logger) =>
-        Directory.Exists(path)
+    public static ImageSet Open(MountSettings settings, string path, ILogger logger, MountKeeper? keeper = null) =>
+        keeper is null && Directory.Exists(path)
             ? new ImageDirectory(settings, path, logger)
-            : new SingleImage(settings, ServedImage.Open(settings, path), logger);
+            : new SingleImage(settings, ServedImage.Open(settings, path, keeper), logger);
 
     /// <summary>
     /// Makes the nodes of the images and the root above them; on a mount point that is a file, the disk is the root.
@@ -98,6 +98,8 @@ internal sealed class SingleImage : ImageSet
     /// <inheritdoc/>
     public override void CreateNodes(TreeContext context, bool rootIsFile)
     {
+        context.Nodes.HasLastingNumbers = context.Generation > 0;
+
         // The first node is the root.
         if (!rootIsFile)
             _ = RootDirectory.Create(context, this);

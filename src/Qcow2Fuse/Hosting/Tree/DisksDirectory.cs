@@ -56,6 +56,9 @@ internal abstract class DisksDirectory(TreeContext context, HostedImage image) :
         Context.Nodes.Remove(this);
     }
 
+    /// <summary>A word for what the disks are.</summary>
+    protected abstract string What { get; }
+
     /// <summary>The disks of the open image.</summary>
     protected abstract List<InnerDisk> DisksOf(BlockDevice top);
 
@@ -85,7 +88,8 @@ internal abstract class DisksDirectory(TreeContext context, HostedImage image) :
         foreach (InnerDisk disk in disks)
         {
             DerivedSource source = new(image, disk.Length, disk.AllocatedBytes, disk.Open);
-            _disks.Add((disk, Context.Nodes.Add(new RawFileNode(Context, image, source))));
+            RawFileNode node = new(Context, image, source);
+            _disks.Add((disk, Context.Nodes.Add(node, $"{What} {disk.Identity}")));
         }
     }
 }
@@ -93,6 +97,9 @@ internal abstract class DisksDirectory(TreeContext context, HostedImage image) :
 /// <summary><c>layers</c>: each image of the chain alone, <c>0.raw</c> the top one.</summary>
 internal sealed class LayersDirectory(TreeContext context, HostedImage image) : DisksDirectory(context, image)
 {
+    /// <inheritdoc/>
+    protected override string What => "layer";
+
     /// <inheritdoc/>
     protected override List<InnerDisk> DisksOf(BlockDevice top)
     {
@@ -128,6 +135,9 @@ internal sealed class LayersDirectory(TreeContext context, HostedImage image) : 
 internal sealed class SnapshotsDirectory(TreeContext context, HostedImage image) : DisksDirectory(context, image)
 {
     private const int NameBytesMax = 250;
+
+    /// <inheritdoc/>
+    protected override string What => "snapshot";
 
     /// <inheritdoc/>
     protected override List<InnerDisk> DisksOf(BlockDevice top)

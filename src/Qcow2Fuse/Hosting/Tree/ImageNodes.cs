@@ -28,7 +28,7 @@ internal sealed class ImageNodes
         RawName = rawName;
         Name = rawName[..^RawEnding.Length];
         _showsPartitions = context.Settings.Partitions && window == DiskWindow.Whole;
-        Raw = context.Nodes.Add(new RawFileNode(context, image, window, isPartition: false));
+        Raw = context.Nodes.Add(new RawFileNode(context, image, window, isPartition: false), "raw");
         image.AddView(Raw);
     }
 
@@ -127,7 +127,8 @@ internal sealed class ImageNodes
             if (_partitions.Exists(one => one.Partition == partition))
                 continue;
             RawFileNode node = _context.Nodes.Add(new RawFileNode(
-                _context, Image, new DiskWindow(partition.Start, partition.Length), isPartition: true));
+                _context, Image, new DiskWindow(partition.Start, partition.Length), isPartition: true),
+                string.Create(CultureInfo.InvariantCulture, $"partition {partition.Start}+{partition.Length}"));
             Image.AddView(node);
             _partitions.Add((partition, node));
         }

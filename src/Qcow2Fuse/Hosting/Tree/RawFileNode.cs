@@ -33,6 +33,7 @@ internal sealed partial class RawFileNode : TreeNode
     private int _opens;
     private int _seenOpening;
     private bool _isRetired;
+    private volatile bool _isResumed;
 
     /// <summary>Shows a window of an image's own disk.</summary>
     /// <param name="context">What all nodes share.</param>
@@ -120,8 +121,30 @@ internal sealed partial class RawFileNode : TreeNode
     }
 
     /// <inheritdoc/>
+    public override int Resume(ulong handle)
+    {
+        if (_context.IsBroken(handle))
+            return -FuseErrno.EIO;
+        if (_isResumed)
+            return 0;
+        lock (_openLock)
+        {
+            // How many there are is not known, so the disk stays open for them to the end.
+            if (_isResumed)
+                return 0;
+            _ = _source.Acquire();
+            _opens++;
+            _cached ??= new FuseCachedNode(Number);
+            _isResumed = true;
+            return 0;
+        }
+    }
+
+    /// <inheritdoc/>
     public override void Release(ulong handle)
     {
+        if (!_context.IsOwn(handle))
+            return;
         lock (_openLock)
         {
             _opens--;
@@ -269,8 +292,12 @@ internal sealed partial class RawFileNode : TreeNode
     private FuseOpenResult Flags(FuseOpenRequest request)
     {
         if (_isView)
-            return new FuseOpenResult(0, FuseOpenFlags.DirectIO | FuseOpenFlags.ParallelDirectWrites);
-        FuseOpenResult result = FuseOpenResult.ForDisk(request, handle: 0);
+        {
+            return new FuseOpenResult(
+                _context.PlainHandle, FuseOpenFlags.DirectIO | FuseOpenFlags.ParallelDirectWrites);
+        }
+
+        FuseOpenResult result = FuseOpenResult.ForDisk(request, _context.PlainHandle);
         int opening = _image.Openings;
         if (opening != _seenOpening)
             result = result with { Flags = result.Flags & ~FuseOpenFlags.KeepCache };

@@ -17,8 +17,8 @@ internal sealed class RootDirectory(TreeContext context, ImageSet images) : Dire
     {
         RootDirectory root = context.Nodes.Add(new RootDirectory(context, images));
         TextFileNode metrics = context.Nodes.Add(
-            new TextFileNode(context, text => MetricsText.Write(images.Current(), text)));
-        root._hidden = context.Nodes.Add(new HiddenDirectory(context, images, metrics));
+            new TextFileNode(context, text => MetricsText.Write(images.Current(), text)), "metrics");
+        root._hidden = context.Nodes.Add(new HiddenDirectory(context, images, metrics), "hidden");
         return root;
     }
 

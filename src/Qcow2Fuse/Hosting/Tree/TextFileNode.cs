@@ -34,12 +34,17 @@ internal sealed class TextFileNode(TreeContext context, Action<TextWriter> write
         result = default;
         if (request.Writes)
             return -FuseErrno.EROFS;
-        using StringWriter text = new() { NewLine = "\n" };
-        write(text);
 
         // Past the page cache, which would stop at the size.
-        result = new FuseOpenResult(
-            context.AddHandle(Encoding.UTF8.GetBytes(text.ToString())), FuseOpenFlags.DirectIO);
+        result = new FuseOpenResult(context.AddHandle(Content()), FuseOpenFlags.DirectIO);
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public override int Resume(ulong handle)
+    {
+        if (context.Handle<byte[]>(handle) is null)
+            context.RenewHandle(handle, Content());
         return 0;
     }
 
@@ -55,5 +60,12 @@ internal sealed class TextFileNode(TreeContext context, Action<TextWriter> write
         int length = Math.Min(content.Length - start, destination.Length);
         content.AsSpan(start, length).CopyTo(destination);
         return length;
+    }
+
+    private byte[] Content()
+    {
+        using StringWriter text = new() { NewLine = "\n" };
+        write(text);
+        return Encoding.UTF8.GetBytes(text.ToString());
     }
 }

@@ -14,8 +14,10 @@ internal sealed class TreeContext
 
     private static readonly TimeSpan DeliveryPatience = TimeSpan.FromMilliseconds(200);
 
+    private const int GenerationShift = 32;
+
     private readonly ConcurrentDictionary<ulong, object> _handles = new();
-    private ulong _lastHandle;
+    private uint _lastHandle;
 
     /// <summary>A tree without nodes.</summary>
     public TreeContext(MountSettings settings, ILogger logger)
@@ -35,6 +37,18 @@ internal sealed class TreeContext
 
     /// <summary>When the mount was made: the time of its directories.</summary>
     public FuseTime Started { get; }
+
+    /// <summary>
+    /// Which process since the mount this is, which the upper half of every handle says: 1 for the first, or 0 for a
+    /// mount that ends with its process.
+    /// </summary>
+    public uint Generation { get; init; }
+
+    /// <summary>Disks opened in an earlier generation than this one may have lost writes.</summary>
+    public uint BrokenBelow { get; init; }
+
+    /// <summary>The handle of what needs nothing to be kept for it.</summary>
+    public ulong PlainHandle => (ulong)Generation << GenerationShift;
 
     /// <summary>The nodes by number.</summary>
     public NodeTable Nodes { get; } = new();
@@ -56,10 +70,20 @@ internal sealed class TreeContext
     /// <summary>Keeps what an open file or directory needs until it is released.</summary>
     public ulong AddHandle(object content)
     {
-        ulong handle = Interlocked.Increment(ref _lastHandle);
+        ulong handle = PlainHandle | Interlocked.Increment(ref _lastHandle);
         _handles[handle] = content;
         return handle;
     }
+
+    /// <summary>Keeps it again for a handle that an earlier process gave out.</summary>
+    public void RenewHandle(ulong handle, object content) => _handles[handle] = content;
+
+    /// <summary>Whether a handle was given out by this process, and not by one that served the mount before.</summary>
+    public bool IsOwn(ulong handle) => (uint)(handle >> GenerationShift) == Generation;
+
+    /// <summary>Whether writes of a handle may be lost, because the process died before it had made them durable.
+    /// </summary>
+    public bool IsBroken(ulong handle) => (uint)(handle >> GenerationShift) < BrokenBelow;
 
     /// <summary>What was kept; null for a handle that nobody has.</summary>
     public T? Handle<T>(ulong handle)
@@ -68,6 +92,13 @@ internal sealed class TreeContext
 
     /// <summary>Forgets a handle.</summary>
     public void RemoveHandle(ulong handle) => _handles.TryRemove(handle, out _);
+
+    /// <summary>Has the kernel drop all pages of all files.</summary>
+    public void ForgetPages()
+    {
+        foreach (ulong node in Nodes.Numbers)
+            Invalidator?.Invalidate(new FuseCachedNode(node), 0, long.MaxValue);
+    }
 
     /// <summary>
     /// Waits a moment until the kernel has dropped the pages that are out of date. What was written through one file

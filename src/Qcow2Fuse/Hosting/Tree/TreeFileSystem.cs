@@ -42,9 +42,8 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     public int SetAttributes(ulong node, in FuseAttributeChange change, out FuseAttributes attributes)
     {
         attributes = default;
-        return context.Nodes.TryGet(node, out TreeNode? found)
-            ? found.SetAttributes(change, out attributes)
-            : -FuseErrno.ESTALE;
+        int error = Find(node, change.Handle ?? context.PlainHandle, out TreeNode? found);
+        return found is null ? error : found.SetAttributes(change, out attributes);
     }
 
     /// <inheritdoc/>
@@ -63,27 +62,27 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
 
     /// <inheritdoc/>
     public int Read(ulong node, ulong handle, long offset, Span<byte> destination) =>
-        context.Nodes.TryGet(node, out TreeNode? found)
-            ? found.Read(handle, offset, destination)
-            : -FuseErrno.ESTALE;
+        Find(node, handle, out TreeNode? found) is var error && found is null
+            ? error
+            : found.Read(handle, offset, destination);
 
     /// <inheritdoc/>
     public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source) =>
-        context.Nodes.TryGet(node, out TreeNode? found) ? found.Write(offset, source) : -FuseErrno.ESTALE;
+        Find(node, handle, out TreeNode? found) is var error && found is null ? error : found.Write(offset, source);
 
     /// <inheritdoc/>
     public int Fsync(ulong node, ulong handle, bool dataOnly) =>
-        context.Nodes.TryGet(node, out TreeNode? found) ? found.Fsync() : -FuseErrno.ESTALE;
+        Find(node, handle, out TreeNode? found) is var error && found is null ? error : found.Fsync();
 
     /// <inheritdoc/>
     public int Allocate(ulong node, ulong handle, FuseAllocateMode mode, long offset, long length) =>
-        context.Nodes.TryGet(node, out TreeNode? found)
-            ? found.Allocate(mode, offset, length)
-            : -FuseErrno.ESTALE;
+        Find(node, handle, out TreeNode? found) is var error && found is null
+            ? error
+            : found.Allocate(mode, offset, length);
 
     /// <inheritdoc/>
     public long Seek(ulong node, ulong handle, long offset, FuseSeekKind kind) =>
-        context.Nodes.TryGet(node, out TreeNode? found) ? found.Seek(offset, kind) : -FuseErrno.ESTALE;
+        Find(node, handle, out TreeNode? found) is var error && found is null ? error : found.Seek(offset, kind);
 
     /// <inheritdoc/>
     public int GetStatistics(ulong node, out FuseStatistics statistics)
@@ -118,15 +117,19 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
             return -FuseErrno.ENOTDIR;
 
         // As it is now, so that positions mean the same in all reads.
-        List<DirectoryEntry> entries = [new(".", directory), new("..", directory)];
-        directory.List(entries);
-        handle = context.AddHandle(entries);
+        handle = context.AddHandle(EntriesOf(directory));
         return 0;
     }
 
     /// <inheritdoc/>
     public int ReadDirectory(ulong node, ulong handle, long offset, ref FuseDirectoryWriter entries)
     {
+        if (!context.IsOwn(handle) && context.Handle<List<DirectoryEntry>>(handle) is null
+            && context.Nodes.TryGet(node, out TreeNode? found) && found is DirectoryNode directory)
+        {
+            context.RenewHandle(handle, EntriesOf(directory));
+        }
+
         if (context.Handle<List<DirectoryEntry>>(handle) is not { } all)
             return -FuseErrno.EBADF;
         for (int i = (int)Math.Min(offset, all.Count); i < all.Count; i++)
@@ -182,6 +185,26 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         }
 
         return exception is BlockException failure ? BlockErrnos.Of(failure.Kind) : FuseErrno.EIO;
+    }
+
+    /// <summary>The node that an open file is of, or an error number without one. Allocates nothing.</summary>
+    private int Find(ulong node, ulong handle, out TreeNode? found)
+    {
+        if (!context.Nodes.TryGet(node, out found))
+            return -FuseErrno.ESTALE;
+        if (context.IsOwn(handle))
+            return 0;
+        int error = found.Resume(handle);
+        if (error != 0)
+            found = null;
+        return error;
+    }
+
+    private static List<DirectoryEntry> EntriesOf(DirectoryNode directory)
+    {
+        List<DirectoryEntry> entries = [new(".", directory), new("..", directory)];
+        directory.List(entries);
+        return entries;
     }
 
     /// <summary>Copies what fits, all or nothing, and returns how long it is.</summary>

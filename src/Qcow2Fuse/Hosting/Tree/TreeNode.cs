@@ -30,6 +30,11 @@ internal abstract class TreeNode
         return -FuseErrno.EISDIR;
     }
 
+    /// <summary>Prepares for requests through a handle that an earlier process gave out; may be called again and again.
+    /// </summary>
+    /// <returns>0, or −EIO where writes of it may be lost.</returns>
+    public virtual int Resume(ulong handle) => 0;
+
     public virtual void Release(ulong handle)
     {
     }

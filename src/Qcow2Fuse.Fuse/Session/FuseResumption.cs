@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>
+/// What a session agreed upon with the kernel, so that another process can go on with it: the kernel says INIT once.
+/// </summary>
+/// <param name="Minor">Minor version of the protocol both sides speak.</param>
+/// <param name="Features">Features both sides have (FUSE_* of INIT).</param>
+/// <param name="MaxWrite">Largest write in bytes.</param>
+public readonly record struct FuseResumption(uint Minor, ulong Features, int MaxWrite)
+{
+    /// <summary>
+    /// Whether requests that a dead process had in work can be had again (FUSE_HAS_RESEND, Linux 6.9), as long as the
+    /// descriptors they were read from are open.
+    /// </summary>
+    public bool CanResend => ((FuseInitFlags)Features).HasFlag(FuseInitFlags.HasResend);
+}
