@@ -64,7 +64,7 @@ internal sealed partial class ClusterMap
                 changed.Write(slice.Modify(), index, _geometry);
                 if (!changed.HasHost)
                     Release(old);
-                else if (mayUnmap && _keepsPlace)
+                else if (mayUnmap && KeepsPlaceOf(old))
                     PunchLater(at, changed.Host + _geometry.InCluster(at), step);
             }
 
@@ -91,7 +91,7 @@ internal sealed partial class ClusterMap
             return mayUnmap && IsBeyondBacking(guest);
         }
 
-        bool keepHost = old.HasHostIn(_geometry) && (!mayUnmap || _keepsPlace);
+        bool keepHost = old.HasHostIn(_geometry) && (!mayUnmap || KeepsPlaceOf(old));
         changed = new L2Entry(keepHost ? old.Descriptor | L2Entry.ZeroFlag : L2Entry.ZeroFlag, 0);
         return true;
     }
@@ -102,7 +102,7 @@ internal sealed partial class ClusterMap
         changed = old;
         if (whole)
         {
-            bool keepHost = old.HasHostIn(_geometry) && (!mayUnmap || _keepsPlace);
+            bool keepHost = old.HasHostIn(_geometry) && (!mayUnmap || KeepsPlaceOf(old));
             changed = new L2Entry(keepHost ? old.Descriptor : 0, L2Entry.AllZero);
             return true;
         }
@@ -112,10 +112,16 @@ internal sealed partial class ClusterMap
         int first = _geometry.SubclusterIndex(guest);
         int end = (int)(first + (length >> _geometry.SubclusterBits));
         ulong bitmap = (old.Bitmap | L2Entry.ZeroBits(first, end)) & ~L2Entry.AllocatedBits(first, end);
-        bool stillNeeded = !mayUnmap || _keepsPlace || (uint)bitmap != 0;
+        bool stillNeeded = !mayUnmap || KeepsPlaceOf(old) || (uint)bitmap != 0;
         changed = new L2Entry(stillNeeded ? old.Descriptor : 0, bitmap);
         return true;
     }
+
+    /// <summary>
+    /// Whether a discard leaves a cluster where it is. One that a snapshot refers to is not the disk's to keep, as the
+    /// next write could not go there, and not to be given back to the host either.
+    /// </summary>
+    private bool KeepsPlaceOf(L2Entry entry) => _keepsPlace && entry.IsCopied;
 
     private bool HasTable(GuestOffset guest)
     {

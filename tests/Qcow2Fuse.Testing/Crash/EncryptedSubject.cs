@@ -24,7 +24,7 @@ public sealed class EncryptedSubject(EncryptionOptions encryption) : ICrashSubje
         Qcow2Creator.Create(file, Qcow2Subject.OptionsOf(kind) with { Encryption = encryption });
 
     /// <inheritdoc/>
-    public BlockDevice Open(BlockDevice file, BlockDevice? backing) =>
+    public BlockDevice Open(BlockDevice file, BlockDevice? backing, BlockDevice? data) =>
         Qcow2Device.Open(file, new FormatOpenArguments { Backing = backing, Secrets = encryption.Secrets });
 
     /// <inheritdoc/>
