@@ -81,7 +81,8 @@ public sealed partial class CrashRun
     /// <summary>What is wrong with the live disk after a change, or null.</summary>
     private string? AddChange(GuestOp op)
     {
-        if (op.HasFailed)
+        // A disk that has the size already is left alone, and nothing is made durable.
+        if (op.HasFailed || (op.Kind == GuestOpKind.Resize && op.Offset == _images.Size))
             return CheckLive(_device, _history.Current);
         long size = _images.Size;
         IReadOnlyList<KnownSnapshot> snapshots = _images.Snapshots;
