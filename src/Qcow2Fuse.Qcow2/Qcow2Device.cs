@@ -195,6 +195,12 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
+        lock (_gate)
+        {
+            if (_isClosed)
+                return;
+        }
+
         _cleaner?.Dispose();
         try
         {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Qcow2.Tests.Crash;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Crash;
 using Qcow2Fuse.Testing.Faults;
@@ -22,12 +23,13 @@ public sealed class EncryptedCrashTests(ITestOutputHelper output)
     [InlineData("aes", 4)]
     public void Crash_states_of_encrypted_images_are_right(string mode, int writers)
     {
+        int runs = Math.Max(CrashSettings.Runs / 125, 1);
         CrashRunOptions options = new() { States = 150, Writers = writers, Rounds = writers > 1 ? 40 : 60 };
         CrashFleetResult result = CrashFleet.Random(
-            new EncryptedSubject(EncryptedImages.Of(mode)), 70_000 + (ulong)mode.Length, 16, options, qemuEvery: 0);
+            new EncryptedSubject(EncryptedImages.Of(mode)), 70_000 + (ulong)mode.Length, runs, options, qemuEvery: 0);
         output.WriteLine(result.ToString());
         Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
-        Assert.Equal(16 * 150, result.States);
+        Assert.Equal(runs * 150, result.States);
     }
 
     [Theory]

@@ -150,7 +150,7 @@ public sealed partial class CrashRun
             else
                 DoTogether(ops);
             wrong ??= ops[0].ChangesImage ? AddChange(ops[0]) : _history.AddRound(ops, ReadSector);
-            if (Has(CrashFeatures.WriteThrough))
+            if (Has(CrashFeatures.WriteThrough) && !Array.Exists(ops, op => op.HasFailed))
                 _history.AddDurable(ops.Max(op => op.End), round);
             if (wrong is null && ops[0].Kind == GuestOpKind.Reopen)
                 wrong = CheckClosed();
