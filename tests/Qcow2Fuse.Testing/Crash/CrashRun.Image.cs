@@ -5,7 +5,7 @@ using Qcow2Fuse.Testing.Faults;
 
 namespace Qcow2Fuse.Testing.Crash;
 
-/// <content>Changes of the image as a whole, and images of two files.</content>
+/// <content>Changes of the image as a whole.</content>
 public sealed partial class CrashRun
 {
     private const int ChangePercent = 14;
@@ -21,20 +21,6 @@ public sealed partial class CrashRun
     private bool MayRefuse => _kind.RefcountOrder <= (Has(CrashFeatures.Compress) ? 3 : 1);
 
     private bool Has(CrashFeatures feature) => (Features & feature) != CrashFeatures.None;
-
-    private CrashJudge NewJudge() =>
-        new(_disk.Table, _history, _backing, _cipher) { Timeline = _images, Features = Features };
-
-    /// <summary>The states of one file, in step with those of the other one.</summary>
-    private CrashStates StatesOf(CrashDevice file, CrashDevice? other, ulong seed)
-    {
-        IEnumerable<long> moments = _ops
-            .Where(op => op.ChangesImage || op.Kind == GuestOpKind.Flush || Has(CrashFeatures.WriteThrough))
-            .Select(op => op.End);
-        if (other is not null)
-            moments = moments.Concat(CrashStates.MomentsOf(other.Log));
-        return new CrashStates(file.Initial, [.. file.Log], seed, _options.States, moments);
-    }
 
     private GuestOp? MakeChange()
     {

@@ -14,6 +14,9 @@ public sealed class EncryptedSubject(EncryptionOptions encryption) : ICrashSubje
         $"Qcow2Device with {(encryption.Format == EncryptionFormat.Aes ? "AES" : "LUKS " + encryption.CipherMode)}";
 
     /// <inheritdoc/>
+    public CrashFeatures Features { get; init; }
+
+    /// <inheritdoc/>
     public bool LeaksNothing => true;
 
     /// <inheritdoc/>
