@@ -65,10 +65,10 @@ bench: build test-deps
 		--size-mib $(or $(SIZE_MIB),512) $(if $(JOBS),--only $(JOBS)) $(if $(QSD),--qsd $(QSD)) \
 		$(if $(OPTIONS),--own-options $(OPTIONS))
 
-# Crash states of random runs of the engine, ten times as many as in make test: RUNS=N runs, STATES=N states in all.
+# Crash states of random runs of the engine with every feature, ten times as many as in make test: RUNS=N, STATES=N.
 crash: build test-deps
 	QCOW2FUSE_CRASH_RUNS=$(or $(RUNS),20000) QCOW2FUSE_CRASH_STATES=$(or $(STATES),4000000) \
-		$(DOTNET) test tests/Qcow2Fuse.Qcow2.Tests -c Release --filter 'FullyQualifiedName~CrashTests' \
+		$(DOTNET) test tests/Qcow2Fuse.Qcow2.Tests -c Release --filter 'FullyQualifiedName~CrashTests|FullyQualifiedName~CrashFeatureTests' \
 		--logger 'console;verbosity=normal' --nologo
 
 # Random operations against a plain array, for SOAK_SECONDS; SEED sees an earlier run again. Then the same through mounts,

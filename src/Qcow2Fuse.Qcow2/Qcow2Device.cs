@@ -195,8 +195,12 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
-        if (_isClosed)
-            return;
+        lock (_gate)
+        {
+            if (_isClosed)
+                return;
+        }
+
         _cleaner?.Dispose();
         try
         {

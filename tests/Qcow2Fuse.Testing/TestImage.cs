@@ -65,7 +65,7 @@ public sealed partial class TestImage : IDisposable
     /// <param name="kind">The image; its backing file is filled with the stamp of tag 0.</param>
     public static TestImage Create(ICrashSubject engine, ImageKind kind) => new(
         file => engine.Create(file, kind),
-        engine.Open,
+        (file, backing) => engine.Open(file, backing, null),
         kind.HasBacking ? Stamp.Bytes(0, (int)kind.BackingLength, 0) : null,
         opened: true);
 

@@ -54,6 +54,7 @@ public sealed unsafe partial class TableCache : IDisposable
     private int _used;
     private int _lruHead = None;
     private int _lruTail = None;
+    private bool _isDisposed;
 
     /// <summary>
     /// Creates a cache of up to <paramref name="capacity"/> tables of <paramref name="tableSize"/> bytes.
@@ -104,6 +105,7 @@ public sealed unsafe partial class TableCache : IDisposable
     /// <exception cref="BlockException">Reading it, or writing a victim, failed. Nothing is pinned then.</exception>
     public CachedTable Get(long offset)
     {
+        ObjectDisposedException.ThrowIf(_isDisposed, this);
         while (true)
         {
             if (_index.TryGetValue(offset, out int entry))
@@ -157,9 +159,12 @@ public sealed unsafe partial class TableCache : IDisposable
         }
     }
 
-    /// <inheritdoc/>
+    /// <summary>Gives all memory back. Whoever asks for a table later gets an error, never memory of others.</summary>
     public void Dispose()
     {
+        if (_isDisposed)
+            return;
+        _isDisposed = true;
         for (int i = 0; i < _used; i++)
             ReleasePreImage(ref _entries[i]);
         for (int chunk = 0; chunk < _chunks.Length; chunk++)

@@ -36,8 +36,8 @@ internal sealed partial class ClusterMap
         _kept.Enqueue(new KeptDiscard(guest, host, length, _caches.NextFlush));
 
     /// <summary>
-    /// Whether the range still reads as zeroes, has its place, and is not being written. The gate is not released
-    /// between the look and the answer.
+    /// Whether the range still reads as zeroes, has its place, which no snapshot has come to share, and is not being
+    /// written. The gate is not released between the look and the answer.
     /// </summary>
     private bool IsStillKept(KeptDiscard discard)
     {
@@ -48,6 +48,7 @@ internal sealed partial class ClusterMap
             L2Entry entry = L2Entry.Read(slice.Bytes, _geometry.IndexInSlice(discard.Guest), _geometry);
             ReadMapping now = LookupIn(slice.Bytes, discard.Guest, discard.Length);
             return entry.HasHost
+                && entry.IsCopied
                 && entry.Host + _geometry.InCluster(discard.Guest) == discard.Host
                 && now.Kind == MappingKind.Zero
                 && now.Length >= discard.Length

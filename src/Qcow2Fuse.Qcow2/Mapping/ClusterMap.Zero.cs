@@ -120,9 +120,10 @@ internal sealed partial class ClusterMap
     }
 
     /// <summary>
-    /// Whether a discard leaves the host cluster of an entry where it is: not where a snapshot needs its content.
+    /// Whether a discard leaves a cluster where it is. One that a snapshot refers to is not the disk's to keep, as the
+    /// next write could not go there, and not to be given back to the host either.
     /// </summary>
-    private bool KeepsPlaceOf(L2Entry old) => _keepsPlace && old.IsCopied;
+    private bool KeepsPlaceOf(L2Entry entry) => _keepsPlace && entry.IsCopied;
 
     private bool HasTable(GuestOffset guest)
     {

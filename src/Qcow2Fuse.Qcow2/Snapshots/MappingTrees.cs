@@ -230,7 +230,8 @@ internal sealed class MappingTrees
         if (_geometry.RefcountBits < 64 && refcount == (1UL << _geometry.RefcountBits) - 1)
             throw new BlockException(BlockErrorKind.TooLarge,
                 $"{_file.Name}: the cluster at {cluster << _geometry.ClusterBits} has {refcount} references, "
-                + $"and refcounts of {_geometry.RefcountBits} bits have no room for another snapshot's");
+                + $"and refcounts of {_geometry.RefcountBits} bit{(_geometry.RefcountBits == 1 ? "" : "s")} "
+                + "have no room for another snapshot's");
         _caches.Refcounts.Increment(cluster, 1);
     }
 

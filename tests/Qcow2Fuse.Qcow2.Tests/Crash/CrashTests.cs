@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Globalization;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Crash;
 using Qcow2Fuse.Testing.Faults;
@@ -20,15 +19,15 @@ public sealed class CrashTests(ITestOutputHelper output)
     [Fact]
     public void Crash_states_of_random_runs_are_right()
     {
-        int runs = (int)Setting("QCOW2FUSE_CRASH_RUNS", 2_000) / 4;
-        long states = (long)Setting("QCOW2FUSE_CRASH_STATES", 400_000) / 4 / Math.Max(runs, 1);
-        ulong seed = Setting("QCOW2FUSE_CRASH_SEED", DefaultSeed);
+        int runs = CrashSettings.Runs / 4;
+        long states = CrashSettings.States / 4 / Math.Max(runs, 1);
+        ulong seed = CrashSettings.Seed;
         long judged = 0;
         foreach (bool smallCaches in (bool[])[false, true])
         {
             foreach (int writers in (int[])[1, 4])
             {
-                Qcow2Subject engine = new() { SmallCaches = smallCaches };
+                Qcow2Subject engine = new() { Features = smallCaches ? CrashFeatures.SmallCaches : CrashFeatures.None };
                 CrashFleetResult result = CrashFleet.Random(engine, seed, runs, Options(writers, states));
                 output.WriteLine($"{engine.Name}, {writers} writer(s): {result}");
                 Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
@@ -45,16 +44,16 @@ public sealed class CrashTests(ITestOutputHelper output)
     [Fact]
     public void Crash_states_of_compressed_writes_are_right()
     {
-        int runs = (int)Setting("QCOW2FUSE_CRASH_RUNS", 2_000) / 40;
-        long states = (long)Setting("QCOW2FUSE_CRASH_STATES", 400_000) / 80 / Math.Max(runs, 1);
-        ulong seed = Setting("QCOW2FUSE_CRASH_SEED", DefaultSeed);
+        int runs = CrashSettings.Runs / 40;
+        long states = CrashSettings.States / 80 / Math.Max(runs, 1);
+        ulong seed = CrashSettings.Seed;
         foreach ((int writers, bool smallCaches, int clusterBitsMax, int fewer) in ((int, bool, int, int)[])
             [(1, false, 16, 1), (4, false, 16, 1), (1, true, 16, 1), (4, true, 16, 1), (4, false, 21, 10)])
         {
             Qcow2Subject engine = new()
             {
-                SmallCaches = smallCaches,
-                Compress = true,
+                Features = CrashFeatures.Compress
+                    | (smallCaches ? CrashFeatures.SmallCaches : CrashFeatures.None),
                 ClusterBitsMax = clusterBitsMax,
             };
             CrashRunOptions options = Options(writers, states) with { Compressible = true };
@@ -86,7 +85,7 @@ public sealed class CrashTests(ITestOutputHelper output)
         for (ulong seed = 6; seed < 8; seed++)
         {
             CrashFleetResult result = CrashFleet.FailEach(
-                new Qcow2Subject { Compress = true }, seed, options,
+                new Qcow2Subject { Features = CrashFeatures.Compress }, seed, options,
                 BlockOp.Read, BlockOp.Write, BlockOp.WriteZeroes, BlockOp.Discard, BlockOp.Flush);
             output.WriteLine(result.ToString());
             Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
@@ -145,7 +144,8 @@ public sealed class CrashTests(ITestOutputHelper output)
         foreach (bool smallCaches in (bool[])[false, true])
         {
             CrashFleetResult result = CrashFleet.FailEach(
-                new Qcow2Subject { SmallCaches = smallCaches }, 6, options,
+                new Qcow2Subject { Features = smallCaches ? CrashFeatures.SmallCaches : CrashFeatures.None },
+                6, options,
                 BlockOp.Read, BlockOp.Write, BlockOp.WriteZeroes, BlockOp.Discard, BlockOp.Resize, BlockOp.Flush);
             output.WriteLine(result.ToString());
             Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
@@ -164,30 +164,24 @@ public sealed class CrashTests(ITestOutputHelper output)
     [Fact]
     public void Crash_states_of_one_seed_are_right()
     {
+        string? with = Environment.GetEnvironmentVariable("QCOW2FUSE_CRASH_WITH");
         Qcow2Subject engine = new()
         {
-            SmallCaches = Setting("QCOW2FUSE_CRASH_SMALL_CACHES", 0) == 1,
-            Compress = Setting("QCOW2FUSE_CRASH_COMPRESS", 0) == 1,
-            ClusterBitsMax = (int)Setting("QCOW2FUSE_CRASH_CLUSTER_BITS", 21),
+            Features = string.IsNullOrEmpty(with) ? CrashFeatures.None : Enum.Parse<CrashFeatures>(with),
+            ClusterBitsMax = (int)CrashSettings.Number("QCOW2FUSE_CRASH_CLUSTER_BITS", 21),
         };
         CrashRunOptions options = Options(
-            (int)Setting("QCOW2FUSE_CRASH_WRITERS", 1), (long)Setting("QCOW2FUSE_CRASH_STATES", 20_000));
-        options = options with { Compressible = engine.Compress };
-        CrashRunResult result = CrashRun.Run(engine, Setting("QCOW2FUSE_CRASH_SEED", DefaultSeed), options);
+            (int)CrashSettings.Number("QCOW2FUSE_CRASH_WRITERS", 1),
+            (long)CrashSettings.Number("QCOW2FUSE_CRASH_STATES", 20_000));
+        options = options with
+        {
+            Compressible = (engine.Features & CrashFeatures.Compress) != CrashFeatures.None,
+        };
+        CrashRunResult result = CrashRun.Run(engine, CrashSettings.Seed, options);
         output.WriteLine($"{result.States} states");
         Assert.True(result.Failure is null, result.Failure);
     }
 
-    private static CrashRunOptions Options(int writers, long states) =>
+    internal static CrashRunOptions Options(int writers, long states) =>
         new() { States = states, Writers = writers, Rounds = writers > 1 ? 40 : 60 };
-
-    private static ulong Setting(string name, ulong otherwise)
-    {
-        string? value = Environment.GetEnvironmentVariable(name);
-        if (string.IsNullOrEmpty(value))
-            return otherwise;
-        return value.StartsWith("0x", StringComparison.OrdinalIgnoreCase)
-            ? ulong.Parse(value.AsSpan(2), NumberStyles.HexNumber, CultureInfo.InvariantCulture)
-            : ulong.Parse(value, CultureInfo.InvariantCulture);
-    }
 }

@@ -118,6 +118,19 @@ public sealed class CacheTests
         Assert.Equal(Stamp.Bytes(0, 4 << 20, 4), QemuTools.ConvertToRaw(image)[..(4 << 20)]);
     }
 
+    [Fact]
+    public void Closing_twice_is_closing_once()
+    {
+        using TestImage image = TestImage.Create(version: 3, clusterSize: 4096, extendedL2: false);
+        image.Write(0, 100_000, tag: 1);
+        BlockDevice device = image.Device;
+        image.Close();
+        int requests = image.Disk.Log.Count;
+        device.Dispose();
+        Assert.Equal(requests, image.Disk.Log.Count);
+        image.Reopen().ShouldRead(0, 100_000, tag: 1).ShouldPassCheck();
+    }
+
     private static MemoryDevice NewFile(long size)
     {
         MemoryDevice file = new();

@@ -78,6 +78,46 @@ public sealed class OverlapGuardTests
         ShouldRefuse(image, device => device.Write(1L << 29, Stamp.Bytes(0, 100, 2)));
     }
 
+    /// <summary>A refcount block becomes metadata when it is counted, not when a request for it fails.</summary>
+    [Theory]
+    [InlineData(BlockOp.WriteZeroes)]
+    [InlineData(BlockOp.Read)]
+    public void A_refcount_block_whose_creation_failed_can_be_created_again(BlockOp op)
+    {
+        const int Clusters = 300;
+        int failed = 0;
+        for (int nth = 1; ; nth++)
+        {
+            using TestImage image = TestImage.Create(new Qcow2CreateOptions
+            {
+                Size = Clusters * 512,
+                ClusterSize = 512,
+                RefcountBits = 64,
+            });
+            image.Faults.Fail(new FaultRule { Op = op, Nth = nth });
+            for (int i = 0; i < Clusters; i++)
+            {
+                try
+                {
+                    image.Write(i * 512, 512, tag: 1);
+                }
+                catch (BlockException failure)
+                {
+                    Assert.Equal(BlockErrorKind.Io, failure.Kind);
+                    image.Write(i * 512, 512, tag: 1);
+                    failed++;
+                }
+            }
+
+            image.Faults.Heal();
+            image.ShouldRead(0, Clusters * 512, tag: 1).ShouldPassCheck();
+            if (image.Faults.FailureCount == 0)
+                break;
+        }
+
+        Assert.True(failed > 2);
+    }
+
     private static MemoryDevice NewImage()
     {
         MemoryDevice image = new(name: "image");

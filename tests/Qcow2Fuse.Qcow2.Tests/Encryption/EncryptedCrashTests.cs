@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Qcow2.Tests.Crash;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Crash;
 using Qcow2Fuse.Testing.Faults;
@@ -16,18 +17,23 @@ public sealed class EncryptedCrashTests(ITestOutputHelper output)
     [Theory]
     [InlineData("xts-plain64", 1)]
     [InlineData("xts-plain64", 4)]
+    [InlineData("xts-plain64", 4, CrashFeatures.Snapshots | CrashFeatures.Resizes)]
     [InlineData("cbc-essiv:sha256", 1)]
     [InlineData("cbc-plain64", 4)]
     [InlineData("aes", 1)]
+    [InlineData("aes", 1, CrashFeatures.Snapshots | CrashFeatures.Resizes)]
     [InlineData("aes", 4)]
-    public void Crash_states_of_encrypted_images_are_right(string mode, int writers)
+    public void Crash_states_of_encrypted_images_are_right(
+        string mode, int writers, CrashFeatures features = CrashFeatures.None)
     {
+        int runs = Math.Max(CrashSettings.Runs / 125, 1);
         CrashRunOptions options = new() { States = 150, Writers = writers, Rounds = writers > 1 ? 40 : 60 };
+        EncryptedSubject engine = new(EncryptedImages.Of(mode)) { Features = features };
         CrashFleetResult result = CrashFleet.Random(
-            new EncryptedSubject(EncryptedImages.Of(mode)), 70_000 + (ulong)mode.Length, 16, options, qemuEvery: 0);
+            engine, 70_000 + (ulong)mode.Length, runs, options, qemuEvery: 0);
         output.WriteLine(result.ToString());
         Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
-        Assert.Equal(16 * 150, result.States);
+        Assert.Equal(runs * 150, result.States);
     }
 
     [Theory]

@@ -8,7 +8,7 @@ namespace Qcow2Fuse.Qcow2.Tests.Snapshots;
 public sealed class SnapshotTests
 {
     /// <summary>The refcount widths with which images can be written and snapshots be made.</summary>
-    private static readonly int[] RefcountWidths = [16];
+    private static readonly int[] RefcountWidths = [1, 2, 4, 8, 16, 32, 64];
 
     public static TheoryData<int, int, bool, int> Kinds()
     {
@@ -16,7 +16,7 @@ public sealed class SnapshotTests
         foreach (int clusterSize in (int[])[512, 4096, 65536, 2 << 20])
         {
             kinds.Add(2, clusterSize, false, 16);
-            foreach (int bits in RefcountWidths)
+            foreach (int bits in clusterSize > 4096 ? [16] : RefcountWidths)
             {
                 kinds.Add(3, clusterSize, false, bits);
                 if (clusterSize >= 65536)
@@ -31,6 +31,12 @@ public sealed class SnapshotTests
     [MemberData(nameof(Kinds))]
     public void A_snapshot_keeps_what_the_disk_held(int version, int clusterSize, bool extendedL2, int bits)
     {
+        if (bits == 1)
+        {
+            OneBitRefusesSnapshots(version, clusterSize);
+            return;
+        }
+
         foreach (bool withBacking in (bool[])[false, true])
         {
             using SnapshotRun run = new(
@@ -84,6 +90,39 @@ public sealed class SnapshotTests
             run.Check();
             run.ShouldPassQemu();
         }
+    }
+
+    /// <summary>With discard=no-unref a discarded cluster stays where it is, unless a snapshot has it.</summary>
+    [Theory]
+    [InlineData(4096, false, false)]
+    [InlineData(4096, false, true)]
+    [InlineData(16384, true, false)]
+    [InlineData(16384, true, true)]
+    public void What_a_snapshot_has_is_not_given_back_to_the_host(int clusterSize, bool extendedL2, bool discardsTwice)
+    {
+        using TestImage image = TestImage.Create(
+            new Qcow2CreateOptions { Size = 64 * clusterSize, ClusterSize = clusterSize, ExtendedL2 = extendedL2 },
+            backing: null,
+            new FormatOpenArguments { Discard = DiscardMode.NoUnref });
+        var device = (Qcow2Device)image.Device;
+        image.Write(0, 8 * clusterSize, tag: 1).Device.Flush();
+        if (discardsTwice)
+        {
+            // The first discard waits for the next flush, by which the snapshot has the cluster.
+            device.Discard(0, 4 * clusterSize);
+            image.Write(0, 4 * clusterSize, tag: 1);
+        }
+
+        device.CreateSnapshot("one");
+        if (discardsTwice)
+            device.WriteZeroes(0, 4 * clusterSize, mayUnmap: false);
+        else
+            device.Discard(clusterSize / 2, 4 * clusterSize);
+        device.Flush();
+        image.Reopen().Write(2 * clusterSize, clusterSize, tag: 3).Device.Flush();
+        using BlockDevice snapshot = ((Qcow2Device)image.Device).OpenSnapshot("one");
+        DeviceHolds(snapshot, tag: 1, length: 8 * clusterSize);
+        image.ShouldPassCheck();
     }
 
     [Fact]
@@ -246,5 +285,19 @@ public sealed class SnapshotTests
         byte[] seen = new byte[length == 0 ? (int)device.Length : length];
         device.Read(0, seen);
         Assert.True(Stamp.Bytes(0, seen.Length, tag).AsSpan().SequenceEqual(seen), $"not the stamp of {tag}");
+    }
+
+    /// <summary>A refcount of one bit cannot say that a snapshot has a cluster too.</summary>
+    private static void OneBitRefusesSnapshots(int version, int clusterSize)
+    {
+        using SnapshotRun run = new(1, version, clusterSize, extendedL2: false, refcountBits: 1);
+        run.Write(clusterSize / 2, clusterSize * 3);
+        BlockException refused = Assert.Throws<BlockException>(() => run.Device.CreateSnapshot("one"));
+        Assert.Equal(BlockErrorKind.TooLarge, refused.Kind);
+        Assert.Contains("1 bit", refused.Message, StringComparison.Ordinal);
+        run.Check();
+        run.Write(0, run.Disk.Length);
+        run.Check();
+        run.ShouldPassQemu();
     }
 }

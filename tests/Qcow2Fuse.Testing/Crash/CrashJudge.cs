@@ -34,6 +34,17 @@ public sealed class CrashJudge
         _backingIds = SectorsOf(table, backing, history.SectorCount);
     }
 
+    /// <summary>Which sizes and snapshots the image may have.</summary>
+    public required ImageTimeline Timeline { get; init; }
+
+    /// <summary>What else the images have.</summary>
+    public CrashFeatures Features { get; init; }
+
+    /// <summary>
+    /// Whether COPIED flags may be stale, as a power cut while a snapshot is made leaves them.
+    /// </summary>
+    public bool AllowsStaleFlags => (Features & CrashFeatures.Snapshots) != CrashFeatures.None;
+
     /// <summary>The content numbers of the first sectors of a file, zeroes past its end.</summary>
     public static int[] SectorsOf(SectorTable table, byte[]? bytes, int count)
     {
@@ -51,19 +62,21 @@ public sealed class CrashJudge
         return ids;
     }
 
-    /// <summary>A plain reader of a state of the image.</summary>
-    public PlainReader Open(ByteImage state) => new(state, _backing, cipher: _cipher);
+    /// <summary>A plain reader of a state of the image and of its data file, if it has one.</summary>
+    public PlainReader Open(ByteImage state, ByteImage? data = null) => new(state, _backing, data, _cipher);
 
     /// <summary>What is wrong with a state left by a crash at a moment, or null.</summary>
-    public string? Judge(SectorImage state, long time)
+    public string? Judge(SectorImage state, long time, SectorImage? data = null)
     {
         try
         {
-            PlainReader reader = Open(state);
-            PlainCheck check = reader.Check();
+            PlainReader reader = Open(state, data);
+            PlainCheck check = reader.Check(AllowsStaleFlags);
             if (check.Errors.Count > 0)
                 return "metadata: " + string.Join("; ", check.Errors);
-            return JudgeContent(reader, state, time);
+            return Timeline.Judge(reader, time, from => IdsOf(from, state))
+                ?? JudgeContent(reader, state, data, time)
+                ?? JudgeRaw(reader, data, time);
         }
         catch (PlainReaderException failure)
         {
@@ -71,9 +84,48 @@ public sealed class CrashJudge
         }
     }
 
-    private string? JudgeContent(PlainReader reader, SectorImage state, long time)
+    /// <summary>What is wrong with the size and the snapshots alone, or null.</summary>
+    public string? JudgeImage(SectorImage state, long time, SectorImage? data = null) =>
+        Timeline.Judge(Open(state, data), time, from => IdsOf(from, state));
+
+    private string? JudgeContent(PlainReader reader, SectorImage state, SectorImage? data, long time)
     {
         int durableBefore = _history.DurableBefore(time);
+        return Visit(reader, state, data, (sector, id, place) =>
+            _history.IsLegal(sector, id, time, durableBefore) ? null : Wrong(sector, place, id, time));
+    }
+
+    /// <summary>A raw data file alone is the guest's disk, whatever the image says.</summary>
+    private string? JudgeRaw(PlainReader reader, SectorImage? data, long time)
+    {
+        if (data is null || (Features & CrashFeatures.RawData) == CrashFeatures.None)
+            return null;
+        int durableBefore = _history.DurableBefore(time);
+        for (int sector = 0; sector < reader.Size / SectorSize; sector++)
+        {
+            if (!_history.IsLegal(sector, data.IdAt(sector), time, durableBefore))
+                return $"sector {sector} of the data file holds {_history.Describe(sector, data.IdAt(sector), time)}";
+        }
+
+        return null;
+    }
+
+    /// <summary>The content numbers of all sectors a reader of a state sees.</summary>
+    private int[] IdsOf(PlainReader reader, SectorImage state)
+    {
+        int[] ids = new int[reader.Size / SectorSize];
+        Visit(reader, state, null, (sector, id, _) =>
+        {
+            ids[sector] = id;
+            return null;
+        });
+        return ids;
+    }
+
+    /// <summary>Shows every sector of the guest's disk until something is wrong.</summary>
+    private string? Visit(
+        PlainReader reader, SectorImage state, SectorImage? data, Func<int, int, Place, string?> judge)
+    {
         for (long guest = 0; guest < reader.Size;)
         {
             Place place = reader.Locate(guest);
@@ -84,13 +136,13 @@ public sealed class CrashJudge
             {
                 int id = place.Kind switch
                 {
-                    PlaceKind.Data => Decrypted(state, (place.HostOffset / SectorSize) + i, first + i),
+                    PlaceKind.Data => Decrypted(data ?? state, (place.HostOffset / SectorSize) + i, first + i),
                     PlaceKind.Zero => SectorTable.Zero,
                     PlaceKind.Unallocated => _backingIds[first + i],
                     _ => packed[(first + i) % packed.Length],
                 };
-                if (!_history.IsLegal(first + i, id, time, durableBefore))
-                    return Wrong(first + i, place, id, time);
+                if (judge(first + i, id, place) is { } wrong)
+                    return wrong;
             }
 
             guest += place.Length;

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Globalization;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Testing.Faults;
 using Qcow2Fuse.Testing.Oracle;
@@ -51,16 +50,15 @@ public sealed record CrashRunResult(long States, bool FaultWasHit, string? Failu
 /// is recorded on one clock, then crash states are built and judged. Everything follows from the seed; with several
 /// writers the order of the threads does not.
 /// </summary>
-public sealed class CrashRun
+public sealed partial class CrashRun
 {
-    private const int OpsShown = 14;
-
     private readonly ICrashSubject _subject;
     private readonly ulong _seed;
     private readonly CrashRunOptions _options;
     private readonly SeededRandom _random;
     private readonly ImageKind _kind;
     private readonly CrashDevice _disk;
+    private readonly CrashDevice? _data;
     private readonly CrashWorkload _workload;
     private readonly List<GuestOp> _ops = [];
     private readonly byte[]? _backing;
@@ -68,6 +66,8 @@ public sealed class CrashRun
     private FaultyDevice? _faulty;
     private BlockDevice _device;
     private GuestHistory _history;
+    private ImageTimeline _images;
+    private CrashFeatures Features => _subject.Features;
     private string _closeFailure = string.Empty;
     private long _judged;
 
@@ -86,14 +86,21 @@ public sealed class CrashRun
         _disk.DiscardZeroes = _random.Chance(70);
         _workload = new CrashWorkload(kind, _random);
         subject.Create(_disk, kind);
+        _data = Has(CrashFeatures.Data) ? new CrashDevice(_disk.Clock, _disk.Table) : null;
+        if (Has(CrashFeatures.RawData))
+            _data!.Resize(kind.Size);
+        _images = new ImageTimeline(kind.Size);
         _cipher = subject.CipherOf(_disk.Current);
-        _history = NewHistory(CrashJudge.SectorsOf(_disk.Table, _backing, Sectors));
-        _device = OpenDevice(_disk, options.Filter);
+        int[] initial = CrashJudge.SectorsOf(_disk.Table, _backing, Sectors);
+        initial.AsSpan((int)(kind.Size / SectorTable.SectorSize)).Clear();
+        _history = NewHistory(initial);
+        _device = OpenDevice(_disk, _data, options.Filter);
     }
 
     private bool FaultWasHit => _faulty?.FailureCount > 0;
 
-    private int Sectors => (int)(_kind.Size / SectorTable.SectorSize);
+    /// <summary>Sectors of the disk at its largest.</summary>
+    private int Sectors => (int)(SizeMax / SectorTable.SectorSize);
 
     /// <summary>Runs the workload of a seed and judges its states.</summary>
     public static CrashRunResult Run(ICrashSubject subject, ulong seed, CrashRunOptions options)
@@ -117,8 +124,8 @@ public sealed class CrashRun
     private GuestHistory NewHistory(int[] initial) =>
         new(_disk.Table, initial, Tag(0)) { Compressible = _options.Compressible };
 
-    private BlockDevice OpenDevice(BlockDevice disk, Func<BlockDevice, BlockDevice>? filter) =>
-        _subject.Open(filter?.Invoke(disk) ?? disk, _backing is null ? null : new BackingDevice(_backing));
+    private BlockDevice OpenDevice(BlockDevice disk, BlockDevice? data, Func<BlockDevice, BlockDevice>? filter) =>
+        _subject.Open(filter?.Invoke(disk) ?? disk, _backing is null ? null : new BackingDevice(_backing), data);
 
     private string? Work()
     {
@@ -139,7 +146,9 @@ public sealed class CrashRun
                 Do(ops[0]);
             else
                 DoTogether(ops);
-            wrong ??= _history.AddRound(ops, ReadSector);
+            wrong ??= ops[0].ChangesImage ? AddChange(ops[0]) : _history.AddRound(ops, ReadSector);
+            if (Has(CrashFeatures.WriteThrough) && !Array.Exists(ops, op => op.HasFailed))
+                _history.AddDurable(ops.Max(op => op.End), round);
             if (wrong is null && ops[0].Kind == GuestOpKind.Reopen)
                 wrong = CheckClosed();
         }
@@ -166,7 +175,7 @@ public sealed class CrashRun
         if (fills.Count > 0)
             _device.Flush();
         int[] initial = new int[Sectors];
-        for (int sector = 0; sector < initial.Length; sector++)
+        for (int sector = 0; sector < LiveSectors; sector++)
             initial[sector] = ReadSector(sector);
         GuestHistory expected = NewHistory(_history.Current.ToArray());
         foreach (GuestOp op in fills)
@@ -188,8 +197,9 @@ public sealed class CrashRun
         }
 
         _disk.StartRecording();
+        _data?.StartRecording();
         _history = NewHistory(initial);
-        _device = OpenDevice(WithFault(), _options.Filter);
+        _device = OpenDevice(WithFault(), _data, _options.Filter);
     }
 
     private BlockDevice WithFault()
@@ -220,6 +230,8 @@ public sealed class CrashRun
     private GuestOp[] MakeRound()
     {
         int count = _options.Writers < 2 ? 1 : 1 + _random.Below(_options.Writers);
+        if (count == 1 && MakeChange() is { } change)
+            return [change];
         GuestOp[] ops = new GuestOp[count];
         for (int i = 0; i < count; i++)
             ops[i] = _workload.Next(mayReopen: count == 1 && _options.Fault is null);
@@ -247,10 +259,11 @@ public sealed class CrashRun
                 break;
             case GuestOpKind.Reopen:
                 _device.Dispose();
-                _device = OpenDevice(_disk, _options.Filter);
+                _device = OpenDevice(_disk, _data, _options.Filter);
                 break;
             default:
-                throw new InvalidOperationException(op.Kind.ToString());
+                DoChange(op);
+                break;
         }
 
         op.End = _disk.Clock.Next();
@@ -332,7 +345,9 @@ public sealed class CrashRun
 
     private string? CheckLive(BlockDevice device, ReadOnlySpan<int> expected)
     {
-        for (int sector = 0; sector < expected.Length; sector++)
+        if (device.Length != _images.Size)
+            return $"live disk: {device.Length} bytes instead of {_images.Size}";
+        for (int sector = 0; sector < LiveSectors; sector++)
         {
             int id = ReadSector(device, sector);
             if (id != expected[sector])
@@ -347,53 +362,15 @@ public sealed class CrashRun
     /// <summary>A file that was closed without a crash has no errors, no leaks, and the right content.</summary>
     private string? CheckClosedFile()
     {
-        CrashJudge judge = new(_disk.Table, _history, _backing, _cipher);
-        PlainReader reader = judge.Open(_disk.Current);
+        CrashJudge judge = NewJudge();
+        PlainReader reader = judge.Open(_disk.Current, _data?.Current);
+        if (reader.Header.Dirty && !FaultWasHit)
+            return "closed image: it is marked dirty";
         PlainCheck check = reader.Check();
         if (check.Errors.Count > 0)
             return "closed image: " + string.Join("; ", check.Errors);
         if (_subject.LeaksNothing && check.Leaks > 0 && !FaultWasHit)
             return $"closed image: {check.Leaks} leaked clusters";
-        return judge.Judge(_disk.Current, long.MaxValue) is { } wrong ? "closed image: " + wrong : null;
-    }
-
-    private string? JudgeStates()
-    {
-        CrashJudge judge = new(_disk.Table, _history, _backing, _cipher);
-        CrashRecovery recovery = new(_disk, disk => OpenDevice(disk, null), _workload, _history);
-        CrashOp[] log = [.. _disk.Log];
-        IEnumerable<long> flushes = _ops.Where(op => op.Kind == GuestOpKind.Flush).Select(op => op.End);
-        CrashStates states = new(_disk.Initial, log, _seed ^ 0xC4A5, _options.States, flushes);
-        while (states.Next())
-        {
-            _judged++;
-            string? wrong = judge.Judge(states.State, states.Time)
-                ?? _options.SecondJudge?.Invoke(states.State, _backing, judge.Open(states.State));
-            if (wrong is null && _options.RecoverEvery > 0 && _judged % _options.RecoverEvery == 0)
-                wrong = recovery.Try(states.State, judge);
-            if (wrong is not null)
-            {
-                int begun = _ops.Count(op => op.Begin <= states.Time);
-                return Report(states.Describe(), wrong, begun);
-            }
-        }
-
-        return null;
-    }
-
-    private string Report(string when, string wrong, int begun)
-    {
-        string hex = string.Create(CultureInfo.InvariantCulture, $"0x{_seed:x}");
-        IEnumerable<GuestOp> shown = _ops.Take(begun).TakeLast(OpsShown);
-        string again = _options.Ops is null && _options.Fault is null
-            ? $"QCOW2FUSE_CRASH_SEED={hex} QCOW2FUSE_CRASH_STATES={_options.States} "
-                + $"QCOW2FUSE_CRASH_WRITERS={_options.Writers} {_subject.Environment}".TrimEnd()
-                + " dotnet test tests/Qcow2Fuse.Qcow2.Tests --filter Crash_states_of_one_seed"
-            : "dotnet test tests/Qcow2Fuse.Qcow2.Tests --filter "
-                + (_options.Fault is null ? "Crash_states_of_all_short" : "Crash_states_after_a_failed_request");
-        string with = _options.Fault is null ? string.Empty : $"\n  with {_options.Fault} {_closeFailure}";
-        return $"{_subject.Name}, {_kind}, {_options.Writers} writer(s), seed {hex}: {wrong}\n"
-            + $"  {when}{with}\n  operations up to then ({begun} in all):\n    {string.Join("\n    ", shown)}\n"
-            + $"  again: {again}";
+        return judge.Judge(_disk.Current, long.MaxValue, _data?.Current) is { } wrong ? "closed image: " + wrong : null;
     }
 }

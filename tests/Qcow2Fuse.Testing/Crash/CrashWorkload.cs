@@ -9,11 +9,15 @@ public sealed class CrashWorkload
     private readonly long[] _hot;
     private int _number;
 
+    /// <summary>Bytes of the disk now.</summary>
+    public long Size { get; set; }
+
     /// <summary>Prepares operations for a disk of this kind.</summary>
     public CrashWorkload(ImageKind kind, SeededRandom random)
     {
         _kind = kind;
         _random = random;
+        Size = kind.Size;
         _hot = new long[6];
         for (int i = 0; i < _hot.Length; i++)
             _hot[i] = random.Below(kind.Size >> kind.ClusterBits) << kind.ClusterBits;
@@ -35,6 +39,18 @@ public sealed class CrashWorkload
         return Make(kind, kind is GuestOpKind.Discard ? 60 : 30);
     }
 
+    /// <summary>A change of the size, where <paramref name="sizeMax"/> is not 0, or of the snapshots.</summary>
+    public GuestOp Change(long sizeMax, bool withSnapshots, int snapshots)
+    {
+        const int SnapshotsMax = 3;
+        if (sizeMax > 0 && (!withSnapshots || _random.Chance(40)))
+            return new GuestOp(++_number, GuestOpKind.Resize, 512 * (1 + _random.Below(sizeMax / 512)), 0);
+        GuestOpKind kind = snapshots == 0 || (snapshots < SnapshotsMax && _random.Chance(45))
+            ? GuestOpKind.SnapshotCreate
+            : _random.Chance(50) ? GuestOpKind.SnapshotApply : GuestOpKind.SnapshotDelete;
+        return new GuestOp(++_number, kind, kind == GuestOpKind.SnapshotCreate ? 0 : _random.Below(snapshots), 0);
+    }
+
     /// <summary>Writes to one cluster, or most of it.</summary>
     public GuestOp Fill(long cluster)
     {
@@ -51,9 +67,9 @@ public sealed class CrashWorkload
             return new GuestOp(++_number, kind, 0, 0);
 
         int cluster = _kind.ClusterSize, sub = _kind.SubclusterSize;
-        long near = _random.Chance(75)
+        long near = _random.Chance(_kind.IsScattered ? 10 : 75)
             ? _random.Pick(_hot)
-            : _random.Below((_kind.Size + cluster - 1) >> _kind.ClusterBits) << _kind.ClusterBits;
+            : _random.Below((Size + cluster - 1) >> _kind.ClusterBits) << _kind.ClusterBits;
         long offset, length;
         if (_random.Chance(alignedPercent))
         {
@@ -72,7 +88,7 @@ public sealed class CrashWorkload
             length = 1 + _random.Below(_random.Pick(100, 1500, Math.Min(2 * cluster, 70_000)));
         }
 
-        offset = Math.Min(offset, _kind.Size - 1);
-        return new GuestOp(++_number, kind, offset, (int)Math.Min(length, _kind.Size - offset));
+        offset = Math.Min(offset, Size - 1);
+        return new GuestOp(++_number, kind, offset, (int)Math.Min(length, Size - offset));
     }
 }

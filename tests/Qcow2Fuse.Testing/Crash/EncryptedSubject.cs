@@ -14,6 +14,9 @@ public sealed class EncryptedSubject(EncryptionOptions encryption) : ICrashSubje
         $"Qcow2Device with {(encryption.Format == EncryptionFormat.Aes ? "AES" : "LUKS " + encryption.CipherMode)}";
 
     /// <inheritdoc/>
+    public CrashFeatures Features { get; init; }
+
+    /// <inheritdoc/>
     public bool LeaksNothing => true;
 
     /// <inheritdoc/>
@@ -24,7 +27,7 @@ public sealed class EncryptedSubject(EncryptionOptions encryption) : ICrashSubje
         Qcow2Creator.Create(file, Qcow2Subject.OptionsOf(kind) with { Encryption = encryption });
 
     /// <inheritdoc/>
-    public BlockDevice Open(BlockDevice file, BlockDevice? backing) =>
+    public BlockDevice Open(BlockDevice file, BlockDevice? backing, BlockDevice? data) =>
         Qcow2Device.Open(file, new FormatOpenArguments { Backing = backing, Secrets = encryption.Secrets });
 
     /// <inheritdoc/>

@@ -77,6 +77,30 @@ public sealed class GuestHistory
         return wrong;
     }
 
+    /// <summary>Says that everything up to and with a round is durable from a moment on.</summary>
+    public void AddDurable(long end, int round) => _flushes.Add((end, round + 1));
+
+    /// <summary>
+    /// Adds a change of the whole disk, durable when it has returned, after which every sector has a content. Only the
+    /// first <paramref name="live"/> sectors can be read then. Returns what is wrong with the live disk, or null.
+    /// </summary>
+    public string? AddWhole(GuestOp op, ReadOnlySpan<int> contents, int live, Func<int, int> read)
+    {
+        string? wrong = null;
+        for (int sector = 0; sector < contents.Length; sector++)
+        {
+            if (contents[sector] != _current[sector])
+                Add(sector, contents[sector], op.Begin, op.Round);
+            _current[sector] = contents[sector];
+            int observed = sector < live ? read(sector) : contents[sector];
+            if (observed != contents[sector])
+                wrong ??= $"live disk: sector {sector} after {op}: {Describe(sector, observed, long.MaxValue)}";
+        }
+
+        AddDurable(op.End, op.Round);
+        return wrong;
+    }
+
     /// <summary>The first round whose results need not be durable for a crash at a moment.</summary>
     public int DurableBefore(long time)
     {

@@ -23,13 +23,25 @@ public enum GuestOpKind
 
     /// <summary>Closes the image and opens it again.</summary>
     Reopen,
+
+    /// <summary>Changes the size of the disk to <see cref="GuestOp.Offset"/>.</summary>
+    Resize,
+
+    /// <summary>Makes a snapshot, named after <see cref="GuestOp.Number"/>.</summary>
+    SnapshotCreate,
+
+    /// <summary>Makes the disk what the snapshot with the index <see cref="GuestOp.Offset"/> holds.</summary>
+    SnapshotApply,
+
+    /// <summary>Removes the snapshot with the index <see cref="GuestOp.Offset"/>.</summary>
+    SnapshotDelete,
 }
 
 /// <summary>One operation of the guest.</summary>
 /// <param name="Number">Its number in the run, from 1; also the tag of its <see cref="Stamp"/>.</param>
 /// <param name="Kind">What it does.</param>
-/// <param name="Offset">First byte.</param>
-/// <param name="Length">Bytes; 0 for a flush or reopen.</param>
+/// <param name="Offset">First byte, or the new size, or the index of a snapshot.</param>
+/// <param name="Length">Bytes; 0 where it changes none.</param>
 public sealed record GuestOp(int Number, GuestOpKind Kind, long Offset, int Length)
 {
     /// <summary>Operations of one round run at the same time, those of different rounds one after the other.</summary>
@@ -45,7 +57,10 @@ public sealed record GuestOp(int Number, GuestOpKind Kind, long Offset, int Leng
     public bool HasFailed { get; set; }
 
     /// <summary>Whether it changes bytes of the disk.</summary>
-    public bool ChangesData => Kind is not (GuestOpKind.Flush or GuestOpKind.Reopen);
+    public bool ChangesData => Kind < GuestOpKind.Flush;
+
+    /// <summary>Whether it changes the image as a whole, in one step and durably.</summary>
+    public bool ChangesImage => Kind >= GuestOpKind.Resize;
 
     /// <inheritdoc/>
     public override string ToString() => string.Create(
@@ -54,5 +69,5 @@ public sealed record GuestOp(int Number, GuestOpKind Kind, long Offset, int Leng
 
     private string Range => ChangesData
         ? string.Create(CultureInfo.InvariantCulture, $" 0x{Offset:x}+0x{Length:x}")
-        : string.Empty;
+        : ChangesImage ? string.Create(CultureInfo.InvariantCulture, $" {Offset}") : string.Empty;
 }

@@ -13,6 +13,9 @@ public interface ICrashSubject
     /// <summary>Variables that make <c>Crash_states_of_one_seed</c> use this subject, <c>NAME=value ...</c>.</summary>
     string Environment => string.Empty;
 
+    /// <summary>What else the images and the workload have.</summary>
+    CrashFeatures Features => CrashFeatures.None;
+
     /// <summary>Whether an image that was closed without a crash has no leaked clusters.</summary>
     bool LeaksNothing { get; }
 
@@ -26,9 +29,10 @@ public interface ICrashSubject
     void Create(BlockDevice file, ImageKind kind);
 
     /// <summary>
-    /// Opens the image for writing. The device owns both arguments; the backing device is null where there is none.
+    /// Opens the image for writing. The device owns the arguments; the backing device is null where there is none, and
+    /// so is the data file, which there is with <see cref="CrashFeatures.Data"/>.
     /// </summary>
-    BlockDevice Open(BlockDevice file, BlockDevice? backing);
+    BlockDevice Open(BlockDevice file, BlockDevice? backing, BlockDevice? data);
 
     /// <summary>Decrypts the guest's data of an image that was created here; null where it is not encrypted.</summary>
     PlainCipher? CipherOf(ByteImage image) => null;

@@ -25,6 +25,9 @@ public sealed record ImageKind(
     /// <summary>Whether there is a backing file.</summary>
     public bool HasBacking => BackingLength >= 0;
 
+    /// <summary>Whether the guest goes all over the disk rather than to a few clusters.</summary>
+    public bool IsScattered => Size >> ClusterBits > 1000;
+
     /// <summary>A kind out of all there are.</summary>
     public static ImageKind Random(SeededRandom random)
     {

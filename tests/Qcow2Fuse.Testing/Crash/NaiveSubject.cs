@@ -56,5 +56,6 @@ public sealed class NaiveSubject(NaiveFault fault = NaiveFault.None) : ICrashSub
     public void Create(BlockDevice file, ImageKind kind) => NaiveQcow2.Create(file, kind);
 
     /// <inheritdoc/>
-    public BlockDevice Open(BlockDevice file, BlockDevice? backing) => new NaiveQcow2(file, backing, fault);
+    public BlockDevice Open(BlockDevice file, BlockDevice? backing, BlockDevice? data) =>
+        new NaiveQcow2(file, backing, fault);
 }

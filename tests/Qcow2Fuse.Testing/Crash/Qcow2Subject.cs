@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
+using System.Text;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Qcow2;
 
@@ -8,11 +9,8 @@ namespace Qcow2Fuse.Testing.Crash;
 /// <summary>The product's own engine under crash tests.</summary>
 public sealed class Qcow2Subject : ICrashSubject
 {
-    /// <summary>
-    /// Whether the metadata caches are as small as the engine can work with, so that entries are evicted all the time
-    /// and not only written by a flush.
-    /// </summary>
-    public bool SmallCaches { get; init; }
+    /// <inheritdoc/>
+    public CrashFeatures Features { get; init; }
 
     /// <summary>
     /// Whether the refcount table is nearly used up, so that it grows; all but a few of the clusters it counts leak.
@@ -20,23 +18,20 @@ public sealed class Qcow2Subject : ICrashSubject
     /// </summary>
     public bool NearlyFullTable { get; init; }
 
-    /// <summary>Whether what the guest writes is compressed.</summary>
-    public bool Compress { get; init; }
-
     /// <summary>The largest clusters that random images have: large ones take long to compress.</summary>
     public int ClusterBitsMax { get; init; } = 21;
 
     /// <inheritdoc/>
-    public string Name => "Qcow2Device" + (Compress ? " that compresses" : string.Empty)
-        + (SmallCaches ? " with small caches" : string.Empty);
+    public string Name => Features == CrashFeatures.None ? "Qcow2Device" : $"Qcow2Device with {Features}";
 
     /// <inheritdoc/>
     public string Environment => string.Join(
         ' ',
         (string[])[
-            .. SmallCaches ? (string[])["QCOW2FUSE_CRASH_SMALL_CACHES=1"] : [],
             .. ClusterBitsMax < 21 ? (string[])[$"QCOW2FUSE_CRASH_CLUSTER_BITS={ClusterBitsMax}"] : [],
-            .. Compress ? (string[])["QCOW2FUSE_CRASH_COMPRESS=1"] : [],
+            .. Features != CrashFeatures.None
+                ? (string[])[$"QCOW2FUSE_CRASH_WITH={Features.ToString().Replace(" ", "", StringComparison.Ordinal)}"]
+                : [],
         ]);
 
     /// <inheritdoc/>
@@ -44,14 +39,24 @@ public sealed class Qcow2Subject : ICrashSubject
 
     /// <inheritdoc/>
     public bool Supports(ImageKind kind) => kind.ClusterBits <= ClusterBitsMax
-        && (!NearlyFullTable || kind is { ClusterBits: 9, RefcountOrder: 6 });
+        && (!NearlyFullTable || kind is { ClusterBits: 9, RefcountOrder: 6 })
+        && (kind.Version == 3 || !Has(CrashFeatures.Lazy | CrashFeatures.Data | CrashFeatures.Zstd))
+        && !(kind.Compressed && Has(CrashFeatures.Data | CrashFeatures.Zstd))
+        && !(kind.HasBacking && Has(CrashFeatures.RawData));
 
     /// <inheritdoc/>
     public void Create(BlockDevice file, ImageKind kind)
     {
-        Qcow2Creator.Create(file, OptionsOf(kind));
+        Qcow2Creator.Create(file, OptionsOf(kind) with
+        {
+            Compression = Has(CrashFeatures.Zstd) ? CompressionType.Zstd : CompressionType.Deflate,
+        });
         if (NearlyFullTable)
             FillRefcountTable(file);
+        if (Has(CrashFeatures.Lazy))
+            SetBit(file, 80, 1);
+        if (Has(CrashFeatures.Data))
+            NameDataFile(file, Math.Min(kind.ClusterSize, 4096));
     }
 
     /// <summary>What an image of a kind is made with.</summary>
@@ -67,14 +72,56 @@ public sealed class Qcow2Subject : ICrashSubject
     };
 
     /// <inheritdoc/>
-    public BlockDevice Open(BlockDevice file, BlockDevice? backing) =>
-        Qcow2Device.Open(file, new FormatOpenArguments
+    public BlockDevice Open(BlockDevice file, BlockDevice? backing, BlockDevice? data)
+    {
+        bool smallCaches = Has(CrashFeatures.SmallCaches);
+        Qcow2Device device = Qcow2Device.Open(file, new FormatOpenArguments
         {
             Backing = backing,
-            Compress = Compress ? CompressedWrites.AsImage : CompressedWrites.Off,
-            L2CacheBytesMax = SmallCaches ? 1 : 0,
-            RefcountCacheBytesMax = SmallCaches ? 1 : 0,
+            DataFile = data,
+            Compress = Has(CrashFeatures.Compress) ? CompressedWrites.AsImage : CompressedWrites.Off,
+            Discard = Has(CrashFeatures.NoUnref) ? DiscardMode.NoUnref
+                : Has(CrashFeatures.IgnoreDiscards) ? DiscardMode.Ignore
+                : DiscardMode.Unmap,
+            L2CacheBytesMax = smallCaches ? 1 : 0,
+            RefcountCacheBytesMax = smallCaches ? 1 : 0,
         });
+        return Has(CrashFeatures.WriteThrough) ? new WriteThroughFilter(device) : device;
+    }
+
+    private bool Has(CrashFeatures features) => (Features & features) != CrashFeatures.None;
+
+    private static void SetBit(BlockDevice file, int field, ulong bit)
+    {
+        byte[] bytes = new byte[8];
+        file.Read(field, bytes);
+        BinaryPrimitives.WriteUInt64BigEndian(bytes, BinaryPrimitives.ReadUInt64BigEndian(bytes) | bit);
+        file.Write(field, bytes);
+    }
+
+    /// <summary>
+    /// Makes the data file <c>data.raw</c>: its name goes before the end of the header extensions, and what follows,
+    /// the name of the backing file, moves up (specification, "Header extensions").
+    /// </summary>
+    private void NameDataFile(BlockDevice file, int headerBytes)
+    {
+        const int Inserted = 16;
+        const int BackingField = 8;
+        byte[] header = new byte[headerBytes];
+        file.Read(0, header);
+        int end = (int)BinaryPrimitives.ReadUInt32BigEndian(header.AsSpan(100));
+        while (BinaryPrimitives.ReadUInt32BigEndian(header.AsSpan(end)) != 0)
+            end += 8 + ((int)(BinaryPrimitives.ReadUInt32BigEndian(header.AsSpan(end + 4)) + 7) & ~7);
+        header.AsSpan(end, headerBytes - end - Inserted).ToArray().CopyTo(header, end + Inserted);
+        Encoding.ASCII.GetBytes("DATA\0\0\0\u0008data.raw").CopyTo(header, end);
+        ulong backing = BinaryPrimitives.ReadUInt64BigEndian(header.AsSpan(BackingField));
+        if (backing != 0)
+            BinaryPrimitives.WriteUInt64BigEndian(header.AsSpan(BackingField), backing + Inserted);
+        file.Write(0, header);
+        SetBit(file, 72, 4);
+        if (Has(CrashFeatures.RawData))
+            SetBit(file, 88, 2);
+    }
 
     /// <summary>
     /// Counts all but the last few of the 4096 clusters that one table cluster of 64 blocks of 64 refcounts can count.

@@ -63,6 +63,14 @@ public sealed class CrashStates
     /// <summary>The moment of the crash: what began later was never issued.</summary>
     public long Time { get; private set; }
 
+    /// <summary>
+    /// The moments at which something happened to a file. Two files that crash together have the same moments: those of
+    /// each are given to the other as extra ones. Then their states come in step, each a choice of its own.
+    /// </summary>
+    public static IEnumerable<long> MomentsOf(IEnumerable<CrashOp> log) => log
+        .Where(static op => op.Kind != CrashOpKind.Flush || op.End != long.MaxValue)
+        .Select(static op => op.Kind == CrashOpKind.Flush ? op.End : op.Begin);
+
     /// <summary>Goes to the next state; false when all were produced.</summary>
     public bool Next()
     {

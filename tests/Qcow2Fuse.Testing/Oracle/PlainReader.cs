@@ -85,6 +85,9 @@ public sealed class PlainReader
     /// <summary>The image file.</summary>
     public ByteImage File { get; }
 
+    /// <summary>The external data file, or null.</summary>
+    public ByteImage? DataFile => _dataFile;
+
     /// <summary>Its header.</summary>
     public PlainHeader Header { get; }
 
