@@ -41,7 +41,10 @@ public sealed class FaultSweepResult
         + string.Create(CultureInfo.InvariantCulture, $"{Failures.Count} failures");
 }
 
-/// <summary>Fails every request of a workload, one in each trial, with EIO, with ENOSPC, half-done, and done but reported as failed.</summary>
+/// <summary>
+/// Fails every request of a workload, one in each trial: with EIO, with ENOSPC, half-done, and done but reported as
+/// failed.
+/// </summary>
 public static class FaultSweep
 {
     private const int FailuresMax = 3;
