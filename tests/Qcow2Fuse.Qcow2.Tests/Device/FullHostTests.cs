@@ -88,7 +88,7 @@ public sealed class FullHostTests
         Assert.True(expected.AsSpan().SequenceEqual(seen), $"other bytes at {offset}");
     }
 
-    /// <summary>As a block device: reads of what nobody wrote are zeroes, and writes past the end have no space.</summary>
+    /// <summary>As a block device: what nobody wrote is zeroes, and writes past the end have no space.</summary>
     private sealed class FixedDevice(BlockDevice child, long length) : PassThroughDevice(child)
     {
         public override long Length => length;
