@@ -58,6 +58,11 @@ public sealed partial class Qcow2Device
                 else
                     Grow(length, (int)entries, preallocation);
             }
+            catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+            {
+                MarkCorrupt();
+                throw;
+            }
             finally
             {
                 lock (_gate)

@@ -62,7 +62,7 @@ internal static class Program
                     Machine.Describe(),
                     string.Create(
                         CultureInfo.InvariantCulture,
-                        $"Medians of {options.Rounds} rounds, {options.Seconds} s each, disks of {options.Size >> 20} MiB."),
+                        $"Medians of {options.Rounds} rounds of {options.Seconds} s; {options.Size >> 20} MiB disks."),
                     string.Empty,
                     MarkdownTable.Write(results, subjects),
                     .. MarkdownTable.Gaps(results),

@@ -89,7 +89,8 @@ internal static class BitmapTable
     public static List<HostOffset> ClustersOf(BlockDevice file, BitmapEntry entry, int clusterBits)
     {
         var clusters = new List<HostOffset>();
-        if (entry.TableEntries is 0 or > EntriesMax || !IsPlace(file, entry.Table, entry.TableEntries * 8UL, clusterBits))
+        bool isPlausible = entry.TableEntries is > 0 and <= EntriesMax;
+        if (!isPlausible || !IsPlace(file, entry.Table, entry.TableEntries * 8UL, clusterBits))
             return clusters;
         long end = (long)entry.Table + (entry.TableEntries * 8L);
         for (long at = (long)entry.Table; at < end; at += 1L << clusterBits)

@@ -7,7 +7,7 @@ namespace Qcow2Fuse.Qcow2;
 internal static class CacheSizes
 {
     private const long L2BytesDefault = 32L << 20;
-    private const long RefcountBytesDefault = 1L << 20;
+    private const int RefcountBlocksDefault = 4;
     private const int SlicesMin = 64;
 
     /// <summary>Slices of the L2 cache: never more than map the whole disk.</summary>
@@ -19,7 +19,9 @@ internal static class CacheSizes
     }
 
     public static int RefcountSlices(Qcow2Geometry geometry, FormatOpenArguments arguments) =>
-        Slices(geometry, arguments.RefcountCacheBytesMax > 0 ? arguments.RefcountCacheBytesMax : RefcountBytesDefault);
+        Slices(geometry, arguments.RefcountCacheBytesMax > 0
+            ? arguments.RefcountCacheBytesMax
+            : (long)RefcountBlocksDefault << geometry.ClusterBits);
 
     /// <summary>At least so many that every worker can hold its tables while others are being written.</summary>
     private static int Slices(Qcow2Geometry geometry, long bytes) =>

@@ -262,8 +262,8 @@ internal sealed class ClusterAllocator
 
     /// <summary>
     /// Creates so many blocks, one behind the other, that <paramref name="count"/> clusters fit between the last of
-    /// them and the end of what they count. The first counts itself and as many others as it can, and so on: they become
-    /// blocks only once that is durable.
+    /// them and the end of what they count. The first counts itself and as many others as it can, and so on: they
+    /// become blocks only once that is durable.
     /// </summary>
     /// <returns>The cluster behind them.</returns>
     private long CreateBlocks(long cluster, int count)

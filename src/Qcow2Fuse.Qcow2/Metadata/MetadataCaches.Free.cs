@@ -125,7 +125,10 @@ internal sealed partial class MetadataCaches
         catch (BlockException e)
         {
             if (!Interlocked.Exchange(ref _toldOfDiscard, true))
-                _report(new ImageMessage($"{_file.Name}: unused space is not given back to the host: {e.Message}", null));
+            {
+                _report(new ImageMessage(
+                    $"{_file.Name}: unused space is not given back to the host: {e.Message}", null));
+            }
         }
         finally
         {

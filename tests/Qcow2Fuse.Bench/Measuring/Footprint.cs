@@ -38,5 +38,5 @@ public sealed record Footprint(string DiskSize, double ReadyMilliseconds, long R
     /// <summary>A line for the report.</summary>
     public override string ToString() => string.Create(
         CultureInfo.InvariantCulture,
-        $"mount of an empty image, {DiskSize}: ready after {ReadyMilliseconds:F0} ms, {ResidentBytes >> 20} MiB resident");
+        $"mount of an empty image, {DiskSize}: ready after {ReadyMilliseconds:F0} ms, {ResidentBytes >> 20} MiB");
 }

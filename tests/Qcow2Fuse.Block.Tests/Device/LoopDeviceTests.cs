@@ -39,8 +39,8 @@ public sealed class LoopDeviceTests : IDisposable
             model.WriteParts(700000, [1, 2, 3], DeviceModel.Pattern(4096, seed: 2), [4]);
             device.Flush();
             model.ShouldMatch();
-            ShouldFail(BlockErrorKind.OutOfRange, () => device.Write(Size - 1, [1, 2]));
-            ShouldFail(BlockErrorKind.OutOfRange, () => device.WriteZeroes(Size, 1, mayUnmap: true));
+            ShouldFail(BlockErrorKind.NoSpace, () => device.Write(Size - 1, [1, 2]));
+            ShouldFail(BlockErrorKind.NoSpace, () => device.WriteZeroes(Size, 1, mayUnmap: true));
             ShouldFail(BlockErrorKind.NotSupported, () => device.Resize(2 * Size));
             Assert.Equal(new Extent(5, 10, ExtentKind.Data, HostOffset: 5, Depth: 0), device.GetExtent(5, 10));
         }

@@ -68,7 +68,7 @@ public sealed class SettingsTests : CommandTest
     }
 
     [SkippableTheory]
-    [InlineData("nofail,_netdev,user,users,owner,group,nouser,defaults,auto,noauto,dev,suid,exec")]
+    [InlineData("_netdev,user,users,owner,group,nouser,defaults,auto,noauto,dev,suid,exec")]
     [InlineData("x-systemd.automount,x-anything=3,comment=words,nonempty,kernel_cache,auto_cache,direct_io")]
     public void Words_of_others_are_ignored(string words) =>
         Assert.Equal(32, Complains("none.qcow2", "-o", words).ExitCode);

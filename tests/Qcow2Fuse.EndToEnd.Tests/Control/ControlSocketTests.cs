@@ -102,7 +102,7 @@ public sealed class ControlSocketTests : ControlTest
         string image = NewImage("8M");
         using MountedImage mounted = Start(image);
         using (File.OpenRead(mounted.RawFile))
-            Assert.Contains(": in use\n", Run("umount", image).Error, StringComparison.Ordinal);
+            Assert.Contains("in use", Run("umount", image).Error, StringComparison.Ordinal);
         using (FileStream raw = File.OpenWrite(mounted.RawFile))
             raw.Write("kept"u8);
         ShouldPrint(0, "", "", "umount", image);

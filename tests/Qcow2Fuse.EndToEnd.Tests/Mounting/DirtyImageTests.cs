@@ -39,19 +39,16 @@ public sealed class DirtyImageTests : MountTest
     }
 
     [SkippableFact]
-    public void A_mounted_image_is_checked_only_by_force()
+    public void A_mounted_image_is_checked_and_not_repaired()
     {
         string image = NewImage();
         string mountPoint = NewMountPoint();
         Mount(image, mountPoint);
-        foreach (string[] arguments in (string[][])[["check", image], ["check", "-r", "leaks", image]])
-        {
-            ProcessResult refused = Run(arguments);
-            Assert.Equal(1, refused.ExitCode);
-            OneLine.Error(refused, "in use by qcow2fuse");
-        }
-
+        Run("check", image).ShouldSucceed();
         Run("check", "-U", image).ShouldSucceed();
+        ProcessResult refused = Run("check", "-r", "leaks", image);
+        Assert.Equal(1, refused.ExitCode);
+        OneLine.Error(refused, "in use by qcow2fuse");
         Unmount(mountPoint);
         Run("check", image).ShouldSucceed();
     }

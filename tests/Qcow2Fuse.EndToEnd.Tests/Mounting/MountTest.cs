@@ -103,7 +103,25 @@ public abstract class MountTest : CommandTest
 
     /// <summary>Waits until a process that is not our child has ended.</summary>
     protected static void WaitForEnd(int process) =>
-        WaitUntil(() => CommandLineOf(process).Count == 0, $"process {process} does not end");
+        WaitUntil(() => HasEnded(process), $"process {process} does not end");
+
+    /// <summary>
+    /// Whether a process is gone, or waits for its parent to notice. Its memory goes first; files and their locks go
+    /// with the last of its threads.
+    /// </summary>
+    private static bool HasEnded(int process)
+    {
+        try
+        {
+            string status = File.ReadAllText($"/proc/{process}/stat");
+            bool isZombie = status[(status.LastIndexOf(')') + 2)..].StartsWith('Z');
+            return isZombie && Directory.GetDirectories($"/proc/{process}/task").Length <= 1;
+        }
+        catch (IOException)
+        {
+            return true;
+        }
+    }
 
     /// <summary>Waits until a condition holds.</summary>
     protected static void WaitUntil(Func<bool> condition, string complaint)

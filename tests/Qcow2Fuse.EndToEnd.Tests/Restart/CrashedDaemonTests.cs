@@ -114,13 +114,14 @@ public sealed class CrashedDaemonTests : RestartTest
         request.WaitForExit();
         string output = PathOf("read");
         Signal(outer, "STOP");
+        WaitUntil(() => IsStopped(outer), $"process {outer} does not stop");
         using Process second = writes
             ? Launch("dd", "if=/dev/zero", "of=" + Raw, "bs=4k", "count=1", "seek=512", "oflag=direct", "conv=notrunc")
             : Launch("dd", "if=" + Raw, "of=" + output, "bs=4k", "count=1", "skip=300", "iflag=direct");
         try
         {
             Thread.Sleep(TimeSpan.FromSeconds(1));
-            Assert.False(second.HasExited);
+            Assert.False(second.HasExited, "the request did not wait for the outer mount");
             Signal(Manager.ProcessId, "KILL");
         }
         finally
@@ -146,6 +147,13 @@ public sealed class CrashedDaemonTests : RestartTest
         Stop(check: false);
         Unmount(outerPoint);
     }
+
+    /// <summary>Whether every thread of a process has stopped; each does so when it next returns to its code.</summary>
+    private static bool IsStopped(int process) => Directory.GetDirectories($"/proc/{process}/task").All(static task =>
+    {
+        string status = File.ReadAllText(task + "/stat");
+        return status[(status.LastIndexOf(')') + 2)..].StartsWith('T');
+    });
 
     private static bool IsBefore(int major, int minor)
     {

@@ -116,6 +116,9 @@ public sealed class RunTests : StackTest
         {
             Assert.True(run.WaitForExit(EndTimeout), "run does not end");
             WaitUntil(() => !Directory.Exists(directory), $"{directory} is left");
+
+            // Nobody is left to wait for the daemon, which has no more to do than to end.
+            WaitUntil(() => DaemonsOf(directory).Count == 0, "the daemon does not end");
             ShouldBeGone(image, directory);
         }
         finally

@@ -234,6 +234,22 @@ public sealed class CompressedWriteTests
     }
 
     [Theory]
+    [InlineData(CompressedWrites.Off)]
+    [InlineData(CompressedWrites.AsImage)]
+    public void What_is_cut_off_inside_a_cluster_does_not_come_back(CompressedWrites compress)
+    {
+        const int Half = 32 * ClusterSize;
+        using TestImage image = TestImage.Create(
+            Options(ClusterSize, 64), null, Compressing with { Compress = compress });
+        image.Write(0, 2 * Half, Soft | 1).Write(100, 1000, Soft | 2).Write(Half + 100, 1000, Soft | 2);
+        image.Device.Resize(Half + 512);
+        image.Write(Half, 512, Soft | 3).Device.Resize(2 * Half);
+        image.ShouldRead(100, 1000, Soft | 2).ShouldRead(2000, Half - 2000, Soft | 1)
+            .ShouldRead(Half, 512, Soft | 3).ShouldReadZeroes(Half + 512, Half - 512);
+        image.Reopen().ShouldRead(Half, 512, Soft | 3).ShouldReadZeroes(Half + 512, Half - 512).ShouldPassCheck();
+    }
+
+    [Theory]
     [InlineData(CompressionType.Deflate, CompressedWrites.Zstd, "the image compresses with zlib, not zstd")]
     [InlineData(CompressionType.Zstd, CompressedWrites.Zlib, "the image compresses with zstd, not zlib")]
     public void Another_compression_than_the_images_is_refused(

@@ -14,6 +14,14 @@ public sealed class LimitTests
 {
     private const long ExbiByte = 1L << 60;
 
+    [Fact]
+    public void A_disk_of_64_TiB_opens_with_the_requests_of_one_of_64_MiB()
+    {
+        (long small, long large) = (RequestsOfOpening(64L << 20), RequestsOfOpening(64L << 40));
+        Assert.Equal(small, large);
+        Assert.InRange(small, 1, 10);
+    }
+
     [SkippableTheory]
     [InlineData(2 << 20, false, 2 * ExbiByte)]
     [InlineData(2 << 20, true, ExbiByte)]
@@ -159,6 +167,17 @@ public sealed class LimitTests
     }
 
     private sealed class Kept(BlockDevice child) : PassThroughDevice(child);
+
+    /// <summary>Requests to the file until the first byte of the disk has been read.</summary>
+    private static long RequestsOfOpening(long size)
+    {
+        MemoryDevice file = new();
+        Qcow2Creator.Create(file, new Qcow2CreateOptions { Size = size });
+        FaultyDevice counted = new(file);
+        using Qcow2Device device = Qcow2Device.Open(counted, new FormatOpenArguments());
+        device.Read(0, new byte[512]);
+        return Enum.GetValues<BlockOp>().Sum(counted.CountOf);
+    }
 
     private static Qcow2Device Open(string image) =>
         Qcow2Device.Open(FileDevice.Open(image, readOnly: false), new FormatOpenArguments());

@@ -2,6 +2,7 @@
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Testing;
+using Qcow2Fuse.Testing.Faults;
 using Xunit;
 
 namespace Qcow2Fuse.Qcow2.Tests.Device;
@@ -10,6 +11,7 @@ namespace Qcow2Fuse.Qcow2.Tests.Device;
 public sealed class ResizeTests
 {
     private const int SizeMax = 4 << 20;
+    private const int RequestsMax = 2000;
 
     [SkippableTheory]
     [InlineData("compat=0.10", null, 1)]
@@ -143,6 +145,29 @@ public sealed class ResizeTests
             Assert.Equal(4 << 20, content.Length);
             Assert.Equal(-1, content.AsSpan().IndexOfAnyExcept((byte)3));
         }
+    }
+
+    [Theory]
+    [InlineData(9)]
+    [InlineData(12)]
+    [InlineData(16)]
+    [InlineData(21)]
+    public void Growing_to_the_largest_size_takes_few_requests(int clusterBits)
+    {
+        using TestImage image = TestImage.Create(
+            new Qcow2CreateOptions { Size = 4 << 20, ClusterSize = 1 << clusterBits });
+        image.Write(0, 100_000, 1).Device.Flush();
+        image.Order.Clear();
+        image.Faults.ResetCounts();
+        long largest = 1L << (clusterBits + clusterBits - 3 + 22);
+        image.Device.Resize(largest);
+        Assert.Equal(largest, image.Device.Length);
+
+        // The refcount blocks for an L1 table of 32 MiB, or the slices of one L2 table; not 4 million entries.
+        Assert.InRange(image.Order.Requests.Count, 1, RequestsMax);
+        Assert.InRange(image.Faults.CountOf(BlockOp.Read), 0, RequestsMax);
+        image.Write(largest - 512, 512, 2).ShouldRead(0, 100_000, 1).ShouldRead(largest - 512, 512, 2);
+        image.Close().ShouldPassCheck();
     }
 
     [Fact]

@@ -258,24 +258,57 @@ public sealed class SnapshotTests
         Assert.Equal(BlockErrorKind.TooLarge, refused.Kind);
     }
 
-    [Fact]
-    public void A_full_refcount_refuses_a_snapshot_and_changes_nothing()
+    /// <summary>With 64 bits no refcount is full; one of 2^64 - 1 is damage.</summary>
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(4)]
+    [InlineData(8)]
+    [InlineData(16)]
+    [InlineData(32)]
+    public void A_full_refcount_refuses_a_snapshot_and_changes_nothing(int bits)
     {
-        using TestImage image = TestImage.Create(version: 3, clusterSize: 4096, extendedL2: false);
+        using TestImage image = TestImage.Create(
+            new Qcow2CreateOptions { Size = 64 * 4096, ClusterSize = 4096, RefcountBits = bits });
         image.Write(0, 65536, tag: 1).Close();
 
-        // The refcount of the last data cluster becomes the highest there is.
-        long host = (long)(image.L2EntryOf(61440) & 0x00ff_ffff_ffff_fe00);
+        // The refcount of the last data cluster becomes the highest there is; in a byte the first is the lowest bits.
+        long cluster = (long)(image.L2EntryOf(61440) & 0x00ff_ffff_ffff_fe00) / 4096;
         long block = (long)image.PeekBigEndian((long)image.PeekBigEndian(48));
-        image.Poke(block + (host / 4096 * 2), 0xffff, bytes: 2).Reopen();
+        int bytes = Math.Max(1, bits / 8);
+        int shift = bits < 8 ? (int)(cluster * bits % 8) : 0;
+        long place = block + (cluster * bits / 8);
+        ulong count = image.PeekBigEndian(place, bytes);
+        Assert.Equal(1UL, count >> shift & (ulong.MaxValue >> (64 - bits)));
+        image.Poke(place, count | (ulong.MaxValue >> (64 - bits) << shift), bytes).Reopen();
         byte[] before = All(image);
         BlockException refused =
             Assert.Throws<BlockException>(() => ((Qcow2Device)image.Device).CreateSnapshot("one"));
         Assert.Equal(BlockErrorKind.TooLarge, refused.Kind);
-        Assert.Contains("16 bits", refused.Message, StringComparison.Ordinal);
-        image.Close().Poke(block + (host / 4096 * 2), 1, bytes: 2).Reopen();
+        Assert.Contains(bits == 1 ? "1 bit" : $"{bits} bits", refused.Message, StringComparison.Ordinal);
+        Assert.Empty(((Qcow2Device)image.Device).Snapshots);
+        image.Close().Poke(place, count, bytes).Reopen();
         Assert.Equal(before, All(image));
-        image.ShouldPassCheck();
+        image.ShouldPassCheck().Write(0, 100_000, tag: 2).ShouldRead(0, 100_000, tag: 2).ShouldPassCheck();
+    }
+
+    /// <summary>Refcount blocks for long tables of small clusters count each other in turns.</summary>
+    [Theory]
+    [InlineData(64, 16L << 30)]
+    [InlineData(16, 127L << 30)]
+    [InlineData(16, 128L << 30)]
+    public void A_snapshot_of_a_disk_with_a_long_L1_table_is_made_and_deleted(int bits, long size)
+    {
+        using TestImage image = TestImage.Create(
+            new Qcow2CreateOptions { Size = size, ClusterSize = 512, RefcountBits = bits });
+        var device = (Qcow2Device)image.Device;
+        image.Write(0, 4096, tag: 1).Write(size - 4096, 4096, tag: 1);
+        device.CreateSnapshot("one");
+        image.Write(0, 4096, tag: 2).ShouldPassCheck(allowLeaks: true);
+        using (BlockDevice snapshot = device.OpenSnapshot("one"))
+            DeviceHolds(snapshot, tag: 1, length: 4096);
+        device.DeleteSnapshot("one");
+        image.ShouldRead(0, 4096, tag: 2).ShouldRead(size - 4096, 4096, tag: 1).Close().ShouldPassCheck();
     }
 
     private static byte[] All(TestImage image) => image.Read(0, (int)image.Device.Length);

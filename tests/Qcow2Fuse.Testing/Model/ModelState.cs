@@ -147,7 +147,9 @@ public sealed class ModelState : IDisposable
         _device = null;
     }
 
-    /// <summary>The closed file has no errors and no leaks, say the plain check and ours, and its snapshots hold what they held.</summary>
+    /// <summary>
+    /// The closed file has no errors and no leaks, say the plain check and ours, and its snapshots hold what they held.
+    /// </summary>
     public void CheckFile()
     {
         PlainReader reader = Files.Reader();

@@ -41,7 +41,10 @@ public sealed class FaultSweepResult
         + string.Create(CultureInfo.InvariantCulture, $"{Failures.Count} failures");
 }
 
-/// <summary>Fails every request of a workload, one in each trial, with EIO, with ENOSPC, and half-done.</summary>
+/// <summary>
+/// Fails every request of a workload, one in each trial: with EIO, with ENOSPC, half-done, and done but reported as
+/// failed.
+/// </summary>
 public static class FaultSweep
 {
     private const int FailuresMax = 3;
@@ -103,6 +106,8 @@ public static class FaultSweep
                 yield return new SweepFault(onDataFile, rule with { Error = BlockErrorKind.NoSpace });
                 if (op is not (BlockOp.Flush or BlockOp.Resize))
                     yield return new SweepFault(onDataFile, rule with { IsShort = true });
+                if (op == BlockOp.Write)
+                    yield return new SweepFault(onDataFile, rule with { TornBytes = int.MaxValue, TornAlignment = 1 });
             }
         }
     }
