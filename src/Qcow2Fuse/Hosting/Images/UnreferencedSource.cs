@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
-using Qcow2Fuse.Output;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Protocols;
 
 namespace Qcow2Fuse.Hosting;
 
@@ -22,8 +21,8 @@ internal sealed class UnreferencedSource(HostedImage image) : DiskSource
                 return device.Length;
             if (ClusterSize() is not { } cluster)
                 return 0;
-            long length = Math.Max(FileStamp.Of(image.FilePath).Length, 0);
-            return (length + cluster - 1) / cluster * cluster;
+            using FileDevice file = FileDevice.Open(image.FilePath, readOnly: true);
+            return (file.Length + cluster - 1) / cluster * cluster;
         }
     }
 
