@@ -30,4 +30,7 @@ public sealed record BenchOptions
 
     /// <summary>Options for this project's mounts beside those of the job, as for <c>-o</c>.</summary>
     public string? OwnOptions { get; init; }
+
+    /// <summary>Whether mounts with FUSE over io_uring are measured too, which the kernel is told to offer.</summary>
+    public bool WithUring { get; init; }
 }

@@ -17,8 +17,9 @@ internal static class Program
         Option<string?> only = new("--only") { Description = "Ids of jobs, separated by commas" };
         Option<string?> daemon = new("--qsd") { Description = "Another qemu-storage-daemon to compare with" };
         Option<string?> own = new("--own-options") { Description = "More -o options for qcow2fuse" };
+        Option<bool> uring = new("--uring") { Description = "Measure FUSE over io_uring too; needs root" };
         RootCommand root = new("Measures mounts side by side: this project, its peers and the plain file")
-            { program, work, output, rounds, seconds, size, only, daemon, own };
+            { program, work, output, rounds, seconds, size, only, daemon, own, uring };
         root.SetAction(parsed => Run(new BenchOptions
         {
             Program = Path.GetFullPath(parsed.GetRequiredValue(program)),
@@ -30,6 +31,7 @@ internal static class Program
             Only = parsed.GetValue(only) is { Length: > 0 } ids ? ids.Split(',') : [],
             OtherStorageDaemon = parsed.GetValue(daemon) is { Length: > 0 } path ? path : null,
             OwnOptions = parsed.GetValue(own) is { Length: > 0 } more ? more : null,
+            WithUring = parsed.GetValue(uring),
         }));
         return root.Parse(args).Invoke();
     }
@@ -40,9 +42,15 @@ internal static class Program
         Directory.CreateDirectory(options.Output);
         try
         {
-            OwnMount own = new(options.Program, options.Work, options.OwnOptions);
-            List<Subject> subjects =
-                [new PlainFile(), own, new StorageDaemon("storage daemon", "qemu-storage-daemon", options.Work)];
+            OwnMount own = new("qcow2fuse", options.Program, options.Work, options.OwnOptions, overUring: false);
+            List<Subject> subjects = [new PlainFile(), own];
+            if (options.WithUring)
+            {
+                subjects.Add(new OwnMount(
+                    "qcow2fuse, uring", options.Program, options.Work, options.OwnOptions, overUring: true));
+            }
+
+            subjects.Add(new StorageDaemon("storage daemon", "qemu-storage-daemon", options.Work));
             if (options.OtherStorageDaemon is not null)
                 subjects.Add(new StorageDaemon("other daemon", options.OtherStorageDaemon, options.Work));
             subjects.Add(new NbdFuse(options.Work));

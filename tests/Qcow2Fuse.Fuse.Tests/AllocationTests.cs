@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -23,9 +24,7 @@ public sealed unsafe class AllocationTests
 
         // The first rounds compile.
         Run(session, slot, 5_000);
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        Run(session, slot, Requests);
-        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, Bound);
+        Assert.InRange(ManagedAllocation.Of(() => Run(session, slot, Requests)), 0, Bound);
     }
 
     [Fact]
@@ -38,9 +37,7 @@ public sealed unsafe class AllocationTests
             slot, Build(slot, FuseOpcode.Init, SessionFixture.InitRequest(), payload: 0)) > FuseAbi.OutHeaderSize);
         using FuseRingEntry entry = new(queue: 0, session.PayloadCapacity);
         RunRing(session, entry, 5_000);
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        RunRing(session, entry, Requests);
-        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, Bound);
+        Assert.InRange(ManagedAllocation.Of(() => RunRing(session, entry, Requests)), 0, Bound);
     }
 
     private static void RunRing(FuseSession session, FuseRingEntry entry, int rounds)

@@ -29,8 +29,8 @@ public sealed record Job(string Id, string Title, Scene Scene, params string[] F
     /// <summary>Whether the load is put on a loop device with direct I/O over the file.</summary>
     public bool Loop { get; init; }
 
-    /// <summary>Bound of the cache of L2 tables of every subject, or null for the default.</summary>
-    public string? L2CacheSize { get; init; }
+    /// <summary>Bytes of the cache of L2 tables of every subject, or null for the default.</summary>
+    public int? L2CacheBytes { get; init; }
 
     /// <summary>Whether the job is the copy into a compressed target, which is no job for fio.</summary>
     public bool CompressedCopy { get; init; }

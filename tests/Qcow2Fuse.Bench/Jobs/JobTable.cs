@@ -72,7 +72,7 @@ public static class JobTable
             { PeerBar = 1.5, RawBar = 0.75, Loop = true },
         new("huge", "random read, QD32, 1 TiB with 1 MiB of L2 cache", Scene.Huge,
             [RandomRead, Small, Direct, .. Depth(32), "--norandommap"])
-            { PeerBar = 1.5, HasRaw = false, L2CacheSize = "1M" },
+            { PeerBar = 1.5, HasRaw = false, L2CacheBytes = 1 << 20 },
         new("chain", "random read, QD32, chain of 50, data in the base", Scene.Chain,
             [RandomRead, Small, Direct, .. Depth(32)]) { PeerBar = 1.5, RawBar = 0.7 },
     ];

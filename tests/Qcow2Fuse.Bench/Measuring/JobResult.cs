@@ -12,9 +12,6 @@ public sealed class JobResult(Job job)
     /// <summary>Who took part.</summary>
     public IEnumerable<KeyValuePair<Subject, Series>> All => _series;
 
-    /// <summary>This project's runs, or null.</summary>
-    public Series? Own => Find(static subject => subject.IsOwn);
-
     /// <summary>The plain file's runs, or null.</summary>
     public Series? Raw => Find(static subject => subject.IsRaw);
 
@@ -24,14 +21,18 @@ public sealed class JobResult(Job job)
         .Select(static pair => pair.Value)
         .MaxBy(static series => series.PerSecond);
 
-    /// <summary>This project against the best peer, or null.</summary>
-    public double? PeerRatio => Ratio(Own, BestPeer);
+    /// <summary>A subject's runs, or null.</summary>
+    public Series? Find(Subject subject) => Find(one => one == subject);
 
-    /// <summary>This project against the plain file, or null.</summary>
-    public double? RawRatio => Ratio(Own, Raw);
+    /// <summary>A subject against the best peer, or null.</summary>
+    public double? PeerRatio(Subject subject) => Ratio(Find(subject), BestPeer);
 
-    /// <summary>Whether every ratio aimed at is reached.</summary>
-    public bool IsReached => IsAtLeast(PeerRatio, job.PeerBar) && IsAtLeast(RawRatio, job.RawBar);
+    /// <summary>A subject against the plain file, or null.</summary>
+    public double? RawRatio(Subject subject) => Ratio(Find(subject), Raw);
+
+    /// <summary>Whether a subject reaches every ratio aimed at.</summary>
+    public bool IsReached(Subject subject) =>
+        IsAtLeast(PeerRatio(subject), job.PeerBar) && IsAtLeast(RawRatio(subject), job.RawBar);
 
     /// <summary>The runs of a subject, none yet at first.</summary>
     public Series Of(Subject subject)

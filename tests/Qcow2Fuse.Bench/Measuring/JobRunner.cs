@@ -14,7 +14,7 @@ public sealed class JobRunner(BenchOptions options, SceneFiles files, IReadOnlyL
     {
         JobResult result = new(job);
         IReadOnlyList<Subject> taking = job.CompressedCopy
-            ? [subjects.First(static one => one.IsOwn), _copy.Peer]
+            ? [.. subjects.Where(static one => one.IsOwn), _copy.Peer]
             : [.. subjects.Where(one => one.Missing is null && (job.HasRaw || !one.IsRaw))];
         for (int round = 0; round < options.Rounds; round++)
         {

@@ -9,23 +9,28 @@ public static class MarkdownTable
 {
     private const int Mebibyte = 1 << 20;
 
-    /// <summary>Writes the table: a row for each job, a column for each subject, ratios and their aims.</summary>
+    /// <summary>
+    /// Writes the table: a row for each job, a column for each subject, the ratios that are aimed at, and those that
+    /// each mount of this project reaches.
+    /// </summary>
     public static string Write(IReadOnlyList<JobResult> results, IReadOnlyList<Subject> subjects)
     {
         StringBuilder text = new();
+        Subject[] own = [.. subjects.Where(static subject => subject.IsOwn)];
         string names = string.Join(" | ", subjects.Select(static subject => subject.Name));
-        text.AppendLine(Invariant(
-            $"| job | {names} | to best peer | aim | to raw file | aim | reached | CPU/request | memory |"));
-        text.Append("| ---").Append(string.Concat(Enumerable.Repeat(" | ---:", subjects.Count + 4)))
-            .AppendLine(" | :---: | ---: | ---: |");
+        text.Append(Invariant($"| job | {names} | aim: to best peer | to raw file |"));
+        foreach (Subject subject in own)
+            text.Append(Invariant($" {subject.Name}: to best peer | to raw file | reached | CPU/request | memory |"));
+        text.AppendLine().Append("| ---").Append(string.Concat(Enumerable.Repeat(" | ---:", subjects.Count + 2)))
+            .Append(string.Concat(Enumerable.Repeat(" | ---: | ---: | :---: | ---: | ---:", own.Length)))
+            .AppendLine(" |");
         foreach (JobResult result in results)
         {
             IEnumerable<string> figures = subjects.Select(subject => Cell(result, subject, subjects));
             string[] cells =
             [
-                result.Job.Title, .. figures,
-                Ratio(result.PeerRatio), Bar(result.Job.PeerBar), Ratio(result.RawRatio), Bar(result.Job.RawBar),
-                result.IsReached ? "yes" : "no", Cpu(result.Own), Memory(result.Own),
+                result.Job.Title, .. figures, Bar(result.Job.PeerBar), Bar(result.Job.RawBar),
+                .. own.SelectMany(subject => OwnCells(result, subject)),
             ];
             text.Append("| ").AppendJoin(" | ", cells).AppendLine(" |");
         }
@@ -39,6 +44,16 @@ public static class MarkdownTable
         from pair in result.All
         where pair.Value.Failure is not null
         select $"{result.Job.Id}, {pair.Key.Name}: {pair.Value.Failure}";
+
+    private static string[] OwnCells(JobResult result, Subject subject)
+    {
+        Series? series = result.Find(subject);
+        return
+        [
+            Ratio(result.PeerRatio(subject)), Ratio(result.RawRatio(subject)),
+            result.IsReached(subject) ? "yes" : "no", Cpu(series), Memory(series),
+        ];
+    }
 
     private static string Cell(JobResult result, Subject subject, IReadOnlyList<Subject> subjects)
     {

@@ -16,7 +16,7 @@ public static class SvgChart
     private const int Top = 70;
     private const double Largest = 1.5;
 
-    private static readonly string[] Colours = ["#1b6ca8", "#d98324", "#8c8c8c", "#5b8c5a"];
+    private static readonly string[] Colours = ["#1b6ca8", "#7fb2dd", "#d98324", "#8c8c8c", "#5b8c5a"];
 
     /// <summary>Draws the chart.</summary>
     public static string Write(IReadOnlyList<JobResult> results, IReadOnlyList<Subject> subjects)
@@ -34,7 +34,7 @@ public static class SvgChart
         svg.AppendLine("<text x=\"10\" y=\"38\" fill=\"#555\">rows with *: as a part of the fastest one's</text>");
         for (int i = 0; i < drawn.Length; i++)
         {
-            int x = LabelWidth + (i * 170);
+            int x = LabelWidth + (i * 145);
             svg.AppendLine(Invariant($"<rect x=\"{x}\" y=\"10\" width=\"12\" height=\"12\" fill=\"{Colour(i)}\"/>"));
             svg.AppendLine(Invariant($"<text x=\"{x + 17}\" y=\"21\">{SecurityElement.Escape(drawn[i].Name)}</text>"));
         }

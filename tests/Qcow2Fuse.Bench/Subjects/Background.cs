@@ -38,7 +38,15 @@ public sealed class Background : IDisposable
     {
         if (!_process.HasExited)
         {
-            Tool.Run("kill", "-TERM", Id.ToString(CultureInfo.InvariantCulture));
+            try
+            {
+                Tool.Run("kill", "-TERM", Id.ToString(CultureInfo.InvariantCulture));
+            }
+            catch (InvalidOperationException) when (_process.WaitForExit(Patience))
+            {
+                // It has ended by itself, as some do once they are unmounted.
+            }
+
             if (!_process.WaitForExit(Patience))
                 _process.Kill();
             _process.WaitForExit();

@@ -26,7 +26,7 @@ public sealed class NbdFuse(string work) : Subject
         File.Delete(socket);
         bool direct = string.Equals(job.Cache, "none", StringComparison.Ordinal);
         string image = "driver=qcow2,file.driver=file,file.filename=" + files.ImageFor(job.Scene)
-            + (job.L2CacheSize is null ? string.Empty : ",l2-cache-size=" + job.L2CacheSize);
+            + (job.L2CacheBytes is { } bytes ? $",l2-cache-size={bytes}" : string.Empty);
         Background server = new(
             Server, "-t", "-e", "16", "-k", socket, "--cache=" + job.Cache, direct ? "--aio=native" : "--aio=threads",
             "--discard=unmap", "--image-opts", image);
@@ -55,9 +55,15 @@ public sealed class NbdFuse(string work) : Subject
 
         protected override void Stop()
         {
-            Tool.Run("umount", _directory);
-            _client.Dispose();
-            _server.Dispose();
+            try
+            {
+                Tool.Run("umount", _directory);
+                _client.Dispose();
+            }
+            finally
+            {
+                _server.Dispose();
+            }
         }
     }
 }

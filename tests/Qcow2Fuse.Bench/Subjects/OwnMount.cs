@@ -1,26 +1,35 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
+using Qcow2Fuse.Testing;
+using Qcow2Fuse.Testing.Fuse;
 
 namespace Qcow2Fuse.Bench;
 
 /// <summary>A mount of this project.</summary>
-public sealed class OwnMount(string program, string work, string? options = null) : Subject
+/// <param name="name">What its column is called.</param>
+/// <param name="program">The program.</param>
+/// <param name="work">Where mount points go.</param>
+/// <param name="options">More options than those of the job, as for <c>-o</c>.</param>
+/// <param name="overUring">Whether requests come over io_uring, which the kernel is told to offer.</param>
+public sealed class OwnMount(string name, string program, string work, string? options, bool overUring) : Subject
 {
+    private const string UringOption = ",transport=uring";
+
     /// <inheritdoc/>
-    public override string Name => "qcow2fuse";
+    public override string Name => name;
 
     /// <inheritdoc/>
     public override bool IsOwn => true;
 
     /// <inheritdoc/>
-    public override string? Missing => null;
+    public override string? Missing => overUring && UringSwitch.Obstacle() is { Length: > 0 } obstacle ? obstacle : null;
 
     /// <inheritdoc/>
     public override Served Serve(Job job, SceneFiles files)
     {
         string cache = "cache=" + job.Cache;
-        if (job.L2CacheSize is not null)
-            cache += ",l2_cache_size=" + job.L2CacheSize;
+        if (job.L2CacheBytes is { } bytes)
+            cache += $",l2_cache_size={bytes}";
         if (job.CompressedCopy)
             cache += ",compress";
         if (options is not null)
@@ -33,8 +42,22 @@ public sealed class OwnMount(string program, string work, string? options = null
     {
         string directory = Path.Combine(work, "own");
         Directory.CreateDirectory(directory);
-        Tool.Run(program, image, directory, "-o", mountOptions);
-        return new Shown(program, image, directory);
+        if (!overUring)
+        {
+            Tool.Run(program, image, directory, "-o", mountOptions);
+            return new Shown(program, image, directory);
+        }
+
+        string words;
+        using (UringSwitch.Hold(on: true))
+            words = ProcessRunner.Run(program, [image, directory, "-o", mountOptions + UringOption]).ShouldSucceed().Error;
+        Shown shown = new(program, image, directory);
+        if (words.Length == 0)
+            return shown;
+
+        // It serves by other means, and says so.
+        shown.Dispose();
+        throw new InvalidOperationException(words.Trim());
     }
 
     private sealed class Shown : Served

@@ -22,7 +22,7 @@ public sealed class StorageDaemon(string name, string program, string work) : Su
         string storage = "driver=file,node-name=file,discard=unmap,filename=" + files.ImageFor(job.Scene)
             + (direct ? ",cache.direct=on,aio=native" : ",cache.direct=off,aio=threads");
         string format = "driver=qcow2,node-name=disk,discard=unmap,file=file"
-            + (job.L2CacheSize is null ? string.Empty : ",l2-cache-size=" + job.L2CacheSize);
+            + (job.L2CacheBytes is { } bytes ? $",l2-cache-size={bytes}" : string.Empty);
         return new Shown(mountPoint, new Background(
             program, "--blockdev", storage, "--blockdev", format,
             "--export", $"type=fuse,id=e,node-name=disk,writable=on,mountpoint={mountPoint}"));

@@ -29,9 +29,7 @@ public sealed class RawFileNodeTests : CommandTest
         byte[] buffer = new byte[4096];
         Work(200);
 
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        Work(2000);
-        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+        Assert.Equal(0, ManagedAllocation.Of(() => Work(2000)));
         fileSystem.Release(found.Node, 0);
 
         void Work(int requests)
