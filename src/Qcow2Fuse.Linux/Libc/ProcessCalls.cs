@@ -36,8 +36,8 @@ public static partial class ProcessCalls
     }
 
     /// <summary>
-    /// Becomes another user for good, with all threads: setgroups(2), setgid(2), setuid(2). Rights that only root has are
-    /// gone afterwards.
+    /// Becomes another user for good, with all threads: setgroups(2), setgid(2), setuid(2). Rights that only root has
+    /// are gone afterwards.
     /// </summary>
     public static int BecomeUser(uint user, uint group, uint[] groups)
     {

@@ -57,7 +57,8 @@ internal static class OtherUser
     /// <summary>The first line that a program prints; empty where it fails.</summary>
     private static string Ask(string program, string[] arguments)
     {
-        ProcessStartInfo start = new(program, arguments)
+        // By its path: root runs it, and mount(8) hands no PATH on.
+        ProcessStartInfo start = new("/usr/bin/" + program, arguments)
         { UseShellExecute = false, RedirectStandardOutput = true, RedirectStandardError = true };
         try
         {

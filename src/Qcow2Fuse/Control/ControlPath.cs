@@ -23,7 +23,7 @@ internal static class ControlPath
         ? SystemDirectory
         : RuntimeDirectory is { } runtime ? Path.Combine(runtime, "qcow2fuse") : null;
 
-    /// <summary>The variable is the session's, and missing where there is none, as after su(1) or for a timer.</summary>
+    /// <summary>The variable is the session's, and missing without one, as after su(1) or for a timer.</summary>
     private static string? RuntimeDirectory
     {
         get

@@ -179,7 +179,7 @@ public sealed class MountFormTests : MountTest
             $nobody qcow2fuse umount mnt 2>/dev/null || echo "busy $?"
             kill $!
             wait $! || true
-            $nobody qcow2fuse umount second 2>/dev/null || echo "not his $?"
+            $nobody qcow2fuse umount second 2>&1 || echo "not his $?"
             $nobody qcow2fuse umount 2>/dev/null || echo "usage $?"
             $nobody qcow2fuse umount --nothing mnt 2>/dev/null || echo "usage $?"
             $nobody qcow2fuse umount mnt
@@ -188,9 +188,12 @@ public sealed class MountFormTests : MountTest
             qcow2fuse umount second
             """);
         Assert.Equal(
-            "qcow2fuse: mnt: in use: sleep (pid PID) stands in it\nhint: umount -l mnt detaches it until they let go\n"
-            + "busy 32\nnot his 1\nusage 1\nusage 1\nnot mounted 32\nnot there 32\n",
-            output.Replace(WorkDirectory + "/", "", StringComparison.Ordinal));
+            "qcow2fuse: DIR/mnt: in use: sleep (pid PID) stands in it\n"
+            + "hint: umount -l DIR/mnt detaches it until they let go\n"
+            + "busy 32\n"
+            + "qcow2fuse: DIR/second: is another user's mount\nnot his 1\n"
+            + "usage 1\nusage 1\nnot mounted 32\nnot there 32\n",
+            output.Replace(WorkDirectory, "DIR", StringComparison.Ordinal));
     }
 
     [SkippableFact]
