@@ -10,15 +10,15 @@ public sealed partial class Qcow2Device
     private const long LookBytesMax = 256L << 20;
 
     /// <summary>
-    /// The host clusters that no table refers to, snapshots and bitmaps included, as a read-only device of the length of
-    /// the image file: each at its host offset, and zeroes in place of all others. Which they are is settled when this
-    /// returns: those that were free at its begin and have not been allocated since. The caller disposes it before the
-    /// image.
+    /// The host clusters that no table refers to, snapshots and bitmaps included, as a read-only device of the length
+    /// of the image file: each at its host offset, and zeroes in place of all others. Which they are is settled when
+    /// this returns: those that were free at its begin and have not been allocated since. The caller disposes it
+    /// before the image.
     /// </summary>
     /// <remarks>
-    /// All tables are read. Guest writes wait only for the flush before that; snapshots, changes of the size and checks
-    /// wait until it has returned, and clusters that are freed meanwhile are handed out after it. A table that cannot be
-    /// read refers to nothing.
+    /// All tables are read. Guest writes wait only for the flush before that; snapshots, changes of the size and
+    /// checks wait until it has returned, and clusters that are freed meanwhile are handed out after it. A table that
+    /// cannot be read refers to nothing.
     /// </remarks>
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.TooLarge"/>: the references, or the runs of clusters without one, are too many.
@@ -36,8 +36,9 @@ public sealed partial class Qcow2Device
     }
 
     /// <summary>
-    /// Every reference that comes while tables are read is to a cluster that is allocated meanwhile, which is remembered;
-    /// and what a table that is read has named stays what it is, because it is not freed before (the epoch).
+    /// Every reference that comes while tables are read is to a cluster that is allocated meanwhile, which is
+    /// remembered; and what a table that is read has named stays what it is, because it is not freed before (the
+    /// epoch).
     /// </summary>
     /// <returns>Null if more was allocated than can be remembered.</returns>
     private UnreferencedDevice? LookWhileInUse()

@@ -2,8 +2,8 @@
 namespace Qcow2Fuse.Qcow2;
 
 /// <summary>
-/// Remembers which host clusters get a reference while the image is looked at. Its memory is there from the start, since
-/// it is filled by writes of guests. Used with the image's gate held.
+/// Remembers which host clusters get a reference while the image is looked at. Its memory is there from the start,
+/// since it is filled by writes of guests. Used with the image's gate held.
 /// </summary>
 internal sealed class AllocationLog
 {

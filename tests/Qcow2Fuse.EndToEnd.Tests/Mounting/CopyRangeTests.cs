@@ -116,7 +116,8 @@ public sealed class CopyRangeTests : MountTest
         CopyRange(partition, 2 * Mebibyte, partition, (6 * Mebibyte) + 3, (2 * Mebibyte) - 9).ShouldSucceed();
         Tool("sync", partition);
         Assert.True(
-            ReadAll(whole).AsSpan((7 * Mebibyte) + 3, (2 * Mebibyte) - 9).SequenceEqual(data.AsSpan(0, data.Length - 9)));
+            ReadAll(whole).AsSpan((7 * Mebibyte) + 3, (2 * Mebibyte) - 9)
+                .SequenceEqual(data.AsSpan(0, data.Length - 9)));
 
         // The same bytes of the disk under two names.
         Assert.Contains(

@@ -50,7 +50,8 @@ public sealed class DirectStackTests : StackTest
             string image = NewImage("16M", name: "ram/disk.qcow2");
             ProcessResult result = Run("attach", image).ShouldSucceed();
             Assert.Equal(
-                $"qcow2fuse: {image}: its file system has no O_DIRECT: the page cache of the host is used\n",
+                $"qcow2fuse: {image}: its file system has no O_DIRECT: the page cache of the host is used "
+                + "(hint: -o cache=writeback says that this is meant)\n",
                 result.Error);
             Assert.Equal([false], AreDirect(image));
             string device = result.Output.Trim();

@@ -34,7 +34,8 @@ internal sealed class OptionalDirectStorage(IStorageOpener inner) : IStorageOpen
         catch (BlockException exception) when (access.Direct && exception.Kind == BlockErrorKind.NotSupported)
         {
             IStorageFile file = openBuffered(access with { Direct = false });
-            string text = $"{Printable.Text(name)}: its file system has no O_DIRECT: the page cache of the host is used";
+            string text =
+                $"{Printable.Text(name)}: its file system has no O_DIRECT: the page cache of the host is used";
             if (!_messages.Exists(message => string.Equals(message.Text, text, StringComparison.Ordinal)))
                 _messages.Add(new ImageMessage(text, "-o cache=writeback says that this is meant"));
             return file;

@@ -27,8 +27,8 @@ internal sealed class UnreferencedSource(HostedImage image) : DiskSource
     }
 
     /// <summary>
-    /// As large as it was when somebody looked last. Before that all but a cluster: copying programs take a file without
-    /// any for empty, and look for holes only where there is less than all.
+    /// As large as it was when somebody looked last. Before that all but a cluster: copying programs take a file
+    /// without any for empty, and look for holes only where there is less than all.
     /// </summary>
     public override long AllocatedBytes
     {

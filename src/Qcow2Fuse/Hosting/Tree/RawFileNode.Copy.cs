@@ -105,7 +105,7 @@ internal sealed partial class RawFileNode
         }
     }
 
-    /// <summary>The kernel drops its pages of what was copied only; behind that something may have changed too.</summary>
+    /// <summary>The kernel drops its pages of what was copied; behind that something may have changed too.</summary>
     private void HasFailedToCopy(long start, long length)
     {
         _image.HasChanged(this, start, length);
