@@ -71,6 +71,9 @@ public sealed class DirectStackTests : StackTest
         }
         finally
         {
+            // What a failure has left attached is not found any more when the file system has gone.
+            foreach (string _ in MountPointsOf(PathOf("ram/disk.qcow2")))
+                Run("detach", PathOf("ram/disk.qcow2"));
             Tool("umount", "-l", place);
         }
     }
