@@ -47,6 +47,8 @@ public sealed partial class Qcow2Device
                 _caches.Flush();
                 _map.PunchKept();
             }
+
+            _target?.ReportFailure();
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
