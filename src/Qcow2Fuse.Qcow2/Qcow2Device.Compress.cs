@@ -112,6 +112,9 @@ public sealed partial class Qcow2Device
         return step;
     }
 
+    /// <summary>Whether nothing more is written, because what the file holds is not known.</summary>
+    internal bool HasFailed => _caches.HasFailed;
+
     /// <summary>Lets the file have the clusters that are full of compressed ones.</summary>
     internal void WriteFinishedClusters() => _caches.Packed!.WriteFinished();
 

@@ -204,12 +204,13 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         _cleaner?.Dispose();
         try
         {
-            // Who wrote was told when a flush failed.
             _target?.EndPackers();
+
+            // Who wrote was told when a flush failed, but not of what nobody has waited for.
             if (!IsReadOnly && !_caches.HasFailed)
                 CloseMetadata();
-            else
-                _target?.ReportFailure();
+            else if (_target?.TakeFailure() is { } failure)
+                throw failure;
         }
         finally
         {

@@ -45,9 +45,11 @@ internal sealed unsafe partial class CompressedTarget
             packer.Join();
     }
 
-    /// <summary>Throws what a packer met since the last call, also if the cluster was stored since then.</summary>
-    /// <exception cref="BlockException">A cluster could not be stored when it was finished.</exception>
-    public void ReportFailure()
+    /// <summary>
+    /// The first failure that a packer met since the last call, or null; the caller reports it. The cluster may have
+    /// been stored since then.
+    /// </summary>
+    public BlockException? TakeFailure()
     {
         Exception? failure;
         lock (_lock)
@@ -56,11 +58,13 @@ internal sealed unsafe partial class CompressedTarget
             _failure = null;
         }
 
-        if (failure is BlockException block)
-            throw new BlockException(block.Kind, block.Message, block, block.Hint);
-        if (failure is not null)
-            throw new BlockException(
-                BlockErrorKind.Io, $"{_image.Name}: a cluster could not be stored: {failure.Message}", failure);
+        return failure switch
+        {
+            null => null,
+            BlockException block => new BlockException(block.Kind, block.Message, block, block.Hint),
+            _ => new BlockException(
+                BlockErrorKind.Io, $"{_image.Name}: a cluster could not be stored: {failure.Message}", failure),
+        };
     }
 
     private static int PackersFor(int? wanted) => wanted ?? Math.Clamp(Environment.ProcessorCount, 1, PackersMax);
@@ -74,7 +78,9 @@ internal sealed unsafe partial class CompressedTarget
     }
 
     /// <summary>Stores a busy slot: a packer does it, once there is room in the queue, or else the caller.</summary>
-    private void HandOver(Slot slot)
+    /// <param name="slot">The slot.</param>
+    /// <param name="isAwaited">The caller finds out itself whether it was stored; its failure need not be kept.</param>
+    private void HandOver(Slot slot, bool isAwaited)
     {
         lock (_lock)
         {
@@ -82,7 +88,9 @@ internal sealed unsafe partial class CompressedTarget
                 Monitor.Wait(_lock);
             if (MayHandOver() && HasPackers())
             {
-                _queue[_handedOver++ % _queue.Length].Slot = slot;
+                Packing packing = _queue[_handedOver++ % _queue.Length];
+                packing.Slot = slot;
+                packing.IsAwaited = isAwaited;
                 Monitor.PulseAll(_lock);
                 return;
             }
@@ -91,7 +99,7 @@ internal sealed unsafe partial class CompressedTarget
         Store(slot);
     }
 
-    private bool MayHandOver() => _packersWanted > 0 && _failure is null;
+    private bool MayHandOver() => _packersWanted > 0 && _failure is null && !_image.HasFailed;
 
     /// <summary>Starts the packers with the first cluster; the lock is held.</summary>
     private bool HasPackers()
@@ -186,7 +194,8 @@ internal sealed unsafe partial class CompressedTarget
             {
                 Slot slot = packing.Slot!;
                 slot.LastUse = ++_clock;
-                _failure ??= packing.Failure;
+                if (!packing.IsAwaited)
+                    _failure ??= packing.Failure;
                 Settle(slot, packing.Failure is null);
                 packing.Reset();
                 _linked++;
@@ -237,6 +246,9 @@ internal sealed unsafe partial class CompressedTarget
 
         /// <summary>Whether it may be linked in its turn. Used with the lock held.</summary>
         public bool IsCompressed { get; set; }
+
+        /// <summary>Whether somebody waits for it and tries again after a failure.</summary>
+        public bool IsAwaited { get; set; }
 
         public ClusterForm Form { get; set; }
 

@@ -73,7 +73,7 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
             int within = (int)(offset & _geometry.ClusterMask);
             int step = Math.Min(source.Length, _geometry.ClusterSize - within);
             if (Gather(offset - within, within, source[..step]) is { } full)
-                HandOver(full);
+                HandOver(full, isAwaited: false);
             offset += step;
             source = source[step..];
         }
@@ -179,14 +179,18 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
     public void StoreAll()
     {
         long last;
+        bool isMany;
         lock (_lock)
+        {
             last = _clock;
+            isMany = _used > 1;
+        }
 
         // All at once first. What a packer could not store is tried again here, so that the caller learns why.
         foreach (Slot slot in _slots)
         {
-            if (Seize(slot, last, waits: false))
-                HandOver(slot);
+            if (isMany && Seize(slot, last, waits: false))
+                HandOver(slot, isAwaited: true);
         }
 
         foreach (Slot slot in _slots)
