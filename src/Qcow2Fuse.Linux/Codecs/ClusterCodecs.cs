@@ -12,8 +12,9 @@ public enum CompressionKind
 }
 
 /// <summary>
-/// Compression and decompression of clusters with the system's zlib and libzstd, and libdeflate where it is there. Safe for any number of threads;
-/// contexts are kept for reuse, so that a call allocates no managed memory once as many contexts exist as threads run.
+/// Compression and decompression of clusters with the system's zlib and libzstd, and libdeflate where it is there. Safe
+/// for any number of threads; contexts are kept for reuse, so that a call allocates no managed memory once as many
+/// contexts exist as threads run.
 /// </summary>
 public static class ClusterCodecs
 {

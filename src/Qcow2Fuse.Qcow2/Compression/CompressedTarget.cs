@@ -6,8 +6,8 @@ namespace Qcow2Fuse.Qcow2;
 
 /// <summary>
 /// Gathers writes of any size and order into whole clusters, as only whole clusters can be compressed. A cluster is
-/// stored when the guest has written all of it, by a thread of its own, when it is flushed, and when room is needed for another one; what the
-/// guest has not written of it is then completed from what the image holds.
+/// stored when the guest has written all of it, by a thread of its own, when it is flushed, and when room is needed for
+/// another one; what the guest has not written of it is then completed from what the image holds.
 /// </summary>
 /// <remarks>
 /// <para>
