@@ -56,12 +56,41 @@ public sealed partial class Qcow2Device
     {
         lock (_gate)
             _caches.ThrowIfFailed();
-        if (!cluster.ContainsAnyExcept((byte)0) && TryZeroStored(guest))
-            return;
         using PooledBuffer packed = BufferPool.Shared.Rent(_geometry.ClusterSize);
-        if (!TryCompress(cluster, packed.Span, out int length) || !TryStorePacked(guest, packed.Span[..length]))
-            WriteGuest(guest, cluster);
-        FlushManyPending();
+        ClusterForm form = CompressCluster(cluster, packed.Span, out int length);
+        StoreAs(guest, cluster, form, packed.Span[..length]);
+    }
+
+    /// <summary>
+    /// Finds out as what a whole cluster is to be stored, and compresses it into <paramref name="packed"/>, which is as
+    /// long as a cluster. Needs no lock.
+    /// </summary>
+    internal ClusterForm CompressCluster(ReadOnlySpan<byte> cluster, Span<byte> packed, out int length)
+    {
+        length = 0;
+        if (!cluster.ContainsAnyExcept((byte)0))
+            return ClusterForm.Zero;
+        return TryCompress(cluster, packed, out length) ? ClusterForm.Packed : ClusterForm.Plain;
+    }
+
+    /// <summary>
+    /// The second half of <see cref="StoreCluster"/> where no request of the guest waits for it: marks the image
+    /// corrupt where it is.
+    /// </summary>
+    internal void StoreInBackground(
+        GuestOffset guest, ReadOnlySpan<byte> cluster, ClusterForm form, ReadOnlySpan<byte> packed)
+    {
+        try
+        {
+            lock (_gate)
+                _caches.ThrowIfFailed();
+            StoreAs(guest, cluster, form, packed);
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
+        }
     }
 
     /// <summary>
@@ -82,6 +111,9 @@ public sealed partial class Qcow2Device
             StoreZeroBytes(new GuestOffset(at));
         return step;
     }
+
+    /// <summary>Whether nothing more is written, because what the file holds is not known.</summary>
+    internal bool HasFailed => _caches.HasFailed;
 
     /// <summary>Lets the file have the clusters that are full of compressed ones.</summary>
     internal void WriteFinishedClusters() => _caches.Packed!.WriteFinished();
@@ -116,6 +148,23 @@ public sealed partial class Qcow2Device
 
     private bool TryCompress(ReadOnlySpan<byte> cluster, Span<byte> packed, out int length) =>
         ClusterCodecs.TryCompress(_compressed.Kind, cluster, packed, out length);
+
+    private void StoreAs(
+        GuestOffset guest, ReadOnlySpan<byte> cluster, ClusterForm form, ReadOnlySpan<byte> packed)
+    {
+        if (form == ClusterForm.Zero)
+        {
+            if (TryZeroStored(guest))
+                return;
+            StoreZeroBytes(guest);
+        }
+        else if (form == ClusterForm.Plain || !TryStorePacked(guest, packed))
+        {
+            WriteGuest(guest, cluster);
+        }
+
+        FlushManyPending();
+    }
 
     private bool TryZeroStored(GuestOffset guest)
     {

@@ -39,6 +39,9 @@ public sealed partial class Qcow2Device
     {
         if (IsReadOnly)
             return;
+
+        // The guest is told by this flush of what failed before, also if it is stored by now.
+        BlockException? earlier = _target?.TakeFailure();
         StoreGathered();
         try
         {
@@ -47,6 +50,9 @@ public sealed partial class Qcow2Device
                 _caches.Flush();
                 _map.PunchKept();
             }
+
+            if ((earlier ?? _target?.TakeFailure()) is { } failure)
+                throw failure;
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {

@@ -43,7 +43,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         _compressed = new CompressedClusters(file, _geometry, header.Compression, _caches.Packed);
         _guestData = new GuestData(_data, cipher);
         _cow = new CowWriter(_guestData, this);
-        _target = _caches.Packed is null ? null : new CompressedTarget(this, _geometry);
+        _target = _caches.Packed is null ? null : new CompressedTarget(this, _geometry, arguments.CompressionThreads);
         _bitmapStore = new BitmapStore(file, _geometry, _header, _caches, _gate);
         if (arguments.CacheCleanInterval > TimeSpan.Zero)
         {
@@ -204,15 +204,19 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         _cleaner?.Dispose();
         try
         {
-            // Who wrote was told when a flush failed.
+            _target?.EndPackers();
+
+            // Who wrote was told when a flush failed, but not of what nobody has waited for.
             if (!IsReadOnly && !_caches.HasFailed)
                 CloseMetadata();
+            else if (_target?.TakeFailure() is { } failure)
+                throw failure;
         }
         finally
         {
+            _target?.Dispose();
             _bitmaps?.Dispose();
             _guestData.Dispose();
-            _target?.Dispose();
             _compressed.Dispose();
             lock (_gate)
             {

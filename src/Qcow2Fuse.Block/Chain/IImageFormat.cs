@@ -84,6 +84,12 @@ public sealed record FormatOpenArguments
     /// <summary>Whether what is written becomes compressed clusters.</summary>
     public CompressedWrites Compress { get; init; }
 
+    /// <summary>
+    /// Threads that compress finished clusters; null for as many as there are processors, at most 8. With 0 whoever
+    /// finishes a cluster compresses it.
+    /// </summary>
+    public int? CompressionThreads { get; init; }
+
     /// <summary>Upper bound of the cache of L2 slices in bytes; 0 for the default.</summary>
     public long L2CacheBytesMax { get; init; }
 

@@ -12,11 +12,15 @@ public enum CompressionKind
 }
 
 /// <summary>
-/// Compression and decompression of clusters with the system's zlib and libzstd. Safe for any number of threads;
-/// contexts are kept for reuse, so that a call allocates no managed memory once as many contexts exist as threads run.
+/// Compression and decompression of clusters with the system's zlib and libzstd, and libdeflate where it is there. Safe
+/// for any number of threads; contexts are kept for reuse, so that a call allocates no managed memory once as many
+/// contexts exist as threads run.
 /// </summary>
 public static class ClusterCodecs
 {
+    private static readonly CodecPool<LibdeflateInflater> FastInflaters =
+        new(static () => LibdeflateInflater.TryCreate() ?? throw new InsufficientMemoryException("no libdeflate"));
+
     private static readonly CodecPool<ZlibInflater> Inflaters = new(static () => new ZlibInflater());
     private static readonly CodecPool<ZstdDecoder> ZstdDecoders = new(static () => new ZstdDecoder());
     private static readonly CodecPool<ZlibDeflater> Deflaters = new(static () => new ZlibDeflater());
@@ -34,10 +38,7 @@ public static class ClusterCodecs
         switch (kind)
         {
             case CompressionKind.Deflate:
-                ZlibInflater inflater = Inflaters.Rent();
-                bool inflated = inflater.TryDecode(input, output);
-                Inflaters.Return(inflater);
-                return inflated;
+                return (LibdeflateInflater.IsAvailable && TryInflateFast(input, output)) || TryInflate(input, output);
             case CompressionKind.Zstd:
                 ZstdDecoder decoder = ZstdDecoders.Rent();
                 bool decoded = decoder.TryDecode(input, output);
@@ -75,6 +76,24 @@ public static class ClusterCodecs
         }
     }
 
+    /// <summary>What zlib says is what counts; it also takes a stream that goes on where the cluster ends.</summary>
+    internal static bool TryInflate(ReadOnlySpan<byte> input, Span<byte> output)
+    {
+        ZlibInflater inflater = Inflaters.Rent();
+        bool inflated = inflater.TryDecode(input, output);
+        Inflaters.Return(inflater);
+        return inflated;
+    }
+
+    /// <summary>Decompresses a stream that ends with the cluster; false where zlib has to judge.</summary>
+    internal static bool TryInflateFast(ReadOnlySpan<byte> input, Span<byte> output)
+    {
+        LibdeflateInflater inflater = FastInflaters.Rent();
+        bool inflated = inflater.TryDecode(input, output);
+        FastInflaters.Return(inflater);
+        return inflated;
+    }
+
     /// <summary>
     /// Loads the library for <paramref name="kind"/> now. A process that is going to lock itself in calls this before.
     /// </summary>
@@ -84,6 +103,8 @@ public static class ClusterCodecs
         switch (kind)
         {
             case CompressionKind.Deflate:
+                if (LibdeflateInflater.IsAvailable)
+                    FastInflaters.Return(FastInflaters.Rent());
                 Inflaters.Return(Inflaters.Rent());
                 Deflaters.Return(Deflaters.Rent());
                 break;

@@ -90,17 +90,16 @@ internal sealed unsafe partial class CompressedTarget
     }
 
     /// <summary>
-    /// Makes a slot busy for its caller, who stores it. False where it holds nothing that was there before the call:
-    /// somebody else stored it.
+    /// Makes a slot busy for its caller, who stores it. False where it holds nothing that was there when the clock said
+    /// <paramref name="last"/>: it is used anew, or somebody else stored it or, without waiting, is about to.
     /// </summary>
-    private bool Seize(Slot slot)
+    private bool Seize(Slot slot, long last, bool waits)
     {
         lock (_lock)
         {
-            long generation = slot.Generation;
-            while (slot.State == SlotState.Busy && slot.Generation == generation)
+            while (waits && slot.State == SlotState.Busy && slot.Generation <= last)
                 Monitor.Wait(_lock);
-            if (slot.State != SlotState.Open || slot.Generation != generation)
+            if (slot.State != SlotState.Open || slot.Generation > last)
                 return false;
             slot.State = SlotState.Busy;
             return true;

@@ -6,8 +6,8 @@ namespace Qcow2Fuse.Qcow2;
 
 /// <summary>
 /// Gathers writes of any size and order into whole clusters, as only whole clusters can be compressed. A cluster is
-/// stored when the guest has written all of it, when it is flushed, and when room is needed for another one; what the
-/// guest has not written of it is then completed from what the image holds.
+/// stored when the guest has written all of it, by a thread of its own, when it is flushed, and when room is needed for
+/// another one; what the guest has not written of it is then completed from what the image holds.
 /// </summary>
 /// <remarks>
 /// <para>
@@ -40,9 +40,14 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
     private int _used;
     private bool _isPaused;
 
-    /// <summary>Gathers for <paramref name="image"/>.</summary>
-    public CompressedTarget(Qcow2Device image, Qcow2Geometry geometry)
+    /// <summary>
+    /// Gathers for <paramref name="image"/>, with up to <paramref name="packers"/> threads that store what is finished;
+    /// null for as many as there are processors, at most 8.
+    /// </summary>
+    public CompressedTarget(Qcow2Device image, Qcow2Geometry geometry, int? packers)
     {
+        _packersWanted = PackersFor(packers);
+        _queue = NewQueue(_packersWanted);
         _image = image;
         _geometry = geometry;
         _slots = new Slot[Math.Clamp(SlotBytes >> geometry.ClusterBits, SlotsMin, SlotsMax)];
@@ -68,7 +73,7 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
             int within = (int)(offset & _geometry.ClusterMask);
             int step = Math.Min(source.Length, _geometry.ClusterSize - within);
             if (Gather(offset - within, within, source[..step]) is { } full)
-                Store(full);
+                HandOver(full, isAwaited: false);
             offset += step;
             source = source[step..];
         }
@@ -170,11 +175,27 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
     }
 
     /// <summary>Stores all that was gathered before the call.</summary>
+    /// <exception cref="BlockException">Something could not be stored; it is still gathered.</exception>
     public void StoreAll()
     {
+        long last;
+        bool isMany;
+        lock (_lock)
+        {
+            last = _clock;
+            isMany = _used > 1;
+        }
+
+        // All at once first. What a packer could not store is tried again here, so that the caller learns why.
         foreach (Slot slot in _slots)
         {
-            if (Seize(slot))
+            if (isMany && Seize(slot, last, waits: false))
+                HandOver(slot, isAwaited: true);
+        }
+
+        foreach (Slot slot in _slots)
+        {
+            if (Seize(slot, last, waits: true))
                 Store(slot);
         }
     }
@@ -213,8 +234,12 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
         }
     }
 
-    /// <summary>Releases the memory; what is not stored is lost.</summary>
-    public void Dispose() => NativeMemory.AlignedFree(_arena);
+    /// <summary>Ends the packers and releases the memory; what is not stored is lost.</summary>
+    public void Dispose()
+    {
+        EndPackers();
+        NativeMemory.AlignedFree(_arena);
+    }
 
     /// <summary>Nothing lies behind the end of the disk, so its last cluster counts as whole.</summary>
     private long EndOfWholeClusters(long end) =>

@@ -58,6 +58,7 @@ public sealed class CrashFeatureTests(ITestOutputHelper output)
             {
                 Features = features,
                 ClusterBitsMax = (features & CrashFeatures.Compress) != CrashFeatures.None ? LargestCompressed : 21,
+                CompressionThreads = writers > 1 ? 2 : 0,
             };
             CrashRunOptions options = CrashTests.Options(writers, states) with
             {

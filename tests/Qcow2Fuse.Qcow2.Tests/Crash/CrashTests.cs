@@ -47,29 +47,37 @@ public sealed class CrashTests(ITestOutputHelper output)
         int runs = CrashSettings.Runs / 40;
         long states = CrashSettings.States / 80 / Math.Max(runs, 1);
         ulong seed = CrashSettings.Seed;
-        foreach ((int writers, bool smallCaches, int clusterBitsMax, int fewer) in ((int, bool, int, int)[])
-            [(1, false, 16, 1), (4, false, 16, 1), (1, true, 16, 1), (4, true, 16, 1), (4, false, 21, 10)])
+        foreach ((int writers, int packers, bool smallCaches, int clusterBitsMax, int fewer) in
+            ((int, int, bool, int, int)[])
+            [
+                (1, 0, false, 16, 1), (1, 2, false, 16, 1), (4, 2, false, 16, 1),
+                (1, 0, true, 16, 1), (4, 2, true, 16, 1), (4, 2, false, 21, 10),
+            ])
         {
             Qcow2Subject engine = new()
             {
                 Features = CrashFeatures.Compress
                     | (smallCaches ? CrashFeatures.SmallCaches : CrashFeatures.None),
                 ClusterBitsMax = clusterBitsMax,
+                CompressionThreads = packers,
             };
             CrashRunOptions options = Options(writers, states) with { Compressible = true };
             CrashFleetResult result = CrashFleet.Random(engine, seed, runs / fewer, options);
-            output.WriteLine($"{engine.Name}, {writers} writer(s): {result}");
+            output.WriteLine($"{engine.Name}, {writers} writer(s), {packers} packer(s): {result}");
             Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
             seed += (ulong)runs;
         }
     }
 
     [Theory]
-    [InlineData(9, false)]
-    [InlineData(12, false)]
-    [InlineData(16, false)]
-    [InlineData(14, true)]
-    public void Crash_states_after_a_failed_request_of_compressed_writes_are_right(int clusterBits, bool extended)
+    [InlineData(9, false, 0)]
+    [InlineData(12, false, 0)]
+    [InlineData(12, false, 2)]
+    [InlineData(16, false, 0)]
+    [InlineData(16, false, 2)]
+    [InlineData(14, true, 0)]
+    public void Crash_states_after_a_failed_request_of_compressed_writes_are_right(
+        int clusterBits, bool extended, int packers)
     {
         ImageKind kind = ImageKind.Create(clusterBits, 3, extended, 2, 30, new SeededRandom(2));
         kind = kind with { Compressed = true };
@@ -85,7 +93,7 @@ public sealed class CrashTests(ITestOutputHelper output)
         for (ulong seed = 6; seed < 8; seed++)
         {
             CrashFleetResult result = CrashFleet.FailEach(
-                new Qcow2Subject { Features = CrashFeatures.Compress }, seed, options,
+                new Qcow2Subject { Features = CrashFeatures.Compress, CompressionThreads = packers }, seed, options,
                 BlockOp.Read, BlockOp.Write, BlockOp.WriteZeroes, BlockOp.Discard, BlockOp.Flush);
             output.WriteLine(result.ToString());
             Assert.True(result.Failures.Count == 0, string.Join("\n\n", result.Failures));
@@ -169,6 +177,7 @@ public sealed class CrashTests(ITestOutputHelper output)
         {
             Features = string.IsNullOrEmpty(with) ? CrashFeatures.None : Enum.Parse<CrashFeatures>(with),
             ClusterBitsMax = (int)CrashSettings.Number("QCOW2FUSE_CRASH_CLUSTER_BITS", 21),
+            CompressionThreads = (int)CrashSettings.Number("QCOW2FUSE_CRASH_PACKERS", 0),
         };
         CrashRunOptions options = Options(
             (int)CrashSettings.Number("QCOW2FUSE_CRASH_WRITERS", 1),

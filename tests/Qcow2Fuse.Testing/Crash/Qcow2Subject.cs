@@ -21,6 +21,11 @@ public sealed class Qcow2Subject : ICrashSubject
     /// <summary>The largest clusters that random images have: large ones take long to compress.</summary>
     public int ClusterBitsMax { get; init; } = 21;
 
+    /// <summary>
+    /// Threads that compress. With none the requests of one writer follow from the seed.
+    /// </summary>
+    public int CompressionThreads { get; init; }
+
     /// <inheritdoc/>
     public string Name => Features == CrashFeatures.None ? "Qcow2Device" : $"Qcow2Device with {Features}";
 
@@ -29,6 +34,9 @@ public sealed class Qcow2Subject : ICrashSubject
         ' ',
         (string[])[
             .. ClusterBitsMax < 21 ? (string[])[$"QCOW2FUSE_CRASH_CLUSTER_BITS={ClusterBitsMax}"] : [],
+            .. CompressionThreads > 0
+                ? (string[])[$"QCOW2FUSE_CRASH_PACKERS={CompressionThreads}"]
+                : [],
             .. Features != CrashFeatures.None
                 ? (string[])[$"QCOW2FUSE_CRASH_WITH={Features.ToString().Replace(" ", "", StringComparison.Ordinal)}"]
                 : [],
@@ -80,6 +88,7 @@ public sealed class Qcow2Subject : ICrashSubject
             Backing = backing,
             DataFile = data,
             Compress = Has(CrashFeatures.Compress) ? CompressedWrites.AsImage : CompressedWrites.Off,
+            CompressionThreads = CompressionThreads,
             Discard = Has(CrashFeatures.NoUnref) ? DiscardMode.NoUnref
                 : Has(CrashFeatures.IgnoreDiscards) ? DiscardMode.Ignore
                 : DiscardMode.Unmap,

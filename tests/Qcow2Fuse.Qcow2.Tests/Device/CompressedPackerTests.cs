@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Testing;
+using Qcow2Fuse.Testing.Faults;
+using Xunit;
+
+namespace Qcow2Fuse.Qcow2.Tests.Device;
+
+/// <summary>Finished clusters that are stored by threads of their own.</summary>
+public sealed class CompressedPackerTests
+{
+    private const int ClusterSize = 65536;
+    private const ulong Soft = Stamp.Compressible;
+
+    [Theory]
+    [InlineData(0)]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(8)]
+    public void Clusters_lie_in_the_file_in_the_order_in_which_they_were_written(int packers)
+    {
+        const int Clusters = 256;
+        using TestImage image = Create(Clusters, packers);
+        for (int i = 0; i < Clusters; i++)
+            image.Write((long)i * ClusterSize, ClusterSize, Soft | (uint)i);
+        image.Close();
+        long before = 0;
+        for (int i = 0; i < Clusters; i++)
+        {
+            long host = (long)(image.L2EntryOf((long)i * ClusterSize) & ((1UL << 54) - 1));
+            Assert.True(host > before, $"cluster {i} lies at {host}, the one before at {before}");
+            before = host;
+        }
+
+        image.Reopen();
+        for (int i = 0; i < Clusters; i++)
+            image.ShouldRead((long)i * ClusterSize, ClusterSize, Soft | (uint)i);
+        image.ShouldPassCheck();
+    }
+
+    [Theory]
+    [InlineData(Soft)]
+    [InlineData(0)]
+    public void An_image_that_is_closed_at_once_holds_everything(ulong kind)
+    {
+        const int Clusters = 40;
+        using TestImage image = Create(Clusters, packers: 3);
+        for (int round = 0; round < 5; round++)
+        {
+            image.Write(0, Clusters * ClusterSize, kind | (uint)round).Write(777, 55, kind | 99).Reopen()
+                .ShouldRead(0, 777, kind | (uint)round).ShouldRead(777, 55, kind | 99)
+                .ShouldRead(832, (Clusters * ClusterSize) - 832, kind | (uint)round);
+        }
+
+        image.ShouldPassCheck();
+    }
+
+    [Fact]
+    public void A_failure_nobody_waited_for_is_told_once_by_the_next_flush_and_nothing_is_lost()
+    {
+        using TestImage image = Create(16, packers: 2);
+        image.Write(0, ClusterSize, 1).Device.Flush();
+
+        // What does not become smaller is written at once, and that may be tried again.
+        image.Faults.Fail(new FaultRule { Op = BlockOp.Write });
+        image.Write(ClusterSize, ClusterSize, 2);
+        WaitUntil(() => image.Faults.FailureCount > 0);
+        image.ShouldRead(ClusterSize, ClusterSize, 2);
+        BlockException failure = Assert.Throws<BlockException>(image.Device.Flush);
+        Assert.Equal(BlockErrorKind.Io, failure.Kind);
+        image.Device.Flush();
+        image.Write(2 * ClusterSize, ClusterSize, Soft | 3).Reopen().ShouldRead(0, ClusterSize, 1)
+            .ShouldRead(ClusterSize, ClusterSize, 2).ShouldRead(2 * ClusterSize, ClusterSize, Soft | 3)
+            .ShouldPassCheck();
+    }
+
+    [Fact]
+    public void After_a_failure_writers_are_told_themselves_until_a_flush()
+    {
+        using TestImage image = Create(16, packers: 2);
+        image.Write(0, ClusterSize, 1).Device.Flush();
+        image.Faults.Fail(new FaultRule { Op = BlockOp.Write, Times = int.MaxValue });
+        image.Write(ClusterSize, ClusterSize, 2);
+        WaitUntil(() => image.Faults.FailureCount > 0);
+
+        // The packer says what it met only after the request has failed.
+        int accepted = 0;
+        try
+        {
+            for (; accepted < 6; accepted++)
+                image.Write((2 + accepted) * ClusterSize, ClusterSize, 3);
+        }
+        catch (BlockException failure)
+        {
+            Assert.Equal(BlockErrorKind.Io, failure.Kind);
+        }
+
+        Assert.InRange(accepted, 0, 5);
+        Assert.Throws<BlockException>(image.Device.Flush);
+        image.Faults.Heal();
+        image.Device.Flush();
+        image.Reopen().ShouldRead(0, ClusterSize, 1).ShouldRead(ClusterSize, ClusterSize, 2)
+            .ShouldRead(2 * ClusterSize, accepted * ClusterSize, 3).ShouldPassCheck();
+    }
+
+    [Fact]
+    public void A_failed_write_of_packed_clusters_that_nobody_was_told_of_fails_the_close()
+    {
+        using TestImage image = Create(64, packers: 2);
+        image.Write(0, ClusterSize, Soft | 1).Device.Flush();
+        image.Faults.Fail(new FaultRule { Op = BlockOp.Write, Times = int.MaxValue });
+        image.Write(ClusterSize, ClusterSize, Soft | 2);
+        for (int i = 2; i < 40 && image.Faults.FailureCount == 0; i++)
+        {
+            image.Write(i * ClusterSize, ClusterSize, Soft | 3);
+            Thread.Sleep(5);
+        }
+
+        Assert.True(image.Faults.FailureCount > 0);
+        Assert.Throws<BlockException>(image.Device.Dispose);
+        image.Faults.Heal();
+        image.Reopen().ShouldRead(0, ClusterSize, Soft | 1).ShouldPassCheck(allowLeaks: true);
+    }
+
+    [Fact]
+    public void Writers_zeroes_discards_flushes_and_snapshots_get_along()
+    {
+        const int Writers = 3;
+        using TestImage image = Create(Writers * Regional.Clusters, packers: 3);
+        var device = (Qcow2Device)image.Device;
+        Regional[] writers = [.. Enumerable.Range(0, Writers).Select(i => new Regional(device, i))];
+        Exception?[] failures = new Exception?[Writers];
+        Thread[] threads = new Thread[Writers];
+        for (int i = 0; i < Writers; i++)
+        {
+            int mine = i;
+            threads[i] = new Thread(() => failures[mine] = Record.Exception(writers[mine].Run));
+            threads[i].Start();
+        }
+
+        for (int round = 0; Array.Exists(threads, static thread => thread.IsAlive); round++)
+        {
+            device.Flush();
+            if (round % 3 == 0)
+                device.CreateSnapshot("now");
+            Thread.Sleep(1);
+            if (round % 3 == 0)
+                device.DeleteSnapshot("now");
+        }
+
+        foreach (Thread thread in threads)
+            thread.Join();
+        Assert.All(failures, Assert.Null);
+        image.Reopen();
+        Assert.All(writers, writer => image.ShouldRead(writer.Start, writer.Expected));
+        image.ShouldPassCheck();
+    }
+
+    private static TestImage Create(int clusters, int packers) => TestImage.Create(
+        new Qcow2CreateOptions { Size = (long)clusters * ClusterSize, ClusterSize = ClusterSize },
+        null,
+        new FormatOpenArguments { Compress = CompressedWrites.AsImage, CompressionThreads = packers });
+
+    private static void WaitUntil(Func<bool> condition) =>
+        Assert.True(SpinWait.SpinUntil(condition, TimeSpan.FromSeconds(30)));
+
+    /// <summary>Changes a region of the disk that nobody else changes, and knows what it holds.</summary>
+    private sealed class Regional(Qcow2Device device, int number)
+    {
+        public const int Clusters = 24;
+
+        private const int Rounds = 250;
+
+        public long Start { get; } = (long)number * Clusters * ClusterSize;
+
+        public byte[] Expected { get; } = new byte[Clusters * ClusterSize];
+
+        public void Run()
+        {
+            SeededRandom random = new((ulong)number + 7);
+            for (int round = 0; round < Rounds; round++)
+            {
+                int at = random.Below(Clusters) * ClusterSize;
+                int length = Math.Min((1 + random.Below(4)) * ClusterSize, Expected.Length - at);
+                switch (random.Below(8))
+                {
+                    case 0:
+                        device.WriteZeroes(Start + at, length, mayUnmap: random.Chance(50));
+                        Expected.AsSpan(at, length).Clear();
+                        break;
+                    case 1:
+                        device.Discard(Start + at, length);
+                        Expected.AsSpan(at, length).Clear();
+                        break;
+                    case 2:
+                        Write(at + (512 * random.Below(64)), 512 * (1 + random.Below(64)), Soft | (uint)round);
+                        break;
+                    case 3:
+                        Write(at, length, (uint)round);
+                        break;
+                    case 4:
+                        byte[] seen = new byte[length];
+                        device.Read(Start + at, seen);
+                        Assert.True(seen.AsSpan().SequenceEqual(Expected.AsSpan(at, length)), $"round {round}");
+                        break;
+                    default:
+                        Write(at, length, Soft | (uint)round);
+                        break;
+                }
+            }
+        }
+
+        private void Write(int at, int length, ulong tag)
+        {
+            byte[] bytes = Stamp.Bytes(Start + at, length, tag);
+            device.Write(Start + at, bytes);
+            bytes.CopyTo(Expected, at);
+        }
+    }
+}
