@@ -18,6 +18,7 @@ public sealed class AbiTests
             Size<FuseOpenIn>(8), Size<FuseOpenOut>(16), Size<FuseReleaseIn>(24), Size<FuseFlushIn>(24),
             Size<FuseReadIn>(40), Size<FuseWriteIn>(40), Size<FuseWriteOut>(8), Size<FuseFsyncIn>(16),
             Size<FuseFallocateIn>(32), Size<FuseLseekIn>(24), Size<FuseLseekOut>(8),
+            Size<FuseCopyFileRangeIn>(56), Size<FuseCopyFileRangeOut>(8),
             Size<FuseRingHeaders>(288), Size<FuseRingVector>(16), Size<Linux.UringCommand>(128),
         ];
         Assert.All(sizes, size => Assert.True(size.Expected == size.Actual, $"{size.Name}: {size.Actual}"));
@@ -52,6 +53,8 @@ public sealed class AbiTests
     [InlineData(typeof(FuseOpenOut), nameof(FuseOpenOut.OpenFlags), 8)]
     [InlineData(typeof(FuseFallocateIn), nameof(FuseFallocateIn.Mode), 24)]
     [InlineData(typeof(FuseLseekIn), nameof(FuseLseekIn.Whence), 16)]
+    [InlineData(typeof(FuseCopyFileRangeIn), nameof(FuseCopyFileRangeIn.ToNode), 16)]
+    [InlineData(typeof(FuseCopyFileRangeIn), nameof(FuseCopyFileRangeIn.Length), 40)]
     [InlineData(typeof(FuseStatFsOut), nameof(FuseStatFsOut.BlockSize), 40)]
     public void OffsetsAreTheKernels(Type type, string field, int offset) =>
         Assert.Equal(offset, (int)Marshal.OffsetOf(type, field));

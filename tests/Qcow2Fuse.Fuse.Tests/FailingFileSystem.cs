@@ -30,6 +30,8 @@ internal sealed class FailingFileSystem : IFuseFileSystem
 
     public int Fsync(ulong node, ulong handle, bool dataOnly) => Answer();
 
+    public long CopyRange(in FuseFilePlace source, in FuseFilePlace destination, long length) => Answer();
+
     public long Seek(ulong node, ulong handle, long offset, FuseSeekKind kind) => Answer();
 
     public int GetStatistics(ulong node, out FuseStatistics statistics)

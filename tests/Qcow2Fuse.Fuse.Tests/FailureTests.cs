@@ -87,5 +87,7 @@ public sealed class FailureTests
         Assert.Equal(-FuseErrno.EIO, session.Send(FuseOpcode.Read, new FuseReadIn { Size = 10 }).Error);
         Assert.Equal(-FuseErrno.EIO, session.Send(
             FuseOpcode.Write, new FuseWriteIn { Size = 10 }, payload: new byte[10]).Error);
+        Assert.Equal(-FuseErrno.EIO, session.Send(
+            FuseOpcode.CopyFileRange64, new FuseCopyFileRangeIn { Length = 10 }).Error);
     }
 }

@@ -51,6 +51,8 @@ public sealed unsafe class MalformedRequestTests : IDisposable
     [InlineData(FuseOpcode.Fsync, 15)]
     [InlineData(FuseOpcode.Fallocate, 31)]
     [InlineData(FuseOpcode.Lseek, 23)]
+    [InlineData(FuseOpcode.CopyFileRange, 55)]
+    [InlineData(FuseOpcode.CopyFileRange64, 55)]
     [InlineData(FuseOpcode.GetXattr, 7)]
     [InlineData(FuseOpcode.ListXattr, 0)]
     [InlineData(FuseOpcode.OpenDir, 7)]

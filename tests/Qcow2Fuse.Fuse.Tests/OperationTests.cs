@@ -154,6 +154,40 @@ public sealed class OperationTests : IDisposable
         Assert.Equal(-FuseErrno.EINVAL, Seek(0, (FuseSeekKind)0));
     }
 
+    [Theory]
+    [InlineData(FuseOpcode.CopyFileRange)]
+    [InlineData(FuseOpcode.CopyFileRange64)]
+    internal void RangesAreCopied(FuseOpcode opcode)
+    {
+        byte[] data = [.. Enumerable.Range(0, 5000).Select(static i => (byte)(i * 7))];
+        Write(100, data);
+        Assert.Equal(5000, Copy(opcode, 100, 20_001, 5000));
+        Assert.Equal(data, Read(20_001, 5000).Payload);
+
+        // To the end, and no further.
+        Assert.Equal(10, Copy(opcode, 100, Size - 10, 5000));
+        Assert.Equal(data[..10], Read(Size - 10, 10).Payload);
+        Assert.Equal(0, Copy(opcode, Size, 0, 10));
+        Assert.Equal(-FuseErrno.EINVAL, Copy(opcode, 100, 200, 101));
+        Assert.Equal(100, Copy(opcode, 100, 200, 100));
+        Assert.Equal(0, Copy(opcode, 0, 0, 0));
+    }
+
+    [Fact]
+    public void CopiesOfImpossibleRangesAreInvalid()
+    {
+        FuseCopyFileRangeIn copy = new() { Handle = Handle, ToHandle = Handle, ToNode = SessionFixture.File };
+        copy.Offset = ulong.MaxValue;
+        copy.Length = 1;
+        Assert.Equal(-FuseErrno.EINVAL, _session.Send(FuseOpcode.CopyFileRange64, copy).Error);
+        copy.Offset = 0;
+        copy.ToOffset = long.MaxValue;
+        Assert.Equal(-FuseErrno.EINVAL, _session.Send(FuseOpcode.CopyFileRange, copy).Error);
+        copy.ToOffset = 0;
+        copy.Flags = 1;
+        Assert.Equal(-FuseErrno.EINVAL, _session.Send(FuseOpcode.CopyFileRange64, copy).Error);
+    }
+
     [Fact]
     public void StatFsHasUnitAndNameLength()
     {
@@ -211,8 +245,6 @@ public sealed class OperationTests : IDisposable
     [InlineData(FuseOpcode.Unlink, FuseErrno.EPERM)]
     [InlineData(FuseOpcode.ReadLink, FuseErrno.EINVAL)]
     [InlineData(FuseOpcode.Access, FuseErrno.ENOSYS)]
-    [InlineData(FuseOpcode.CopyFileRange, FuseErrno.ENOSYS)]
-    [InlineData(FuseOpcode.CopyFileRange64, FuseErrno.ENOSYS)]
     [InlineData(FuseOpcode.Statx, FuseErrno.ENOSYS)]
     [InlineData(FuseOpcode.SetXattr, FuseErrno.ENOSYS)]
     [InlineData((FuseOpcode)54, FuseErrno.ENOSYS)]
@@ -243,6 +275,24 @@ public sealed class OperationTests : IDisposable
 
     private FakeReply Read(long offset, int length) => _session.Send(
         FuseOpcode.Read, new FuseReadIn { Handle = Handle, Offset = (ulong)offset, Size = (uint)length });
+
+    private long Copy(FuseOpcode opcode, long from, long to, long length)
+    {
+        FakeReply reply = _session.Send(opcode, new FuseCopyFileRangeIn
+        {
+            Handle = Handle,
+            Offset = (ulong)from,
+            ToNode = SessionFixture.File,
+            ToHandle = Handle,
+            ToOffset = (ulong)to,
+            Length = (ulong)length,
+        });
+        if (reply.Error < 0)
+            return reply.Error;
+        return opcode == FuseOpcode.CopyFileRange
+            ? reply.As<FuseWriteOut>().Size
+            : (long)reply.As<FuseCopyFileRangeOut>().BytesCopied;
+    }
 
     private long Seek(long offset, FuseSeekKind kind)
     {

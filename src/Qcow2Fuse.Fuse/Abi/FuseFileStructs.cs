@@ -94,6 +94,26 @@ internal struct FuseFallocateIn
     public uint Padding;
 }
 
+/// <summary>struct fuse_copy_file_range_in; its request is about the source.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct FuseCopyFileRangeIn
+{
+    public ulong Handle;
+    public ulong Offset;
+    public ulong ToNode;
+    public ulong ToHandle;
+    public ulong ToOffset;
+    public ulong Length;
+    public ulong Flags;
+}
+
+/// <summary>struct fuse_copy_file_range_out, of COPY_FILE_RANGE_64.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct FuseCopyFileRangeOut
+{
+    public ulong BytesCopied;
+}
+
 /// <summary>struct fuse_lseek_in.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct FuseLseekIn

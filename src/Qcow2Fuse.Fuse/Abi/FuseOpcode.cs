@@ -78,6 +78,7 @@ internal static unsafe class FuseOpcodes
         FuseOpcode.Fsync => sizeof(FuseFsyncIn),
         FuseOpcode.Fallocate => sizeof(FuseFallocateIn),
         FuseOpcode.Lseek => sizeof(FuseLseekIn),
+        FuseOpcode.CopyFileRange or FuseOpcode.CopyFileRange64 => sizeof(FuseCopyFileRangeIn),
         FuseOpcode.GetXattr or FuseOpcode.ListXattr => sizeof(FuseGetXattrIn),
         _ => 0,
     };

@@ -91,6 +91,9 @@ public sealed partial class FuseMount : IDisposable
             throw new FuseMountException(FuseMountError.System, $"{path}: umount: {FuseMountErrors.Text(-result)}");
     }
 
+    /// <summary>Says who keeps a mount of any kind from being unmounted.</summary>
+    public static FuseMountException Busy(string path) => FuseMountErrors.Busy(path);
+
     /// <summary>The way to this mount's requests. Once.</summary>
     public DevFuseTransport OpenTransport()
     {

@@ -82,8 +82,12 @@ internal static class Fusermount
         if (process.ExitCode == 0)
             return;
 
-        throw message.Contains("busy", StringComparison.OrdinalIgnoreCase)
-            ? FuseMountErrors.Busy(path)
+        if (message.Contains("busy", StringComparison.OrdinalIgnoreCase))
+            throw FuseMountErrors.Busy(path);
+
+        // It is mounted, but fusermount3 looks for mounts of the user who calls it only.
+        throw message.Contains("not found in", StringComparison.Ordinal)
+            ? new FuseMountException(FuseMountError.NotPermitted, $"{path}: is another user's mount")
             : Failure(path, message);
     }
 

@@ -86,6 +86,28 @@ public sealed unsafe partial class FuseSession
             : Answer(slot, new FuseLseekOut { Offset = (ulong)result });
     }
 
+    private int CopyRange(FuseSlot slot, in FuseRequest request)
+    {
+        FuseCopyFileRangeIn* arguments = (FuseCopyFileRangeIn*)request.Arguments;
+        bool isWide = request.Header->Opcode == FuseOpcode.CopyFileRange64;
+
+        // The older operation counts in 32 bits.
+        ulong length = Math.Min(arguments->Length, isWide ? (ulong)long.MaxValue : uint.MaxValue);
+        if (arguments->Flags != 0 || !IsRange(arguments->Offset, length) || !IsRange(arguments->ToOffset, length))
+            return -FuseErrno.EINVAL;
+
+        FuseFilePlace source = new(request.Node, arguments->Handle, (long)arguments->Offset);
+        FuseFilePlace destination = new(arguments->ToNode, arguments->ToHandle, (long)arguments->ToOffset);
+        long result = _fileSystem.CopyRange(source, destination, (long)length);
+        if (result > (long)length)
+            return -FuseErrno.EIO;
+        if (result < 0)
+            return (int)Math.Max(result, int.MinValue);
+        return isWide
+            ? Answer(slot, new FuseCopyFileRangeOut { BytesCopied = (ulong)result })
+            : Answer(slot, new FuseWriteOut { Size = (uint)result });
+    }
+
     private static bool IsRange(ulong offset, ulong length) =>
         offset <= long.MaxValue && length <= long.MaxValue - offset;
 

@@ -116,6 +116,7 @@ public sealed unsafe partial class FuseSession
             FuseOpcode.Flush => Flush(request),
             FuseOpcode.Fallocate => Allocate(request),
             FuseOpcode.Lseek => Seek(slot, request),
+            FuseOpcode.CopyFileRange or FuseOpcode.CopyFileRange64 => CopyRange(slot, request),
             FuseOpcode.StatFs => GetStatistics(slot, request),
             FuseOpcode.OpenDir => OpenDirectory(slot, request),
             FuseOpcode.ReadDir => ReadDirectory(slot, request),

@@ -70,6 +70,16 @@ public interface IFuseFileSystem
     /// </summary>
     long Seek(ulong node, ulong handle, long offset, FuseSeekKind kind) => -FuseErrno.ENOSYS;
 
+    /// <summary>
+    /// copy_file_range(2) between two open files, or within one. Returns how many bytes were copied, perhaps fewer than
+    /// <paramref name="length"/>; 0 at or behind the end of the source. −EOPNOTSUPP has the kernel copy by reading and
+    /// writing, and after −ENOSYS, the default, it does so always.
+    /// </summary>
+    /// <param name="source">Where the bytes are read.</param>
+    /// <param name="destination">Where they are written; the kernel drops its pages of what was copied.</param>
+    /// <param name="length">Bytes wanted; 0 or more.</param>
+    long CopyRange(in FuseFilePlace source, in FuseFilePlace destination, long length) => -FuseErrno.ENOSYS;
+
     /// <summary>Describes the file system for df(1).</summary>
     int GetStatistics(ulong node, out FuseStatistics statistics);
 

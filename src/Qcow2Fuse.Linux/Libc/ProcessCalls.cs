@@ -35,6 +35,30 @@ public static partial class ProcessCalls
         return GetppidNative() == parent ? 0 : -Errno.ESRCH;
     }
 
+    /// <summary>
+    /// Becomes another user for good, with all threads: setgroups(2), setgid(2), setuid(2). Rights that only root has
+    /// are gone afterwards.
+    /// </summary>
+    public static int BecomeUser(uint user, uint group, uint[] groups)
+    {
+        int result = SetgroupsNative((nuint)groups.Length, groups);
+        if (result == 0)
+            result = SetgidNative(group);
+        if (result == 0)
+            result = SetuidNative(user);
+        int errno = Marshal.GetLastPInvokeError();
+        return result == 0 ? 0 : -errno;
+    }
+
+    [LibraryImport("libc", EntryPoint = "setgroups", SetLastError = true)]
+    private static partial int SetgroupsNative(nuint count, uint[] groups);
+
+    [LibraryImport("libc", EntryPoint = "setgid", SetLastError = true)]
+    private static partial int SetgidNative(uint group);
+
+    [LibraryImport("libc", EntryPoint = "setuid", SetLastError = true)]
+    private static partial int SetuidNative(uint user);
+
     [LibraryImport("libc", EntryPoint = "kill", SetLastError = true)]
     private static partial int KillNative(int process, int signal);
 

@@ -84,6 +84,14 @@ public sealed class FileKeeper
                     BlockErrorKind.ReadOnly, $"{Printable.Text(question)}: was not writable before the restart");
             }
 
+            // Its path is not tried again, even by those who would rather have it without the page cache.
+            string bufferedKey = KeyOf(question, key[0], access with { Direct = false });
+            if (found < 0 && _left.Exists(file => string.Equals(file.Key, bufferedKey, StringComparison.Ordinal)))
+            {
+                throw new BlockException(
+                    BlockErrorKind.NotSupported, $"{Printable.Text(question)}: had the page cache before the restart");
+            }
+
             FileDevice device;
             if (found >= 0)
             {

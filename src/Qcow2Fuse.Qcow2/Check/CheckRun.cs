@@ -29,8 +29,10 @@ internal sealed partial class CheckRun : IDisposable
     private long _highest;
     private FindingKind _noted;
 
+    /// <param name="file">The image file.</param>
+    /// <param name="countBytesMax">Memory to take for counts at most.</param>
     /// <exception cref="BlockException">The header is invalid.</exception>
-    public CheckRun(BlockDevice file)
+    public CheckRun(BlockDevice file, long countBytesMax = CountBytesMax)
     {
         _file = file;
         _reader = new MetadataReader(file);
@@ -38,7 +40,7 @@ internal sealed partial class CheckRun : IDisposable
         Header = Qcow2HeaderReader.Read(file);
         Geometry = new Qcow2Geometry(Header);
         FileClusters = Geometry.RoundUpToCluster(_fileLength) >> Geometry.ClusterBits;
-        Counts = new ReferenceCounts(CountBytesMax, file.Name);
+        Counts = new ReferenceCounts(countBytesMax, file.Name);
     }
 
     public Qcow2Header Header { get; }

@@ -7,6 +7,7 @@ namespace Qcow2Fuse.Qcow2;
 internal sealed partial class ClusterMap
 {
     private bool _held;
+    private bool _isLookedAt;
 
     /// <summary>
     /// Keeps writes, zeroes and discards from starting and waits until those under way have ended, plain overwrites
@@ -15,7 +16,8 @@ internal sealed partial class ClusterMap
     /// </summary>
     public void HoldWrites()
     {
-        WaitWhileHeld();
+        while (_held || _isLookedAt)
+            Monitor.Wait(_gate);
         _held = true;
         try
         {
@@ -36,6 +38,19 @@ internal sealed partial class ClusterMap
     public void ReleaseWrites()
     {
         _held = false;
+        Monitor.PulseAll(_gate);
+    }
+
+    /// <summary>
+    /// Keeps others from holding writes back while tables are read, with nobody held back; to be called by who holds
+    /// them. Pair with <see cref="EndLook"/>. The gate is held.
+    /// </summary>
+    public void BeginLook() => _isLookedAt = true;
+
+    /// <summary>Lets others hold writes back.</summary>
+    public void EndLook()
+    {
+        _isLookedAt = false;
         Monitor.PulseAll(_gate);
     }
 

@@ -27,6 +27,9 @@ internal sealed class Refcounts
         _cache = cache;
     }
 
+    /// <summary>Remembers which clusters are counted once more, while somebody looks at the image; else null.</summary>
+    public AllocationLog? Log { get; set; }
+
     /// <summary>Says that the refcount table has moved to a larger place.</summary>
     public void ReplaceTable(ResidentTable table) => _table = table;
 
@@ -59,6 +62,7 @@ internal sealed class Refcounts
         using CachedTable slice = _cache.Get(block + SliceOffset(cluster));
         _table[cluster >> _geometry.RefcountBlockBits] = (ulong)block;
         RefcountField.Write(slice.Modify(), IndexInSlice(cluster), _geometry.RefcountOrder, 1);
+        Log?.Add(cluster, 1);
     }
 
     /// <summary>
@@ -71,6 +75,7 @@ internal sealed class Refcounts
     /// <summary>Adds one reference to each of <paramref name="count"/> clusters that have a refcount block.</summary>
     public void Increment(long cluster, int count)
     {
+        Log?.Add(cluster, count);
         for (int i = 0; i < count; i++)
             Change(cluster + i, increment: true);
     }

@@ -25,7 +25,7 @@ internal static class AttachCommand
             string[] only = parsed.GetValue(partition) is { } number
                 ? [string.Create(CultureInfo.InvariantCulture, $"partition={number}")]
                 : [];
-            return Run(parsed.GetRequiredValue(image), [.. options.WordsOf(parsed), .. only]);
+            return Run(parsed.GetRequiredValue(image), ["prefer_direct", .. options.WordsOf(parsed), .. only]);
         });
         return command;
     }

@@ -26,7 +26,7 @@ internal static class FileSystemMount
         string source = SplitPartition(settings.Source!, out string? partition);
         string[] own = partition is null ? ["idle_exit"] : ["idle_exit", "partition=" + partition];
         using PrivateMount? mount =
-            PrivateMount.Start(Kind, source, [.. options, .. own], tied: false, out int exitCode);
+            PrivateMount.Start(Kind, source, ["prefer_direct", .. options, .. own], tied: false, out int exitCode);
         if (mount is null)
             return exitCode;
         int device = AttachCommand.AttachTo(mount, autoClear: true, out int number);

@@ -46,8 +46,13 @@ internal static class MountCommand
                 options.AddWords("ro");
             foreach ((MountOption option, string value) in listed.SelectMany(values => values(parsed)))
                 options.Add(option, value);
-            MountSettings settings = SettingsLoader.Load(
+            MountSettings Load() => SettingsLoader.Load(
                 SettingsLoader.Files, options, parsed.GetValue(source), parsed.GetValue(directory));
+            MountSettings settings = Load();
+
+            // He may have a settings file of his own, which the daemon finds.
+            if (settings.OtherUser is { } user && OtherUser.Become(user))
+                settings = Load();
             if (settings is { NoFail: true, Source: { } image } && !Path.Exists(image))
                 return ExitCode.Success;
             if (parsed.GetValue(fileSystem) && !isFake)

@@ -98,7 +98,10 @@ internal static class MountOptions
                 ("writethrough", CacheMode.Writethrough),
                 ("directsync", CacheMode.DirectSync),
             ],
-            (s, v) => s.Cache = v),
+            (s, v) => s.GivenCache = v),
+        MountOption.Flag(
+            "prefer_direct", "Without cache=: none where the file system can, as for attach and the systemd units",
+            (s, on) => s.PrefersDirect = on),
         MountOption.Choice(
             "discard", "What punching a hole does: give the space back, keep it, or give it back and keep its place",
             [("unmap", DiscardMode.Unmap), ("ignore", DiscardMode.Ignore), ("no-unref", DiscardMode.NoUnref)],
@@ -147,6 +150,8 @@ internal static class MountOptions
         MountOption.Flag("allow_root", "Let root enter the mount of a user", (s, on) => s.AllowRoot = on),
         MountOption.Flag(
             "default_permissions", "Let the kernel check modes and owners", (s, on) => s.DefaultPermissions = on),
+        MountOption.Text(
+            "setuid", "USER", "As root: have this user open the image and mount it", (s, v) => s.OtherUser = v),
         MountOption.Number(
             "uid", "ID", "Owner of the files (default: the caller)", 0, uint.MaxValue - 1,
             (s, v) => s.UserId = (uint)v),

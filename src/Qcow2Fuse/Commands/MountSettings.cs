@@ -39,8 +39,14 @@ internal sealed class MountSettings
     /// <summary>Where passphrases of encrypted images come from.</summary>
     public IReadOnlyList<SecretSource> Secrets { get; set; } = [];
 
+    /// <summary>Caching of the image file as the user wants it; null where he has not said.</summary>
+    public CacheMode? GivenCache { get; set; }
+
+    /// <summary>Without <see cref="GivenCache"/>: past the page cache, for files whose file system can.</summary>
+    public bool PrefersDirect { get; set; }
+
     /// <summary>Caching of the image file.</summary>
-    public CacheMode Cache { get; set; } = CacheMode.Writeback;
+    public CacheMode Cache => GivenCache ?? (PrefersDirect ? CacheMode.None : CacheMode.Writeback);
 
     /// <summary>What punched holes do to the image.</summary>
     public DiscardMode Discard { get; set; } = DiscardMode.Unmap;
@@ -86,6 +92,9 @@ internal sealed class MountSettings
 
     /// <summary>The kernel checks modes and owners.</summary>
     public bool DefaultPermissions { get; set; }
+
+    /// <summary>Who mounts, if root has somebody else do it; null for the caller.</summary>
+    public string? OtherUser { get; set; }
 
     /// <summary>Owner of the files; null for the caller.</summary>
     public uint? UserId { get; set; }

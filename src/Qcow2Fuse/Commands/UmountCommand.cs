@@ -43,14 +43,14 @@ internal static class UmountCommand
         }
 
         if (place.State is not (MountPointState.Mounted or MountPointState.Stale))
-            throw new CommandException(ExitCode.Failure, $"{directory}: no image is mounted here");
+            throw new CommandException(ExitCode.MountFailed, $"{directory}: no image is mounted here");
         try
         {
             FuseMount.Unmount(place.Path, lazy || place.State == MountPointState.Stale);
         }
         catch (FuseMountException exception)
         {
-            throw new CommandException(ExitCode.Failure, exception.Message, exception.Hint, exception);
+            throw Failed(exception);
         }
 
         if (!lazy && place.State == MountPointState.Mounted && place.Entry is { } entry)
@@ -64,7 +64,7 @@ internal static class UmountCommand
         if (running.IsOneOfMany)
         {
             throw new CommandException(
-                ExitCode.Failure,
+                ExitCode.Usage,
                 $"{image}: is one of the images on {running.MountPoint}",
                 $"qcow2fuse umount {running.MountPoint} unmounts them all");
         }
@@ -75,6 +75,14 @@ internal static class UmountCommand
             DaemonTable.WaitForEnd(running.Process, image, Patience);
         return exitCode;
     }
+
+    /// <summary>A failure with its bit of umount(8).</summary>
+    private static CommandException Failed(FuseMountException exception) =>
+        new(ExitCodeOf(exception.Error), exception.Message, exception.Hint, exception);
+
+    /// <summary>The bit of umount(8) for a failure: 1 for what is not permitted, 32 for all else.</summary>
+    public static int ExitCodeOf(FuseMountError error) =>
+        error == FuseMountError.NotPermitted ? ExitCode.Usage : ExitCode.MountFailed;
 
     /// <summary>The image whose file system <c>mount --fs</c> has mounted at a place; null at others.</summary>
     private static Stack? FindBelow(MountPoint place) =>
@@ -89,12 +97,13 @@ internal static class UmountCommand
     private static int RunFileSystem(string directory, bool lazy, Stack stack)
     {
         int result = MountCalls.Unmount(directory, lazy);
+        if (result == -Errno.EBUSY)
+            throw Failed(FuseMount.Busy(directory));
         if (result < 0)
         {
             throw new CommandException(
-                ExitCode.Failure,
-                $"{directory}: {Errno.Text(-result)}",
-                result == -Errno.EBUSY ? $"fuser -vm {directory} shows by whom" : null);
+                result == -Errno.EPERM ? ExitCode.Usage : ExitCode.MountFailed,
+                $"{directory}: {Errno.Text(-result)}");
         }
 
         if (stack.IsForFileSystem && !lazy && stack.ProcessId is { } daemon)
@@ -111,7 +120,7 @@ internal static class UmountCommand
         while (IsHeldByDaemon(image))
         {
             if (waited.Elapsed > Patience)
-                throw new CommandException(ExitCode.Failure, $"{image}: is unmounted, but still being written");
+                throw new CommandException(ExitCode.System, $"{image}: is unmounted, but still being written");
             Thread.Sleep(Period);
         }
     }

@@ -108,11 +108,11 @@ internal sealed partial class ControlHost
         }
         catch (BlockException exception)
         {
-            return Failed(ExitCode.Failure, exception.Message, exception.Hint);
+            return Failed(ExitCode.System, exception.Message, exception.Hint);
         }
         catch (FuseMountException exception)
         {
-            return Failed(ExitCode.Failure, exception.Message, exception.Hint);
+            return Failed(UmountCommand.ExitCodeOf(exception.Error), exception.Message, exception.Hint);
         }
     }
 

@@ -7,11 +7,13 @@ namespace Qcow2Fuse.Control;
 
 /// <summary>
 /// Where the control sockets of running mounts are: <c>/run/qcow2fuse/ID.sock</c> for root,
-/// <c>$XDG_RUNTIME_DIR/qcow2fuse/ID.sock</c> for others. ID is the process id of the daemon.
+/// <c>$XDG_RUNTIME_DIR/qcow2fuse/ID.sock</c> for others, with /run/user/UID where that variable is not set but the
+/// directory is there. ID is the process id of the daemon.
 /// </summary>
 internal static class ControlPath
 {
     private const string SystemDirectory = "/run/qcow2fuse";
+    private const string UserDirectories = "/run/user";
     private const string Ending = ".sock";
     private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
     private const UnixFileMode OthersWrite = UnixFileMode.GroupWrite | UnixFileMode.OtherWrite;
@@ -19,9 +21,20 @@ internal static class ControlPath
     /// <summary>The directory of the calling user's sockets; null where there is none.</summary>
     public static string? Directory => MountCalls.EffectiveUser() == 0
         ? SystemDirectory
-        : Environment.GetEnvironmentVariable("XDG_RUNTIME_DIR") is { Length: > 0 } runtime
-            ? Path.Combine(runtime, "qcow2fuse")
-            : null;
+        : RuntimeDirectory is { } runtime ? Path.Combine(runtime, "qcow2fuse") : null;
+
+    /// <summary>The variable is the session's, and missing without one, as after su(1) or for a timer.</summary>
+    private static string? RuntimeDirectory
+    {
+        get
+        {
+            if (Environment.GetEnvironmentVariable("XDG_RUNTIME_DIR") is { Length: > 0 } named)
+                return named;
+            string usual = Path.Combine(
+                UserDirectories, MountCalls.EffectiveUser().ToString(CultureInfo.InvariantCulture));
+            return System.IO.Directory.Exists(usual) ? usual : null;
+        }
+    }
 
     /// <summary>The socket of a daemon in a directory.</summary>
     public static string SocketOf(string directory, int process) =>
@@ -90,7 +103,7 @@ internal static class ControlPath
         if (Directory is not { } own)
             return [];
         return MountCalls.EffectiveUser() == 0
-            ? [own, .. EntriesOf("/run/user").Select(static user => Path.Combine(user, "qcow2fuse"))]
+            ? [own, .. EntriesOf(UserDirectories).Select(static user => Path.Combine(user, "qcow2fuse"))]
             : [own];
     }
 

@@ -42,7 +42,7 @@ internal sealed class ControlSocket : IDisposable
     {
         if (ControlPath.Directory is not { } directory)
         {
-            HostLog.NoControl(logger, "XDG_RUNTIME_DIR is not set");
+            HostLog.NoControl(logger, "XDG_RUNTIME_DIR is not set, and there is no /run/user/UID");
             return null;
         }
 

@@ -12,9 +12,11 @@ internal sealed class ServedImage : IDisposable
 {
     private readonly OpenedImage _image;
 
-    private ServedImage(OpenedImage image, BlockDevice device, string path)
+    private ServedImage(
+        OpenedImage image, BlockDevice device, string path, IReadOnlyList<ImageMessage> messages)
     {
         _image = image;
+        Messages = messages;
         Device = device;
         ImagePath = path;
         FileName = RawFileName.For(path);
@@ -36,7 +38,7 @@ internal sealed class ServedImage : IDisposable
     public IReadOnlyList<ImageLayer> Layers => _image.Layers;
 
     /// <summary>What the user should know although the image was opened.</summary>
-    public IReadOnlyList<ImageMessage> Messages => _image.Messages;
+    public IReadOnlyList<ImageMessage> Messages { get; }
 
     /// <summary>Opens the image with all the files it needs.</summary>
     /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
@@ -67,8 +69,13 @@ internal sealed class ServedImage : IDisposable
     private static ServedImage Open(MountSettings settings, ImageOpenOptions options, MountKeeper? keeper = null)
     {
         using ImageSecrets? secrets = SecretReader.Read(settings.Secrets);
+        FileStorage files = new(keeper?.Files);
+        OptionalDirectStorage? optional =
+            settings is { GivenCache: null, PrefersDirect: true } ? new OptionalDirectStorage(files) : null;
         OpenedImage image =
-            new ImageOpener(new FileStorage(keeper?.Files), Formats).Open(options with { Secrets = secrets });
-        return new ServedImage(image, keeper?.Watch(image.Device) ?? image.Device, options.Path);
+            new ImageOpener((IStorageOpener?)optional ?? files, Formats).Open(options with { Secrets = secrets });
+        return new ServedImage(
+            image, keeper?.Watch(image.Device) ?? image.Device, options.Path,
+            [.. image.Messages, .. optional?.Messages ?? []]);
     }
 }

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT
 namespace Qcow2Fuse.Output;
 
-/// <summary>Exit codes; those of <c>mount</c> are the bits of mount(8).</summary>
+/// <summary>Exit codes; those of <c>mount</c> and <c>umount</c> are the bits of mount(8).</summary>
 internal static class ExitCode
 {
     /// <summary>Done.</summary>
     public const int Success = 0;
 
-    /// <summary>Any failure of a command other than mount.</summary>
+    /// <summary>Any failure of a command other than mount and umount.</summary>
     public const int Failure = 1;
 
-    /// <summary>mount: wrong usage, or not permitted.</summary>
+    /// <summary>mount, umount: wrong usage, or not permitted.</summary>
     public const int Usage = 1;
 
-    /// <summary>mount: the system refused something (memory, processes), or the last flush failed.</summary>
+    /// <summary>mount, umount: the system refused something (memory, processes), or the last flush failed.</summary>
     public const int System = 2;
 
     /// <summary>check: something is wrong with the image.</summary>
@@ -31,7 +31,7 @@ internal static class ExitCode
     /// <summary>mount: interrupted by the user before it was ready.</summary>
     public const int Interrupted = 8;
 
-    /// <summary>mount: the mount failed.</summary>
+    /// <summary>mount, umount: it failed; what is to be unmounted is in use, or not mounted.</summary>
     public const int MountFailed = 32;
 
     /// <summary>mount: the mount was left to the next process, which the service manager starts.</summary>

@@ -22,7 +22,8 @@ public sealed class OwnMount(string name, string program, string work, string? o
     public override bool IsOwn => true;
 
     /// <inheritdoc/>
-    public override string? Missing => overUring && UringSwitch.Obstacle() is { Length: > 0 } obstacle ? obstacle : null;
+    public override string? Missing =>
+        overUring && UringSwitch.Obstacle() is { Length: > 0 } obstacle ? obstacle : null;
 
     /// <inheritdoc/>
     public override Served Serve(Job job, SceneFiles files)
@@ -50,7 +51,8 @@ public sealed class OwnMount(string name, string program, string work, string? o
 
         string words;
         using (UringSwitch.Hold(on: true))
-            words = ProcessRunner.Run(program, [image, directory, "-o", mountOptions + UringOption]).ShouldSucceed().Error;
+            words = ProcessRunner.Run(program, [image, directory, "-o", mountOptions + UringOption])
+                .ShouldSucceed().Error;
         Shown shown = new(program, image, directory);
         if (words.Length == 0)
             return shown;

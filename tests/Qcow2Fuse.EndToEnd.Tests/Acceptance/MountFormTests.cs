@@ -135,6 +135,68 @@ public sealed class MountFormTests : MountTest
     }
 
     [SkippableFact]
+    public void Root_has_a_user_mount_who_has_a_control_socket()
+    {
+        QemuTools.RequireTool("fusermount3");
+        string output = RunScript(
+            """
+            chown -R 65534:65534 mnt
+            chown 65534 disk.qcow2; chmod 600 disk.qcow2
+            mkdir -p run/65534; chown 65534 run/65534; chmod 700 run/65534
+            mkdir -p /run/user; mount --bind run /run/user
+            mount -t qcow2fuse -o setuid=nobody disk.qcow2 mnt
+            daemon=$(pgrep -f "$1/disk.qcow2")
+            grep -E '^(Uid|Gid|Groups|CapEff)' "/proc/$daemon/status" | tr '\t' ' '
+            nobody="setpriv --reuid=65534 --regid=65534 --clear-groups env -u XDG_RUNTIME_DIR"
+            $nobody stat -c '%u' mnt/disk.raw
+            ls /run/user/65534/qcow2fuse | sed "s/$daemon/PID/"
+            $nobody qcow2fuse umount disk.qcow2
+            gone "$1/disk.qcow2"
+            ls mnt
+            $nobody qcow2fuse mount -o setuid=root disk.qcow2 mnt || echo "exit $?"
+            qcow2fuse mount -o setuid=nosuchuser disk.qcow2 mnt || echo "exit $?"
+            """);
+        Assert.Equal(
+            "Uid: 65534 65534 65534 65534\nGid: 65534 65534 65534 65534\nGroups: 65534 \nCapEff: 0000000000000000\n"
+            + "65534\nPID.sock\nexit 1\nexit 1\n",
+            output);
+    }
+
+    [SkippableFact]
+    public void A_user_is_told_who_keeps_his_mount_in_use()
+    {
+        QemuTools.RequireTool("fusermount3");
+        string output = RunScript(
+            """
+            chown -R 65534:65534 mnt disk.qcow2
+            qcow2fuse create -q other.qcow2 8M
+            qcow2fuse mount other.qcow2 second
+            nobody="setpriv --reuid=65534 --regid=65534 --clear-groups"
+            $nobody qcow2fuse disk.qcow2 mnt
+            $nobody sh -c 'cd mnt && exec sleep 60' &
+            for i in $(seq 100); do [ "$(readlink /proc/$!/cwd)" = "$1/mnt" ] && break; sleep 0.1; done
+            $nobody qcow2fuse umount mnt 2>&1 | sed "s/$!/PID/; s,$1,DIR,"
+            $nobody qcow2fuse umount mnt 2>/dev/null || echo "busy $?"
+            kill $!
+            wait $! || true
+            $nobody qcow2fuse umount second 2>&1 || echo "not his $?"
+            $nobody qcow2fuse umount 2>/dev/null || echo "usage $?"
+            $nobody qcow2fuse umount --nothing mnt 2>/dev/null || echo "usage $?"
+            $nobody qcow2fuse umount mnt
+            $nobody qcow2fuse umount mnt 2>/dev/null || echo "not mounted $?"
+            $nobody qcow2fuse umount nowhere 2>/dev/null || echo "not there $?"
+            qcow2fuse umount second
+            """);
+        Assert.Equal(
+            "qcow2fuse: DIR/mnt: in use: sleep (pid PID) stands in it\n"
+            + "hint: umount -l DIR/mnt detaches it until they let go\n"
+            + "busy 32\n"
+            + "qcow2fuse: DIR/second: is another user's mount\nnot his 1\n"
+            + "usage 1\nusage 1\nnot mounted 32\nnot there 32\n",
+            output.Replace(WorkDirectory, "DIR", StringComparison.Ordinal));
+    }
+
+    [SkippableFact]
     public void All_of_a_table_is_mounted_and_a_missing_image_with_nofail_is_no_failure()
     {
         NewImage("8M", name: "other.qcow2");

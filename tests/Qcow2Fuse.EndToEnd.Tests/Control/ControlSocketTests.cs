@@ -102,7 +102,12 @@ public sealed class ControlSocketTests : ControlTest
         string image = NewImage("8M");
         using MountedImage mounted = Start(image);
         using (File.OpenRead(mounted.RawFile))
-            Assert.Contains("in use", Run("umount", image).Error, StringComparison.Ordinal);
+        {
+            ProcessResult busy = Run("umount", image);
+            Assert.Equal(32, busy.ExitCode);
+            OneLine.Error(busy, $"in use: dotnet (pid {Environment.ProcessId}) has disk.raw open");
+        }
+
         using (FileStream raw = File.OpenWrite(mounted.RawFile))
             raw.Write("kept"u8);
         ShouldPrint(0, "", "", "umount", image);

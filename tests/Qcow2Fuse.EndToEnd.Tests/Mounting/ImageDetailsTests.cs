@@ -18,7 +18,8 @@ public sealed class ImageDetailsTests : MountTest
         Assert.Equal([raw], Directory.GetFileSystemEntries(mountPoint));
         string hidden = Path.Combine(mountPoint, ".qcow2fuse");
         Assert.Equal(["disk", "metrics"], NamesIn(hidden));
-        Assert.Equal(["info", "layers", "map", "snapshots"], NamesIn(Path.Combine(hidden, "disk")));
+        Assert.Equal(
+            ["info", "layers", "map", "snapshots", "unreferenced.raw"], NamesIn(Path.Combine(hidden, "disk")));
         Assert.Contains("Read-only file system",
             TryTool("sh", "-c", "echo x > \"$1\"", "sh", Path.Combine(hidden, "metrics")).Error,
             StringComparison.Ordinal);

@@ -98,7 +98,7 @@ public sealed class LifetimeTests : MountTest
     public void What_is_not_mounted_cannot_be_unmounted()
     {
         ProcessResult result = Run("umount", NewMountPoint());
-        Assert.Equal(1, result.ExitCode);
+        Assert.Equal(32, result.ExitCode);
         OneLine.Error(result, "no image is mounted here");
     }
 
@@ -110,7 +110,7 @@ public sealed class LifetimeTests : MountTest
         using (File.OpenRead(raw))
         {
             ProcessResult result = Run("umount", mountPoint);
-            Assert.Equal(1, result.ExitCode);
+            Assert.Equal(32, result.ExitCode);
             OneLine.Error(result, $"(pid {Environment.ProcessId}) has disk.raw open");
             Assert.True(IsMounted(mountPoint));
         }

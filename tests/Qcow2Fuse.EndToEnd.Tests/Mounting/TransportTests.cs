@@ -93,6 +93,20 @@ public sealed class TransportTests : MountTest
         Assert.True(verdict is 0 or 3, $"qemu-img check: {verdict}");
     }
 
+    [SkippableFact]
+    public void With_auto_unmount_dev_fuse_serves_and_a_killed_daemon_leaves_no_mount()
+    {
+        QemuTools.RequireTool("fusermount3");
+        string mountPoint = NewMountPoint();
+        string raw = MountWith(on: true, NewImage(), mountPoint, "transport=uring,auto_unmount");
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        Assert.Equal(0, RingsOf(daemon));
+        Assert.Equal(64 << 20, new FileInfo(raw).Length);
+        Signal(daemon, "KILL");
+        WaitForEnd(daemon);
+        WaitUntil(() => !IsMounted(mountPoint), "the mount stays");
+    }
+
     /// <summary>Mounts while the kernel's switch is on or off; only the start of a mount looks at it.</summary>
     private string MountWith(bool on, string image, string mountPoint, string option)
     {

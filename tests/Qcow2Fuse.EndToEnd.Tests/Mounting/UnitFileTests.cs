@@ -21,6 +21,9 @@ public sealed class UnitFileTests : MountTest
             .Select(static line => line[..line.IndexOf('=', StringComparison.Ordinal)])];
         Assert.Contains("ExecStart", settings);
         Assert.Contains("WatchdogSec", settings);
+        Assert.Contains(SourceTree.LinesOf(unit), static line =>
+            line.StartsWith("Environment=", StringComparison.Ordinal)
+            && line.Contains(" QCOW2FUSE_PREFER_DIRECT=on", StringComparison.Ordinal));
         Assert.Empty(settings.Intersect(
             [
                 "PrivateTmp", "PrivateDevices", "PrivateMounts", "ProtectSystem", "ProtectHome", "ReadOnlyPaths",

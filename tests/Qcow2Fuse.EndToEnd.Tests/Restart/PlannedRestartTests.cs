@@ -34,6 +34,35 @@ public sealed class PlannedRestartTests : RestartTest
         Stop();
     }
 
+    [SkippableTheory]
+    [InlineData("ramfs")]
+    [InlineData("tmpfs")]
+    public void An_image_is_taken_over_with_and_without_direct_io(string fileSystem)
+    {
+        RequireMounting();
+        string place = PathOf("place");
+        Directory.CreateDirectory(place);
+        Skip.If(TryTool("mount", "-t", fileSystem, "none", place).ExitCode != 0, $"there is no {fileSystem}");
+        try
+        {
+            Begin(NewImage("16M", name: "place/disk.qcow2"), ("QCOW2FUSE_PREFER_DIRECT", "on"));
+            using (OpenedFile file = new(Raw))
+            {
+                file.Write(0, 7);
+                HandOver();
+                file.ShouldRead(0, 7);
+                file.Write(4096, 8);
+                Crash();
+            }
+
+            Stop();
+        }
+        finally
+        {
+            Tool("umount", "-l", place);
+        }
+    }
+
     [SkippableFact]
     public void Whatever_was_open_stays_open()
     {

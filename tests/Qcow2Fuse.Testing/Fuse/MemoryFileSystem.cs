@@ -179,6 +179,19 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     }
 
     /// <inheritdoc/>
+    public long CopyRange(in FuseFilePlace source, in FuseFilePlace destination, long length)
+    {
+        if (source.Node != _file || destination.Node != _file)
+            return -FuseErrno.EISDIR;
+        length = Math.Clamp(_size - Math.Max(source.Offset, destination.Offset), 0, length);
+        if (Math.Abs(source.Offset - destination.Offset) < length)
+            return -FuseErrno.EINVAL;
+        return Write(
+            _file, destination.Handle, destination.Offset,
+            new ReadOnlySpan<byte>(_memory + source.Offset, (int)length));
+    }
+
+    /// <inheritdoc/>
     public int GetStatistics(ulong node, out FuseStatistics statistics)
     {
         statistics = new FuseStatistics { BlockSize = Page, Blocks = (ulong)_present.Length, Nodes = 2 };

@@ -67,6 +67,9 @@ public sealed class PlainCheck
     /// <summary>Clusters whose refcount is higher than the number of references: space lost, nothing else.</summary>
     public long Leaks { get; private set; }
 
+    /// <summary>Whether anything refers to a host cluster of the file.</summary>
+    public bool IsReferenced(long cluster) => _references[cluster] > 0;
+
     private void Error(string format, params ReadOnlySpan<object?> values)
     {
         if (_errors.Count < ErrorsMax)

@@ -4,8 +4,8 @@ using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Hosting;
 
-/// <summary>The hidden directory of an image: <c>info</c>, <c>map</c>, <c>snapshots/NAME.raw</c> and
-/// <c>layers/N.raw</c>, all read-only.</summary>
+/// <summary>The hidden directory of an image: <c>info</c>, <c>map</c>, <c>snapshots/NAME.raw</c>,
+/// <c>layers/N.raw</c> and, for qcow2, <c>unreferenced.raw</c>, all read-only.</summary>
 internal static class ImageDetails
 {
     /// <summary>Makes the directory and all below it.</summary>
@@ -17,6 +17,11 @@ internal static class ImageDetails
         directory.Add("map", context.Nodes.Add(new TextFileNode(context, text => WriteMap(image, text)), "map"));
         directory.Add("snapshots", context.Nodes.Add(new SnapshotsDirectory(context, image), "snapshots"));
         directory.Add("layers", context.Nodes.Add(new LayersDirectory(context, image), "layers"));
+        UnreferencedSource unreferenced = new(image);
+        directory.Add(
+            "unreferenced.raw",
+            context.Nodes.Add(new RawFileNode(context, image, unreferenced), "unreferenced"),
+            () => unreferenced.Exists);
         return directory;
     }
 

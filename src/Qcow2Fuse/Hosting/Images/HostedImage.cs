@@ -297,7 +297,7 @@ internal sealed class HostedImage : DiskSource, IDisposable
 
     /// <summary>The report, or null for a file that is no sound image: its file shows size 0 and cannot be opened.
     /// </summary>
-    private ImageReport? KnownReport()
+    public ImageReport? KnownReport()
     {
         try
         {

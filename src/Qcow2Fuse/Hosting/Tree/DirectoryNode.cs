@@ -33,30 +33,47 @@ internal abstract class DirectoryNode(TreeContext context) : TreeNode
         };
 }
 
-/// <summary>A directory with the same entries for as long as it exists.</summary>
+/// <summary>A directory with the same entries for as long as it exists, some of which may be hidden.</summary>
 internal sealed class FixedDirectory(TreeContext context) : DirectoryNode(context)
 {
-    private readonly List<DirectoryEntry> _entries = [];
+    private readonly List<(DirectoryEntry Entry, Func<bool>? IsThere)> _entries = [];
 
     /// <summary>Adds an entry; only before the directory is reachable.</summary>
-    public void Add(string name, TreeNode node) => _entries.Add(new DirectoryEntry(name, node));
+    /// <param name="name">The name.</param>
+    /// <param name="node">What it stands for.</param>
+    /// <param name="isThere">Whether it can be seen now; null for always.</param>
+    public void Add(string name, TreeNode node, Func<bool>? isThere = null) =>
+        _entries.Add((new DirectoryEntry(name, node), isThere));
 
     /// <inheritdoc/>
-    public override TreeNode? Find(string name) =>
-        _entries.Find(entry => string.Equals(entry.Name, name, StringComparison.Ordinal)).Node;
+    public override TreeNode? Find(string name)
+    {
+        (DirectoryEntry entry, Func<bool>? isThere) =
+            _entries.Find(one => string.Equals(one.Entry.Name, name, StringComparison.Ordinal));
+        return isThere is null || isThere() ? entry.Node : null;
+    }
 
     /// <inheritdoc/>
-    public override void List(List<DirectoryEntry> entries) => entries.AddRange(_entries);
+    public override void List(List<DirectoryEntry> entries)
+    {
+        foreach ((DirectoryEntry entry, Func<bool>? isThere) in _entries)
+        {
+            if (isThere is null || isThere())
+                entries.Add(entry);
+        }
+    }
 
     /// <summary>Takes the directory and all below it out of the node table.</summary>
     public void Remove()
     {
-        foreach (DirectoryEntry entry in _entries)
+        foreach ((DirectoryEntry entry, _) in _entries)
         {
             if (entry.Node is FixedDirectory directory)
                 directory.Remove();
             else if (entry.Node is DisksDirectory disks)
                 disks.Remove();
+            else if (entry.Node is RawFileNode file)
+                file.Retire();
             else
                 Context.Nodes.Remove(entry.Node);
         }

@@ -166,7 +166,8 @@ internal sealed class SnapshotsDirectory(TreeContext context, HostedImage image)
         Qcow2Of(top)?.OpenSnapshot(id)
         ?? throw new BlockException(BlockErrorKind.NotSupported, $"{top.Name}: has no snapshots");
 
-    private static Qcow2Device? Qcow2Of(BlockDevice device)
+    /// <summary>The qcow2 image below the filters of an open image; null for other formats.</summary>
+    public static Qcow2Device? Qcow2Of(BlockDevice device)
     {
         while (device is FilterDevice filter)
             device = filter.Child;

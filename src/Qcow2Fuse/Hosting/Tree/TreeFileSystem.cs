@@ -85,6 +85,20 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         Find(node, handle, out TreeNode? found) is var error && found is null ? error : found.Seek(offset, kind);
 
     /// <inheritdoc/>
+    public long CopyRange(in FuseFilePlace source, in FuseFilePlace destination, long length)
+    {
+        int error = Find(source.Node, source.Handle, out TreeNode? from);
+        if (from is null)
+            return error;
+        error = Find(destination.Node, destination.Handle, out TreeNode? to);
+        if (to is null)
+            return error;
+        return from is RawFileNode read && to is RawFileNode written
+            ? written.CopyFrom(read, source.Offset, destination.Offset, length)
+            : -FuseErrno.EOPNOTSUPP;
+    }
+
+    /// <inheritdoc/>
     public int GetStatistics(ulong node, out FuseStatistics statistics)
     {
         ulong size = 0;

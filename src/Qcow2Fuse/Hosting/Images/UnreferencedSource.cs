@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Protocols;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>
+/// The clusters of an image file that no table refers to, looked for when the first user comes. The image stays open
+/// meanwhile.
+/// </summary>
+internal sealed class UnreferencedSource(HostedImage image) : DiskSource
+{
+    private long _allocatedBytes = -1;
+
+    /// <summary>The length of the image file, rounded up to clusters.</summary>
+    public override long Length
+    {
+        get
+        {
+            if (Current is { } device)
+                return device.Length;
+            if (ClusterSize() is not { } cluster)
+                return 0;
+            using FileDevice file = FileDevice.Open(image.FilePath, readOnly: true);
+            return (file.Length + cluster - 1) / cluster * cluster;
+        }
+    }
+
+    /// <summary>
+    /// As large as it was when somebody looked last. Before that all but a cluster: copying programs take a file
+    /// without any for empty, and look for holes only where there is less than all.
+    /// </summary>
+    public override long AllocatedBytes
+    {
+        get
+        {
+            long known = Volatile.Read(ref _allocatedBytes);
+            return known >= 0 ? known : Math.Max(Length - (ClusterSize() ?? 0), 0);
+        }
+    }
+
+    /// <inheritdoc/>
+    public override bool IsReadOnly => true;
+
+    /// <summary>Whether the image is of a format in which clusters have references.</summary>
+    public bool Exists => ClusterSize() is not null;
+
+    /// <inheritdoc/>
+    protected override BlockDevice Open()
+    {
+        BlockDevice top = image.Acquire();
+        try
+        {
+            BlockDevice device = SnapshotsDirectory.Qcow2Of(top)?.OpenUnreferenced()
+                ?? throw new BlockException(BlockErrorKind.NotSupported, $"{top.Name}: has no clusters");
+            Volatile.Write(ref _allocatedBytes, device.AllocatedBytes);
+            return device;
+        }
+        catch
+        {
+            image.Release();
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override void Close(BlockDevice device)
+    {
+        device.Dispose();
+        image.Release();
+    }
+
+    private long? ClusterSize() => image.KnownReport()?.Qcow2?.ClusterSize;
+}
