@@ -7,11 +7,12 @@ namespace Qcow2Fuse.Fuse;
 /// </summary>
 public sealed class FuseTransfer
 {
-    /// <summary>Whether the request writes.</summary>
-    public bool IsWrite { get; internal set; }
+    /// <summary>Whether the request writes; set by the session.</summary>
+    public bool IsWrite { get; set; }
 
-    /// <summary>Bytes to transfer, at least 1. The memory is aligned to 4096 bytes.</summary>
-    public int Length { get; internal set; }
+    /// <summary>Bytes to transfer, at least 1, from or to memory that is aligned to 4096 bytes; set by the session.
+    /// </summary>
+    public int Length { get; set; }
 
     /// <summary>The file; set by the file system.</summary>
     public int Descriptor { get; set; }
