@@ -71,9 +71,12 @@ public sealed partial class Qcow2Device
         run = default;
         if (!_map.TryLookup(new GuestOffset(offset), length, out ReadMapping mapping) || mapping.Length < length)
             return PlainPlace.None;
-        if (mapping.Kind == MappingKind.Unallocated && Backing is not null && offset <= Backing.Length - length)
+        bool isUnallocated = mapping.Kind == MappingKind.Unallocated;
+        if (isUnallocated && Backing is not null && offset <= Backing.Length - length)
             return PlainPlace.Backing;
-        if (mapping.Kind != MappingKind.Data
+        if (mapping.Kind == MappingKind.Zero || (isUnallocated && (Backing is null || offset >= Backing.Length)))
+            run = new PlainRun { Descriptor = PlainRun.Zeroes, Offset = 0 };
+        else if (mapping.Kind != MappingKind.Data
             || !_data.TryBeginPlain(mapping.Host.Value, length, isWrite: false, out run))
             return PlainPlace.None;
         Keep(ref run);

@@ -56,6 +56,18 @@ public sealed class RingTransferTests : IDisposable
     }
 
     [Fact]
+    public void ZeroesNeedNoTransfer()
+    {
+        using SessionFixture session = Start(depth: 1);
+        byte[] data = [.. Enumerable.Repeat((byte)7, 4096)];
+        Assert.Equal(4096u, Ring(session).Send(Write(1, 0, data)).As<FuseWriteOut>().Size);
+        _files.IsZero = true;
+        Assert.Equal(new byte[8192], Ring(session).Send(Read(2, 0, 8192)).Payload);
+        Assert.Equal(1, Ring(session).Transfers);
+        Assert.Equal("done", _files.Calls.Last());
+    }
+
+    [Fact]
     public void WhatTheFileSystemRefusesIsServedTheUsualWay()
     {
         using SessionFixture session = Start();
@@ -230,6 +242,8 @@ public sealed class RingTransferTests : IDisposable
 
         public bool Refuses { get; set; }
 
+        public bool IsZero { get; set; }
+
         public bool Throws { get; set; }
 
         public bool ThrowsAtEnd { get; set; }
@@ -245,7 +259,7 @@ public sealed class RingTransferTests : IDisposable
             if (Refuses)
                 return false;
             Calls.Enqueue(transfer.IsWrite ? "begin write" : "begin read");
-            transfer.Descriptor = (int)_file.SafeFileHandle.DangerousGetHandle();
+            transfer.Descriptor = IsZero ? -1 : (int)_file.SafeFileHandle.DangerousGetHandle();
             transfer.Offset = offset;
             return true;
         }

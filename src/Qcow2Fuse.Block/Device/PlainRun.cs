@@ -10,7 +10,10 @@ public readonly record struct PlainRun
     /// <summary>What the address of the caller's memory is a multiple of, in bytes.</summary>
     public const int MemoryAlignment = 4096;
 
-    /// <summary>The open file.</summary>
+    /// <summary>A descriptor that says: the range reads as zeroes, and there is nothing to transfer.</summary>
+    public const int Zeroes = -1;
+
+    /// <summary>The open file; for a read it may be <see cref="Zeroes"/> instead.</summary>
     public required int Descriptor { get; init; }
 
     /// <summary>Where the run begins in it, in bytes.</summary>

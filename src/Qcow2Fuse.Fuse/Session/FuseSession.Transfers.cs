@@ -30,8 +30,7 @@ public sealed unsafe partial class FuseSession
         transfer.Length = (int)size;
         try
         {
-            return _fileSystem.TryBeginTransfer(
-                header->Node, arguments->Handle, (long)arguments->Offset, transfer);
+            return _fileSystem.TryBeginTransfer(header->Node, arguments->Handle, (long)arguments->Offset, transfer);
         }
         catch (Exception error)
         {

@@ -14,7 +14,7 @@ public sealed class FuseTransfer
     /// </summary>
     public int Length { get; set; }
 
-    /// <summary>The file; set by the file system.</summary>
+    /// <summary>The file, or a number below 0 for a read of zeroes; set by the file system.</summary>
     public int Descriptor { get; set; }
 
     /// <summary>Where in the file; set by the file system.</summary>

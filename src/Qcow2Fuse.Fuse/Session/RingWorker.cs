@@ -84,10 +84,20 @@ internal sealed class RingWorker(IFuseRing ring, RingPool pool, FuseSession sess
     {
         entry.Length = length;
         Volatile.Write(ref _underWay, _underWay + 1);
-        if (session.TryBegin(entry.Slot, length, entry.Transfer))
-            Ring.Transfer(entry);
-        else
+        if (!session.TryBegin(entry.Slot, length, entry.Transfer))
+        {
             HandOver(entry);
+            return;
+        }
+
+        if (entry.Transfer.Descriptor >= 0)
+        {
+            Ring.Transfer(entry);
+            return;
+        }
+
+        entry.Slot.ReplyPayload[..entry.Transfer.Length].Clear();
+        End(entry, entry.Transfer.Length);
     }
 
     private void End(FuseRingEntry entry, int moved)

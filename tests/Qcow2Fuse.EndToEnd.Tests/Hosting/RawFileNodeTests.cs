@@ -59,7 +59,9 @@ public sealed class RawFileNodeTests : CommandTest
         Assert.Equal(0, fileSystem.Lookup(1, "disk.raw"u8, out FuseAttributes found));
         ulong node = found.Node;
         FuseTransfer transfer = new() { Length = 4096 };
-        Assert.False(fileSystem.TryBeginTransfer(node, 0, 0, transfer));
+        Assert.True(fileSystem.TryBeginTransfer(node, 0, 0, transfer));
+        Assert.Equal(-1, transfer.Descriptor);
+        fileSystem.EndTransfer(transfer, isDone: false);
         Assert.Equal(0, fileSystem.Open(node, new FuseOpenRequest(ReadWrite, 0, 0), out _));
         Assert.Equal(65536, fileSystem.Write(node, 0, 0, new byte[65536]));
         Work(200);

@@ -46,6 +46,33 @@ public sealed class PlainRunTests : IDisposable
     }
 
     [Fact]
+    public void Zeroes_are_told_without_a_file_and_are_not_written()
+    {
+        string below = _directory.File("below.raw");
+        File.WriteAllBytes(below, Stamp.Bytes(0, 2 * Cluster, 3));
+        using (FileDevice file = FileDevice.Create(ImagePath))
+            Qcow2Creator.Create(file, Standard with { BackingFile = below });
+        using Qcow2Device device = Qcow2Device.Open(
+            FileDevice.Open(ImagePath), new FormatOpenArguments { Backing = FileDevice.Open(below, readOnly: true) });
+        device.Write(5 * Cluster, Stamp.Bytes(0, Cluster, 1));
+        device.WriteZeroes(0, Cluster, mayUnmap: false);
+        ShouldBeZero(device, 0, Cluster);
+        ShouldBeZero(device, 2 * Cluster, 3 * Cluster);
+        Assert.True(Begins(device, Cluster, 4096, isWrite: false));
+        Assert.False(device.TryBeginPlain(Cluster - 4096, 8192, isWrite: false, out _));
+        Assert.False(device.TryBeginPlain((2 * Cluster) - 4096, 8192, isWrite: false, out _));
+        Assert.False(device.TryBeginPlain((5 * Cluster) - 4096, 8192, isWrite: false, out _));
+        Assert.False(device.TryBeginPlain(0, 4096, isWrite: true, out _));
+    }
+
+    private static void ShouldBeZero(BlockDevice device, long offset, int length)
+    {
+        Assert.True(device.TryBeginPlain(offset, length, isWrite: false, out PlainRun run));
+        Assert.Equal(PlainRun.Zeroes, run.Descriptor);
+        device.EndPlain(run);
+    }
+
+    [Fact]
     public void Clusters_that_do_not_lie_in_a_row_are_no_run()
     {
         using Qcow2Device device = Create(Standard);
@@ -366,12 +393,13 @@ public sealed class PlainRunTests : IDisposable
         file.Write(bytes);
     }
 
+    /// <summary>Whether the range is a run in a file.</summary>
     private static bool Begins(BlockDevice device, long offset, int length, bool isWrite)
     {
         if (!device.TryBeginPlain(offset, length, isWrite, out PlainRun run))
             return false;
         device.EndPlain(run);
-        return true;
+        return run.Descriptor != PlainRun.Zeroes;
     }
 
     private static void ShouldRefuse(BlockDevice device, long offset, int length)

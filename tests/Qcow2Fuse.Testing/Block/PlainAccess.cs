@@ -19,6 +19,12 @@ public sealed class PlainAccess(BlockDevice child) : FilterDevice(child)
     public static unsafe void Move(in PlainRun run, ReadOnlySpan<byte> source, Span<byte> destination)
     {
         int length = source.Length + destination.Length;
+        if (run.Descriptor == PlainRun.Zeroes && source.IsEmpty)
+        {
+            destination.Clear();
+            return;
+        }
+
         byte* memory = (byte*)NativeMemory.AlignedAlloc((nuint)length, PlainRun.MemoryAlignment);
         try
         {
