@@ -7,8 +7,8 @@ namespace Qcow2Fuse.Qcow2;
 /// </summary>
 /// <remarks>
 /// The lookup and the epoch are those of <see cref="ReadGuest"/> and <see cref="WritePart"/>, in one critical section
-/// too; only the transfer is somebody else's. Whatever needs more than that, an encrypted or compressed cluster, a table
-/// that is not in memory, an allocation, the first write, is refused.
+/// too; only the transfer is somebody else's. Whatever needs more than that, an encrypted or compressed cluster, a
+/// table that is not in memory, an allocation, the first write, is refused.
 /// </remarks>
 public sealed partial class Qcow2Device
 {

@@ -19,7 +19,7 @@ public readonly record struct PlainRun
     /// <summary>Where the run begins in it, in bytes.</summary>
     public required long Offset { get; init; }
 
-    /// <summary>The device that keeps the run in its place, by <see cref="Token"/>; null where it cannot move.</summary>
+    /// <summary>Who keeps the run in its place, by <see cref="Token"/>; null where it cannot move.</summary>
     public BlockDevice? Keeper { get; init; }
 
     /// <summary>The keeper's own business.</summary>

@@ -47,7 +47,8 @@ public sealed unsafe partial class FuseSession
         try
         {
             _fileSystem.EndTransfer(transfer, isDone: true);
-            result = transfer.IsWrite ? Answer(slot, new FuseWriteOut { Size = (uint)transfer.Length }) : transfer.Length;
+            result = transfer.IsWrite
+                ? Answer(slot, new FuseWriteOut { Size = (uint)transfer.Length }) : transfer.Length;
         }
         catch (Exception error)
         {

@@ -3,8 +3,8 @@ namespace Qcow2Fuse.Fuse;
 
 /// <summary>
 /// A way for requests beside <see cref="IFuseTransport"/>, used by one thread from <see cref="Open"/> to
-/// <see cref="Close"/>, which never waits elsewhere. Once the kernel has entries of every queue, all requests that want a
-/// reply come this way.
+/// <see cref="Close"/>, which never waits elsewhere. Once the kernel has entries of every queue, all requests that want
+/// a reply come this way.
 /// </summary>
 public interface IFuseRing : IDisposable
 {

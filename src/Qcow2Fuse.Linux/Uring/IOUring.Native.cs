@@ -98,7 +98,8 @@ public sealed unsafe partial class IOUring
 }
 
 /// <summary>
-/// struct io_uring_sqe of 128 bytes: a command of a device (IORING_OP_URING_CMD), a transfer, or a wait for a descriptor.
+/// struct io_uring_sqe of 128 bytes: a command of a device (IORING_OP_URING_CMD), a transfer, or a wait for a
+/// descriptor.
 /// </summary>
 [StructLayout(LayoutKind.Explicit, Size = 128)]
 public struct UringCommand

@@ -30,9 +30,9 @@ internal sealed partial class ClusterMap
     }
 
     /// <summary>
-    /// Where a write goes that does nothing but replace bytes: the whole range lies in one run of clusters that are ours
-    /// alone and hold data, no allocation under way touches it, and writes are not held back. False otherwise. The
-    /// caller enters the epoch before it lets go of the gate, as <see cref="Allocate"/> does.
+    /// Where a write goes that does nothing but replace bytes: the whole range lies in one run of clusters that are
+    /// ours alone and hold data, no allocation under way touches it, and writes are not held back. False otherwise.
+    /// The caller enters the epoch before it lets go of the gate, as <see cref="Allocate"/> does.
     /// </summary>
     public bool TryOverwrite(GuestOffset guest, int length, out HostOffset host)
     {

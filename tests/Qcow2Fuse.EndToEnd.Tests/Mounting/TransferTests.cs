@@ -9,7 +9,7 @@ public sealed class TransferTests : MountTest
 {
     private const string Job = "--name=job --allow_file_create=0 --direct=1 --ioengine=libaio --iodepth=16";
 
-    /// <summary>First writes allocate; then nearly all are transfers, between discards that free what they use.</summary>
+    /// <summary>First writes allocate; then nearly all are transfers, between discards that free clusters.</summary>
     [SkippableTheory]
     [InlineData("compat=1.1", "transport=uring")]
     [InlineData("extended_l2=on,cluster_size=128k", "transport=uring")]
@@ -142,7 +142,7 @@ public sealed class TransferTests : MountTest
         QemuTools.ShouldPassCheck(image);
     }
 
-    /// <summary>Files of partitions are never cached; the whole disk's pages have to go when they are written.</summary>
+    /// <summary>Files of partitions are never cached; the disk's pages have to go when they are written.</summary>
     [SkippableFact]
     public void A_transfer_through_a_partition_is_seen_through_the_disk()
     {

@@ -10,7 +10,7 @@ using Xunit;
 
 namespace Qcow2Fuse.Qcow2.Tests.Device;
 
-/// <summary>Which requests the caller may do himself in the file, and what keeps their clusters where they are.</summary>
+/// <summary>Which requests the caller may do himself in the file, and what keeps clusters where they are.</summary>
 public sealed class PlainRunTests : IDisposable
 {
     private const int Cluster = 65536;
