@@ -26,7 +26,7 @@ public sealed class RingTests : IDisposable
         Assert.True(session.Server.WaitForInit(Patience));
         Assert.True(session.Server.UsesUring);
         Assert.Null(session.Server.UringRefusal);
-        Assert.Equal(3, session.Server.Activity.Workers);
+        Assert.Equal(4, session.Server.Activity.Workers);
 
         byte[] data = new byte[8192];
         new Random(3).NextBytes(data);
@@ -110,14 +110,12 @@ public sealed class RingTests : IDisposable
     }
 
     [Theory]
-    [InlineData(16, 2, 8)]
-    [InlineData(16, 1, 8)]
-    [InlineData(16, 4, 4)]
-    [InlineData(16, 64, 2)]
-    [InlineData(1, 2, 2)]
-    [InlineData(256, 2, 8)]
-    public void RingsPerProcessorAreTwoToEight(int workers, int processors, int rings) =>
-        Assert.Equal(rings, FuseUringPlan.RingsPerProcessor(workers, processors));
+    [InlineData(1, 32)]
+    [InlineData(2, 24)]
+    [InlineData(8, 6)]
+    [InlineData(128, 4)]
+    public void EntriesPerProcessorAreBounded(int processors, int entries) =>
+        Assert.Equal(entries, FuseUringPlan.EntriesPerProcessor(processors));
 
     [Theory]
     [InlineData("0\n", new[] { 0 })]

@@ -117,11 +117,7 @@ public sealed unsafe partial class TableCache : IDisposable
                     continue;
                 }
 
-                found.Pins++;
-                found.LastUse = _epoch;
-                _hits++;
-                MoveToFront(entry);
-                return new CachedTable(this, entry);
+                return Pin(entry);
             }
 
             entry = TakeFreeEntry();
@@ -135,6 +131,19 @@ public sealed unsafe partial class TableCache : IDisposable
             Load(entry, offset);
             return new CachedTable(this, entry);
         }
+    }
+
+    /// <summary>
+    /// Pins the table at <paramref name="offset"/> if it is here: no I/O, and the gate is not released. A lookup that
+    /// finds nothing leaves no trace.
+    /// </summary>
+    public bool TryGet(long offset, out CachedTable table)
+    {
+        table = default;
+        if (_isDisposed || !_index.TryGetValue(offset, out int entry) || _entries[entry].Loading)
+            return false;
+        table = Pin(entry);
+        return true;
     }
 
     /// <summary>
@@ -178,6 +187,16 @@ public sealed unsafe partial class TableCache : IDisposable
         ref Entry pinned = ref _entries[entry];
         if (--pinned.Pins < 0)
             throw new InvalidOperationException("A table was unpinned twice.");
+    }
+
+    private CachedTable Pin(int entry)
+    {
+        ref Entry found = ref _entries[entry];
+        found.Pins++;
+        found.LastUse = _epoch;
+        _hits++;
+        MoveToFront(entry);
+        return new CachedTable(this, entry);
     }
 
     private byte* TablePointer(int entry) =>

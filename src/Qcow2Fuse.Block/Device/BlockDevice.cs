@@ -98,6 +98,34 @@ public abstract class BlockDevice : IDisposable
     public virtual void Resize(long length) =>
         throw new BlockException(BlockErrorKind.NotSupported, $"{Name}: cannot be resized");
 
+    /// <summary>
+    /// Begins a read or write that the caller does himself in the file behind the device, where the whole range is one
+    /// run of plain bytes there and nothing but the transfer has to be done. Does no I/O, and waits for no other
+    /// request; for a lock a millisecond at most.
+    /// </summary>
+    /// <param name="offset">Where the range begins, in bytes; one outside the device is refused as all others.</param>
+    /// <param name="length">Its length in bytes.</param>
+    /// <param name="isWrite">Whether it will be written; all of it or, as far as others can tell, any part.</param>
+    /// <param name="run">Where the bytes are; to be given to <see cref="EndPlain"/> after the transfer.</param>
+    /// <returns>
+    /// False where it is not so, or not known without I/O, or not sound: <see cref="Read"/> and <see cref="Write"/>
+    /// then do it, or say why not. The default.
+    /// </returns>
+    public virtual bool TryBeginPlain(long offset, int length, bool isWrite, out PlainRun run)
+    {
+        run = default;
+        return false;
+    }
+
+    /// <summary>
+    /// Ends what <see cref="TryBeginPlain"/> of this device began, once nobody reads or writes there any more, whether
+    /// the transfer succeeded or not. A transfer that failed is done again by <see cref="Read"/> or
+    /// <see cref="Write"/>. Waits for nothing.
+    /// </summary>
+    public virtual void EndPlain(in PlainRun run)
+    {
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {

@@ -53,6 +53,17 @@ public abstract class FilterDevice : BlockDevice
     public override void Resize(long length) => Child.Resize(length);
 
     /// <inheritdoc/>
+    /// <remarks>Reads only: what a filter does for a write it has to do for every write.</remarks>
+    public override bool TryBeginPlain(long offset, int length, bool isWrite, out PlainRun run)
+    {
+        run = default;
+        return !isWrite && Child.TryBeginPlain(offset, length, isWrite, out run);
+    }
+
+    /// <inheritdoc/>
+    public override void EndPlain(in PlainRun run) => Child.EndPlain(run);
+
+    /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
         if (disposing)

@@ -32,6 +32,26 @@ public sealed class RangeLocks
         }
     }
 
+    /// <summary>Takes a range if nobody has to be waited for.</summary>
+    public bool TryAcquire(long offset, long length, bool exclusive, out Holder holder)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(length);
+        Range wanted = new(offset, checked(offset + length), exclusive);
+        lock (_lock)
+        {
+            if (Conflicts(wanted))
+            {
+                holder = default;
+                return false;
+            }
+
+            int slot = FreeSlot();
+            _held[slot] = wanted;
+            holder = new Holder(this, slot);
+            return true;
+        }
+    }
+
     private bool Conflicts(in Range wanted)
     {
         foreach (ref readonly Range held in _held.AsSpan())
@@ -67,10 +87,10 @@ public sealed class RangeLocks
         }
     }
 
-    /// <summary>A range that is held. Dispose it exactly once.</summary>
-    public readonly struct Holder : IDisposable
+    /// <summary>A range that is held. Dispose it exactly once; the default holds none.</summary>
+    public readonly record struct Holder : IDisposable
     {
-        private readonly RangeLocks _owner;
+        private readonly RangeLocks? _owner;
         private readonly int _slot;
 
         internal Holder(RangeLocks owner, int slot)
@@ -80,7 +100,7 @@ public sealed class RangeLocks
         }
 
         /// <summary>Releases the range.</summary>
-        public void Dispose() => _owner.Release(_slot);
+        public void Dispose() => _owner?.Release(_slot);
     }
 
     /// <summary>A free slot is one whose end is 0, which no held range has.</summary>

@@ -97,6 +97,17 @@ public sealed class RawDevice : BlockDevice
     }
 
     /// <inheritdoc/>
+    public override bool TryBeginPlain(long offset, int length, bool isWrite, out PlainRun run)
+    {
+        run = default;
+        bool isInside = offset >= 0 && length > 0 && offset <= Length - length;
+        return isInside && !(isWrite && IsReadOnly) && _file.TryBeginPlain(offset, length, isWrite, out run);
+    }
+
+    /// <inheritdoc/>
+    public override void EndPlain(in PlainRun run) => _file.EndPlain(run);
+
+    /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
         if (disposing)

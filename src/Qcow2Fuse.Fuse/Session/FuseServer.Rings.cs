@@ -3,7 +3,10 @@ using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Fuse;
 
-/// <summary>FUSE over io_uring: rings that take the requests over after INIT, each with a thread of its own.</summary>
+/// <summary>
+/// FUSE over io_uring: rings that take the requests over after INIT, each with a thread of its own, and threads that
+/// serve what may have to wait.
+/// </summary>
 /// <remarks>
 /// A kernel that has been told of rings in the answer to INIT holds all requests back until each of its queues has an
 /// entry. Whatever can fail is therefore done before: rings are open before the first worker reads INIT.
@@ -11,10 +14,12 @@ namespace Qcow2Fuse.Fuse;
 public sealed partial class FuseServer
 {
     private readonly ManualResetEventSlim _ringsSettled = new();
+    private readonly RingPool _pool = new();
 
     private RingWorker[] _ringWorkers = [];
     private int _ringState;
     private int _ringsToRegister;
+    private int _ringsServing;
     private int _uringFailure;
 
     private enum RingState
@@ -46,22 +51,24 @@ public sealed partial class FuseServer
     /// <summary>Makes rings and threads and opens them. Where that fails none are left.</summary>
     private void PrepareRings()
     {
-        IReadOnlyList<IFuseRing> rings = _transport.CreateRings(
-            Session.PayloadCapacity, _options.Workers, out string refusal);
+        IReadOnlyList<IFuseRing> rings = _transport.CreateRings(Session.PayloadCapacity, out string refusal);
         if (rings.Count == 0)
         {
             UringRefusal = refusal;
             return;
         }
 
-        RingWorker[] workers = [.. rings.Select(static ring => new RingWorker(ring))];
+        RingWorker[] workers = [.. rings.Select(ring => new RingWorker(ring, _pool, Session))];
         _ringWorkers = workers;
         _ringsToRegister = workers.Length;
+        _ringsServing = workers.Length;
         using CountdownEvent opened = new(workers.Length);
         int failure = 0;
         int started = 0;
         try
         {
+            for (int i = 0; i < _options.Workers; i++)
+                StartThread(ServePool);
             foreach (RingWorker worker in workers)
             {
                 StartThread(() => Work(worker, opened, ref failure));
@@ -139,38 +146,36 @@ public sealed partial class FuseServer
             if (ServingThread.TrySetIOFlusher() == 0)
                 Interlocked.Increment(ref _flushers);
             result = ring.Register();
+            if (result == 0 && Interlocked.Decrement(ref _ringsToRegister) == 0)
+                AnnounceInit();
+            if (result == 0)
+                result = worker.Serve(() => _stopping);
             if (result < 0)
                 Fail(result);
-            else if (Interlocked.Decrement(ref _ringsToRegister) == 0)
-                AnnounceInit();
-            if (result >= 0)
-                Serve(worker);
         }
         finally
         {
             ring.Close();
+            if (Interlocked.Decrement(ref _ringsServing) == 0)
+                _pool.Close();
             CountDown();
         }
     }
 
-    private void Serve(RingWorker worker)
+    private void ServePool()
     {
-        while (!_stopping)
+        try
         {
-            int length = worker.Ring.Receive(out FuseRingEntry? entry);
-            if (length < 0)
-            {
-                if (length != -FuseErrno.ENOTCONN)
-                    Fail(length);
+            _ringsSettled.Wait();
+            if (!UsesUring)
                 return;
-            }
-
-            if (entry is null)
-                continue;
-            worker.Begin(entry);
-            entry.Complete(Session.Dispatch(entry.Slot, length));
-            worker.Ring.Reply(entry);
-            worker.Finish();
+            if (ServingThread.TrySetIOFlusher() == 0)
+                Interlocked.Increment(ref _flushers);
+            _pool.Serve(Session);
+        }
+        finally
+        {
+            CountDown();
         }
     }
 
@@ -187,11 +192,14 @@ public sealed partial class FuseServer
         thread.Start();
     }
 
+    /// <summary>
+    /// Stuck are rings whose pool has no thread to spare, or all of whose entries wait for transfers.
+    /// </summary>
     private FuseActivity RingActivity()
     {
         long served = _slots[0].Served;
-        int busy = 0;
-        int workers = 0;
+        int underWay = 0;
+        int entries = 0;
         foreach (RingWorker worker in _ringWorkers)
         {
             served += worker.Served;
@@ -199,31 +207,13 @@ public sealed partial class FuseServer
             // Nothing comes to the rings of processors that do not run, so they do not show that anybody is there.
             if (worker.Ring.Processor is null)
                 continue;
-            workers++;
-            busy += worker.IsBusy ? 1 : 0;
+            underWay += worker.UnderWay;
+            entries += worker.Ring.Count;
         }
 
-        return new FuseActivity(served, busy, workers);
-    }
-
-    /// <summary>A ring, its thread, and what it has done.</summary>
-    private sealed class RingWorker(IFuseRing ring)
-    {
-        private volatile FuseRingEntry? _inWork;
-        private long _served;
-
-        public IFuseRing Ring { get; } = ring;
-
-        public bool IsBusy => _inWork is not null;
-
-        public long Served => Volatile.Read(ref _served);
-
-        public void Begin(FuseRingEntry entry) => _inWork = entry;
-
-        public void Finish()
-        {
-            Volatile.Write(ref _served, _served + 1);
-            _inWork = null;
-        }
+        int busy = _pool.Busy;
+        return busy < _options.Workers && underWay >= entries
+            ? new FuseActivity(served, _options.Workers, _options.Workers)
+            : new FuseActivity(served, busy, _options.Workers);
     }
 }

@@ -135,7 +135,7 @@ public sealed partial class FuseServer : IDisposable
             foreach (FuseSlot slot in _slots)
                 _transport.Interrupt(slot);
             foreach (RingWorker worker in _ringWorkers)
-                worker.Ring.Interrupt();
+                worker.Ring.Wake();
         }
         while (!Ended.Wait(InterruptPeriod));
     }

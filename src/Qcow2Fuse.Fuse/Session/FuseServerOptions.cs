@@ -16,8 +16,9 @@ public sealed record FuseServerOptions
 
     /// <summary>
     /// Whether to take requests over io_uring where the kernel offers it (Linux 6.14, module parameter enable_uring).
-    /// There are then so many threads for each processor that all together are <see cref="Workers"/>, but two to eight.
-    /// Where it cannot be, <see cref="FuseServer.UringRefusal"/> says why, and all is as without it.
+    /// Each processor then has one thread more, which takes its requests, serves those that are one transfer without
+    /// waiting, and hands the others to the <see cref="Workers"/>. Where it cannot be,
+    /// <see cref="FuseServer.UringRefusal"/> says why, and all is as without it.
     /// </summary>
     public bool Uring { get; init; }
 

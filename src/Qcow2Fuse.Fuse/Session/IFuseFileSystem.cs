@@ -53,6 +53,25 @@ public interface IFuseFileSystem
     /// </summary>
     int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source);
 
+    /// <summary>
+    /// Begins a read or write of <see cref="FuseTransfer.Length"/> bytes that is nothing but a transfer between the
+    /// request and a run of bytes in an open file of the host, and says where that is. Called by the thread that takes
+    /// requests, so it waits for nothing and does no I/O.
+    /// </summary>
+    /// <returns>
+    /// Whether it is begun; <see cref="EndTransfer"/> follows. Otherwise, the default, <see cref="Read"/> or
+    /// <see cref="Write"/> is called.
+    /// </returns>
+    bool TryBeginTransfer(ulong node, ulong handle, long offset, FuseTransfer transfer) => false;
+
+    /// <summary>
+    /// The transfer has ended, and nobody touches the file for it any more. If it was not done, wholly, then
+    /// <see cref="Read"/> or <see cref="Write"/> is called for the same request. Waits for nothing.
+    /// </summary>
+    void EndTransfer(FuseTransfer transfer, bool isDone)
+    {
+    }
+
     /// <summary>A descriptor was closed. After the first −ENOSYS, the default, the kernel never asks again.</summary>
     int Flush(ulong node, ulong handle) => -FuseErrno.ENOSYS;
 

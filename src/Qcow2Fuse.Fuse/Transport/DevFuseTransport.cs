@@ -124,10 +124,10 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
     }
 
     /// <inheritdoc/>
-    public IReadOnlyList<IFuseRing> CreateRings(int payloadCapacity, int workers, out string refusal)
+    public IReadOnlyList<IFuseRing> CreateRings(int payloadCapacity, out string refusal)
     {
         if (!_isWatched)
-            return FuseUringPlan.Create(_session, payloadCapacity, workers, out refusal);
+            return FuseUringPlan.Create(_session, payloadCapacity, out refusal);
 
         // Rings keep the session alive for a moment after the process. fusermount3 looks once, within that moment, and
         // takes a mount that still answers for one that somebody else serves.

@@ -45,6 +45,21 @@ public sealed unsafe class FuseRingEntry : IDisposable
     /// <summary>What the kernel knows the request by.</summary>
     public ulong CommitId { get; private set; }
 
+    /// <summary>Its place in its ring.</summary>
+    public int Index { get; init; }
+
+    /// <summary>The transfer its request may be.</summary>
+    public FuseTransfer Transfer { get; } = new();
+
+    /// <summary>Bytes of the request it has.</summary>
+    internal int Length { get; set; }
+
+    /// <summary>Who takes it back from the thread that serves its request.</summary>
+    internal RingWorker? Owner { get; set; }
+
+    /// <summary>The next one where it is in a list.</summary>
+    internal FuseRingEntry? Next { get; set; }
+
     internal FuseRingHeaders* Ring => (FuseRingHeaders*)_memory;
 
     /// <summary>

@@ -5,31 +5,49 @@ namespace Qcow2Fuse.Fuse;
 
 /// <summary>
 /// A ring of FUSE over io_uring (Documentation/filesystems/fuse-io-uring.rst): entries are registered with queues of
-/// the session, and each comes back with a request, goes with the reply and comes with the next request.
+/// the session, and each comes back with a request, goes with the reply and comes with the next request. In between it
+/// may go once more, with a transfer between its payload and a file.
 /// </summary>
 internal sealed unsafe class FuseUring : IFuseRing
 {
     private const int VectorsPerEntry = 2;
+    private const int KindBits = 2;
+    private const ulong KindMask = (1 << KindBits) - 1;
 
     private readonly int _session;
     private readonly FuseRingEntry[] _entries;
     private readonly FuseRingOperation[] _operations;
 
     private IOUring? _ring;
-    private volatile int _threadId;
+    private WakeEvent? _wake;
+    private int _transfers;
 
     /// <summary>Makes the memory of the entries, one for each queue named.</summary>
     /// <param name="session">Descriptor of the session; it stays the caller's.</param>
+    /// <param name="processor">As <see cref="Processor"/>.</param>
+    /// <param name="queues">A number for each entry; several may be equal.</param>
+    /// <param name="payloadCapacity">As for <see cref="FuseRingEntry"/>.</param>
     public FuseUring(int session, int? processor, IReadOnlyList<int> queues, int payloadCapacity)
     {
         _session = session;
         Processor = processor;
-        _entries = [.. queues.Select(queue => new FuseRingEntry(queue, payloadCapacity))];
+        _entries = [.. queues.Select((queue, index) => new FuseRingEntry(queue, payloadCapacity) { Index = index })];
         _operations = new FuseRingOperation[_entries.Length];
+    }
+
+    /// <summary>What a completion is about, in the lower bits of its number.</summary>
+    private enum Kind : ulong
+    {
+        Command,
+        Transfer,
+        Wake,
     }
 
     /// <inheritdoc/>
     public int? Processor { get; }
+
+    /// <inheritdoc/>
+    public int Count => _entries.Length;
 
     /// <summary>
     /// Asks whether the kernel would take entries, by giving it one before INIT, which is too early.
@@ -57,10 +75,9 @@ internal sealed unsafe class FuseUring : IFuseRing
     /// <inheritdoc/>
     public int Open()
     {
-        int result = IOUring.Create(_entries.Length, out _ring);
-        if (result == 0)
-            _threadId = ServingThread.CurrentId();
-        return result;
+        // Never more at once than one submission for each entry and one to be woken by.
+        int result = IOUring.Create(_entries.Length + 1, out _ring);
+        return result < 0 ? result : WakeEvent.Create(out _wake);
     }
 
     /// <inheritdoc/>
@@ -68,7 +85,8 @@ internal sealed unsafe class FuseUring : IFuseRing
     {
         for (int index = 0; index < _entries.Length; index++)
             Add(index, FuseRingOperation.Register);
-        int left = _entries.Length;
+        AddWake();
+        int left = _entries.Length + 1;
         while (left > 0)
         {
             int result = _ring!.Enter(wait: false);
@@ -82,61 +100,65 @@ internal sealed unsafe class FuseUring : IFuseRing
     }
 
     /// <inheritdoc/>
-    public int Receive(out FuseRingEntry? entry)
+    public FuseRingEvent Receive()
     {
-        entry = null;
         while (true)
         {
-            if (!_ring!.TryTake(out ulong index, out int result))
+            if (!_ring!.TryTake(out ulong number, out int result))
             {
                 int entered = _ring.Enter(wait: true);
                 if (entered < 0 && -entered is not (FuseErrno.EINTR or FuseErrno.EAGAIN or FuseErrno.EBUSY))
-                    return entered;
-                if (!_ring.TryTake(out index, out result))
-                    return 0;
+                    return new FuseRingEvent(FuseRingEventKind.Broken, Value: entered);
+                if (!_ring.TryTake(out number, out result))
+                    return new FuseRingEvent(FuseRingEventKind.Woken);
             }
 
-            if (result >= 0)
+            int index = (int)(number >> KindBits);
+            switch ((Kind)(number & KindMask))
             {
-                entry = _entries[index];
-                return entry.Accept();
-            }
-
-            switch (-result)
-            {
-                case FuseErrno.EINTR:
-                case FuseErrno.EAGAIN:
-                    Add((int)index, _operations[index]);
+                case Kind.Wake:
+                    _wake!.Reset();
+                    AddWake();
+                    return new FuseRingEvent(FuseRingEventKind.Woken);
+                case Kind.Transfer:
+                    _transfers--;
+                    return new FuseRingEvent(FuseRingEventKind.Transferred, _entries[index], result);
+                case Kind.Command when -result is FuseErrno.EINTR or FuseErrno.EAGAIN:
+                    Add(index, _operations[index]);
                     break;
-                case FuseErrno.ENOTCONN:
-                case FuseErrno.ECONNABORTED:
-                case FuseErrno.ENODEV:
-                    return -FuseErrno.ENOTCONN;
                 default:
-                    return result;
+                    return EventOf(_entries[index], result);
             }
         }
     }
 
     /// <inheritdoc/>
-    public void Reply(FuseRingEntry entry) => Add(Array.IndexOf(_entries, entry), FuseRingOperation.CommitAndFetch);
+    public void Reply(FuseRingEntry entry) => Add(entry.Index, FuseRingOperation.CommitAndFetch);
 
     /// <inheritdoc/>
-    public void Interrupt()
+    public void Transfer(FuseRingEntry entry)
     {
-        int thread = _threadId;
-        if (thread != 0)
-            ServingThread.Interrupt(thread);
+        FuseTransfer transfer = entry.Transfer;
+        UringCommand* command = _ring!.Next();
+        command->Opcode = transfer.IsWrite ? UringCommand.Write : UringCommand.Read;
+        command->Descriptor = transfer.Descriptor;
+        command->Offset = transfer.Offset;
+        command->Address = (ulong)entry.Payload;
+        command->Length = (uint)transfer.Length;
+        command->UserData = NumberOf(entry.Index, Kind.Transfer);
+        _transfers++;
     }
+
+    /// <inheritdoc/>
+    public void Wake() => _wake?.Set();
 
     /// <inheritdoc/>
     public void Close()
     {
-        _threadId = 0;
         if (_ring is null)
             return;
 
-        // The reply of the last request in work may not have been sent. Where the session has gone nobody waits for it.
+        // The last replies may not have been sent. Where the session has gone nobody waits for them.
         int result;
         do
             result = _ring.Enter(wait: false);
@@ -149,21 +171,44 @@ internal sealed unsafe class FuseUring : IFuseRing
     public void Dispose()
     {
         Close();
+        _wake?.Dispose();
+
+        // Of a ring that broke the kernel may still fill the memory.
+        if (_transfers > 0)
+            return;
         foreach (FuseRingEntry entry in _entries)
             entry.Dispose();
+    }
+
+    private static FuseRingEvent EventOf(FuseRingEntry entry, int result)
+    {
+        if (result >= 0)
+            return new FuseRingEvent(FuseRingEventKind.Request, entry, entry.Accept());
+        return -result is FuseErrno.ENOTCONN or FuseErrno.ECONNABORTED or FuseErrno.ENODEV
+            ? new FuseRingEvent(FuseRingEventKind.Ended)
+            : new FuseRingEvent(FuseRingEventKind.Failed, Value: result);
+    }
+
+    private static ulong NumberOf(int index, Kind kind) => ((ulong)index << KindBits) | (ulong)kind;
+
+    private void AddWake()
+    {
+        UringCommand* command = _ring!.Next();
+        command->Opcode = UringCommand.Poll;
+        command->Descriptor = _wake!.Descriptor;
+        command->Flags = WakeEvent.Readable;
+        command->UserData = NumberOf(0, Kind.Wake);
     }
 
     private void Add(int index, FuseRingOperation operation)
     {
         FuseRingEntry entry = _entries[index];
         _operations[index] = operation;
-
-        // There is never more than one command for an entry, so there is always a place.
         UringCommand* command = _ring!.Next();
         command->Opcode = UringCommand.DeviceCommand;
         command->Descriptor = _session;
         command->Operation = (uint)operation;
-        command->UserData = (ulong)index;
+        command->UserData = NumberOf(index, Kind.Command);
         command->Device2 = (ushort)entry.Queue;
         if (operation == FuseRingOperation.CommitAndFetch)
         {

@@ -7,14 +7,15 @@ namespace Qcow2Fuse.Fuse;
 internal static class FuseUringPlan
 {
     private const string Parameter = "/sys/module/fuse/parameters/enable_uring";
-    private const int RingsPerProcessorMin = 2;
-    private const int RingsPerProcessorMax = 8;
+    private const int EntriesWanted = 48;
+    private const int EntriesMin = 4;
+    private const int EntriesMax = 32;
 
     /// <summary>
-    /// Makes the rings of a session: some for each processor that runs, and one for all those that do not. See
+    /// Makes the rings of a session: one for each processor that runs, and one for all those that do not. See
     /// <see cref="IFuseTransport.CreateRings"/>.
     /// </summary>
-    public static IReadOnlyList<IFuseRing> Create(int session, int payloadCapacity, int workers, out string refusal)
+    public static IReadOnlyList<IFuseRing> Create(int session, int payloadCapacity, out string refusal)
     {
         List<IFuseRing> rings = [];
         try
@@ -25,11 +26,11 @@ internal static class FuseUringPlan
 
             int queues = Processors.Possible().Count;
             int[] running = [.. Processors.Online().Where(processor => processor < queues)];
-            int each = RingsPerProcessor(workers, queues);
+            int each = EntriesPerProcessor(running.Length);
             foreach (int processor in running)
             {
-                for (int i = 0; i < each; i++)
-                    rings.Add(new FuseUring(session, processor, [processor], payloadCapacity));
+                rings.Add(new FuseUring(
+                    session, processor, [.. Enumerable.Repeat(processor, each)], payloadCapacity));
             }
 
             int[] others = [.. Enumerable.Range(0, queues).Except(running)];
@@ -47,11 +48,13 @@ internal static class FuseUringPlan
         }
     }
 
-    /// <summary>Rings, and with them threads, for each processor.</summary>
-    /// <param name="workers">Threads wanted in all.</param>
-    /// <param name="processors">Processors there may ever be.</param>
-    public static int RingsPerProcessor(int workers, int processors) =>
-        Math.Clamp(workers / Math.Max(processors, 1), RingsPerProcessorMin, RingsPerProcessorMax);
+    /// <summary>
+    /// Entries for each processor. An entry takes memory once a request has needed it, as much as the largest had data,
+    /// which bounds them on small machines; on large ones a queue still needs some.
+    /// </summary>
+    /// <param name="processors">Processors that run.</param>
+    public static int EntriesPerProcessor(int processors) =>
+        Math.Clamp(EntriesWanted / Math.Max(processors, 1), EntriesMin, EntriesMax);
 
     /// <summary>What a negated error number of the first steps means, for people.</summary>
     public static string Describe(int result) => -result switch

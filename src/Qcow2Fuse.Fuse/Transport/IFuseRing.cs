@@ -3,12 +3,16 @@ namespace Qcow2Fuse.Fuse;
 
 /// <summary>
 /// A way for requests beside <see cref="IFuseTransport"/>, used by one thread from <see cref="Open"/> to
-/// <see cref="Close"/>. Once the kernel has entries of every queue, all requests that want a reply come this way.
+/// <see cref="Close"/>, which never waits elsewhere. Once the kernel has entries of every queue, all requests that want
+/// a reply come this way.
 /// </summary>
 public interface IFuseRing : IDisposable
 {
     /// <summary>The processor whose requests come here; null for a ring of processors that do not run.</summary>
     int? Processor { get; }
+
+    /// <summary>Entries, and so requests at once.</summary>
+    int Count { get; }
 
     /// <summary>Sets the ring up, before INIT is answered. 0 or a negated error number.</summary>
     int Open();
@@ -20,20 +24,51 @@ public interface IFuseRing : IDisposable
     int Register();
 
     /// <summary>
-    /// Sends the replies given to <see cref="Reply"/> and waits for a request. Returns its length in bytes, 0 when the
-    /// thread was interrupted, −ENOTCONN when no more will come, and another negated error number after a failure.
+    /// Starts all that was given to <see cref="Reply"/> and <see cref="Transfer"/>, and waits for the next thing to
+    /// happen.
     /// </summary>
-    int Receive(out FuseRingEntry? entry);
+    FuseRingEvent Receive();
 
     /// <summary>Has the reply that is complete in <paramref name="entry"/> sent by the next call.</summary>
     void Reply(FuseRingEntry entry);
 
     /// <summary>
-    /// Makes a <see cref="Receive"/> that waits return 0; called by other threads, again and again, as
-    /// <see cref="IFuseTransport.Interrupt"/> is.
+    /// Has the transfer of <paramref name="entry"/>, between its payload and a file, started by the next call.
     /// </summary>
-    void Interrupt();
+    void Transfer(FuseRingEntry entry);
 
-    /// <summary>Sends outstanding replies and gives the ring up.</summary>
+    /// <summary>
+    /// Makes the <see cref="Receive"/> that waits return, or the next one. Called by any thread until
+    /// <see cref="IDisposable.Dispose"/>.
+    /// </summary>
+    void Wake();
+
+    /// <summary>Sends outstanding replies and gives the ring up. No transfer may be under way.</summary>
     void Close();
 }
+
+/// <summary>What has happened on a ring.</summary>
+public enum FuseRingEventKind
+{
+    /// <summary>Nothing, but <see cref="IFuseRing.Wake"/> was called, or a signal has come.</summary>
+    Woken,
+
+    /// <summary>The entry has a request of as many bytes as the value says.</summary>
+    Request,
+
+    /// <summary>The entry's transfer has ended; the value is the bytes it moved or a negated error number.</summary>
+    Transferred,
+
+    /// <summary>No request will come any more; transfers still end.</summary>
+    Ended,
+
+    /// <summary>The kernel has refused an entry with the negated error number that is the value; as after the end.
+    /// </summary>
+    Failed,
+
+    /// <summary>The ring itself does not work any more: nothing will happen, and no transfer is seen to end.</summary>
+    Broken,
+}
+
+/// <summary>What has happened on a ring, and to which of its entries.</summary>
+public readonly record struct FuseRingEvent(FuseRingEventKind Kind, FuseRingEntry? Entry = null, int Value = 0);

@@ -36,13 +36,12 @@ public interface IFuseTransport : IDisposable
 
     /// <summary>
     /// Makes rings (FUSE over io_uring) that can take the requests over after INIT: one for each thread that is to
-    /// serve. They do nothing before <see cref="IFuseRing.Open"/>.
+    /// take requests. They do nothing before <see cref="IFuseRing.Open"/>.
     /// </summary>
     /// <param name="payloadCapacity">As for <see cref="CreateSlot"/>.</param>
-    /// <param name="workers">Threads wanted; there may be more, two for each processor at least.</param>
     /// <param name="refusal">Why there are none, for people; empty where there are some.</param>
     /// <returns>The rings; none where the kernel or this transport has no such way.</returns>
-    IReadOnlyList<IFuseRing> CreateRings(int payloadCapacity, int workers, out string refusal)
+    IReadOnlyList<IFuseRing> CreateRings(int payloadCapacity, out string refusal)
     {
         refusal = "this transport has none";
         return [];

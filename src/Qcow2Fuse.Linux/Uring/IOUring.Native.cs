@@ -97,18 +97,30 @@ public sealed unsafe partial class IOUring
     }
 }
 
-/// <summary>struct io_uring_sqe of 128 bytes with a command of a device in it (IORING_OP_URING_CMD).</summary>
+/// <summary>
+/// struct io_uring_sqe of 128 bytes: a command of a device (IORING_OP_URING_CMD), a transfer, or a wait for a
+/// descriptor.
+/// </summary>
 [StructLayout(LayoutKind.Explicit, Size = 128)]
 public struct UringCommand
 {
     /// <summary>IORING_OP_URING_CMD.</summary>
     public const byte DeviceCommand = 46;
 
+    /// <summary>IORING_OP_POLL_ADD: completes when the descriptor has what <see cref="Flags"/> ask for.</summary>
+    public const byte Poll = 6;
+
+    /// <summary>IORING_OP_READ, as pread(2).</summary>
+    public const byte Read = 22;
+
+    /// <summary>IORING_OP_WRITE, as pwrite(2).</summary>
+    public const byte Write = 23;
+
     /// <summary>What the ring is to do.</summary>
     [FieldOffset(0)]
     public byte Opcode;
 
-    /// <summary>The device's descriptor.</summary>
+    /// <summary>The descriptor it is about.</summary>
     [FieldOffset(4)]
     public int Descriptor;
 
@@ -116,13 +128,21 @@ public struct UringCommand
     [FieldOffset(8)]
     public uint Operation;
 
+    /// <summary>Of a transfer: where it begins in the file.</summary>
+    [FieldOffset(8)]
+    public long Offset;
+
     /// <summary>Address of what goes with it.</summary>
     [FieldOffset(16)]
     public ulong Address;
 
-    /// <summary>Its length, in the device's units.</summary>
+    /// <summary>Its length, in the device's units; of a transfer in bytes.</summary>
     [FieldOffset(24)]
     public uint Length;
+
+    /// <summary>Flags of the operation: the events to wait for.</summary>
+    [FieldOffset(28)]
+    public uint Flags;
 
     /// <summary>Comes back with the completion.</summary>
     [FieldOffset(32)]

@@ -28,6 +28,18 @@ internal sealed unsafe class DirectFile(int fd, int memoryAlignment, int offsetA
         return _changes.Acquire(start, RoundUp(offset + length) - start, exclusive: false);
     }
 
+    /// <summary>
+    /// Whether somebody else may read or write a range on the descriptor without a buffer, from memory as
+    /// <see cref="PlainRun.MemoryAlignment"/> says; a write keeps read-modify-writes away until the holder is disposed.
+    /// </summary>
+    public bool TryHold(long offset, int length, bool isWrite, out RangeLocks.Holder holder)
+    {
+        holder = default;
+        if (!IsAligned(offset, length) || memoryAlignment > PlainRun.MemoryAlignment)
+            return false;
+        return !isWrite || _changes.TryAcquire(offset, length, exclusive: false, out holder);
+    }
+
     /// <summary>Reads until the span is full or the file ends.</summary>
     public int Read(long offset, Span<byte> destination)
     {

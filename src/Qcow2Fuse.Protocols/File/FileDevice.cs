@@ -13,7 +13,7 @@ namespace Qcow2Fuse.Protocols;
 /// After a failed flush every later one fails, because what was lost is not known. With O_DIRECT a regular file may
 /// be padded with zeroes up to one alignment past <see cref="Length"/> until the device is disposed.
 /// </remarks>
-public sealed class FileDevice : BlockDevice, IStorageFile
+public sealed partial class FileDevice : BlockDevice, IStorageFile
 {
     private readonly int _fd;
     private readonly bool _isBlockDevice;

@@ -66,13 +66,14 @@ internal sealed class OverlapGuard(string name, Qcow2Geometry geometry)
             throw Corrupt($"cluster {Math.Max(found.Start, cluster)} holds {Name(found)} and is counted as free");
     }
 
+    /// <summary>Whether no metadata lies in the clusters of a range.</summary>
+    public bool Allows(HostOffset host, long length) => !TryFind(host, length, out _);
+
     /// <summary>Refuses guest data at a place that holds metadata.</summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.Corrupt"/>.</exception>
     public void CheckData(HostOffset host, long length, GuestOffset guest)
     {
-        long first = host.Value >> geometry.ClusterBits;
-        long last = (host.Value + length - 1) >> geometry.ClusterBits;
-        if (_clusters.TryFind(first, last + 1, out Interval found))
+        if (TryFind(host, length, out Interval found))
             throw Corrupt($"an L2 entry maps guest offset {guest.Value} to {Name(found)} at host offset {host.Value}");
     }
 
@@ -82,6 +83,13 @@ internal sealed class OverlapGuard(string name, Qcow2Geometry geometry)
     {
         if (_clusters.TryFind(cluster, cluster + count, out Interval found))
             throw Corrupt($"cluster {Math.Max(found.Start, cluster)} holds {Name(found)} and was freed as guest data");
+    }
+
+    private bool TryFind(HostOffset host, long length, out Interval found)
+    {
+        long first = host.Value >> geometry.ClusterBits;
+        long last = (host.Value + length - 1) >> geometry.ClusterBits;
+        return _clusters.TryFind(first, last + 1, out found);
     }
 
     private void AddOne(HostOffset start, long bytes, MetadataKind kind)

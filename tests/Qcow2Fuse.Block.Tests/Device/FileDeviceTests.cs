@@ -184,4 +184,60 @@ public sealed class DirectFileDeviceTests() : FileDeviceContract(direct: true)
         using BlockDevice device = Create(Size);
         Assert.InRange(device.Limits.RequestAlignment, 512, 4096);
     }
+
+    /// <summary>A block that is rewritten in part must not take another's bytes back.</summary>
+    [Fact]
+    public void A_transfer_keeps_other_changes_of_parts_of_its_blocks_away()
+    {
+        using BlockDevice device = Create(Size);
+        int block = device.Limits.RequestAlignment;
+        Assert.False(device.TryBeginPlain(1, block, isWrite: false, out _));
+        Assert.False(device.TryBeginPlain(0, block - 1, isWrite: true, out _));
+        Assert.True(device.TryBeginPlain(0, block, isWrite: true, out PlainRun run));
+        Assert.True(device.TryBeginPlain(0, block, isWrite: true, out PlainRun second));
+        Task part = Task.Run(() => device.Write(1, [7]));
+        Assert.False(part.Wait(TimeSpan.FromMilliseconds(100)));
+        PlainAccess.Move(run, DeviceModel.Pattern(block, seed: 1), destination: []);
+        device.EndPlain(run);
+        device.EndPlain(second);
+        Assert.True(part.Wait(TimeSpan.FromSeconds(20)));
+        byte[] expected = DeviceModel.Pattern(block, seed: 1);
+        expected[1] = 7;
+        Assert.Equal(expected, ReadAll(device)[..block]);
+    }
+}
+
+public sealed class FileTransferTests : IDisposable
+{
+    private readonly ScratchDirectory _scratch = new(null);
+
+    public void Dispose() => _scratch.Dispose();
+
+    [Fact]
+    public void Only_what_lies_in_the_file_is_a_run()
+    {
+        string path = _scratch.NewFile(10_000);
+        using (FileDevice device = FileDevice.Open(path))
+        {
+            Assert.True(device.TryBeginPlain(9_999, 1, isWrite: true, out PlainRun run));
+            Assert.Equal(9_999, run.Offset);
+            device.EndPlain(run);
+            Assert.False(device.TryBeginPlain(9_999, 2, isWrite: true, out _));
+            Assert.False(device.TryBeginPlain(10_000, 1, isWrite: false, out _));
+            Assert.False(device.TryBeginPlain(0, 0, isWrite: false, out _));
+        }
+
+        using FileDevice readOnly = FileDevice.Open(path, readOnly: true);
+        Assert.True(readOnly.TryBeginPlain(0, 4096, isWrite: false, out _));
+        Assert.False(readOnly.TryBeginPlain(0, 4096, isWrite: true, out _));
+    }
+
+    [Fact]
+    public void A_filter_lets_reads_through_and_no_writes()
+    {
+        using WriteThroughFilter filter = new(FileDevice.Open(_scratch.NewFile(8192)));
+        Assert.True(filter.TryBeginPlain(0, 4096, isWrite: false, out PlainRun run));
+        filter.EndPlain(run);
+        Assert.False(filter.TryBeginPlain(0, 4096, isWrite: true, out _));
+    }
 }

@@ -23,6 +23,8 @@ public sealed class ExerciserTests(ITestOutputHelper log) : MountTest
     [InlineData("cluster_size=4k", "writeback")]
     [InlineData("compat=0.10", "discard=ignore")]
     [InlineData("compression_type=zstd", "compress")]
+    [InlineData("compat=1.1", "transport=uring")]
+    [InlineData("extended_l2=on", "transport=uring,cache=none")]
     public void What_was_written_is_read_whichever_way(string imageOptions, string mountOptions)
     {
         RequireMounting();
@@ -33,7 +35,10 @@ public sealed class ExerciserTests(ITestOutputHelper log) : MountTest
             + "PATH=$PATH:/usr/sbin:/sbin sfdisk -q --no-reread --no-tell-kernel \"$1\"";
         Tool("sh", "-ec", script, "sh", raw);
         Unmount(mountPoint);
-        Mount(image, mountPoint, mountOptions is "writeback=false" ? [] : ["-o", mountOptions]);
+        if (mountOptions.Contains("uring", StringComparison.Ordinal))
+            MountOverUring(image, mountPoint, mountOptions);
+        else
+            Mount(image, mountPoint, mountOptions is "writeback=false" ? [] : ["-o", mountOptions]);
 
         string seconds = Environment.GetEnvironmentVariable("QCOW2FUSE_EXERCISE_SECONDS")
             ?? SecondsDefault.ToString(CultureInfo.InvariantCulture);

@@ -44,6 +44,57 @@ public sealed class RawFileNodeTests : CommandTest
     }
 
     [SkippableFact]
+    public void Transfers_are_counted_and_told_as_other_requests_are_and_allocate_no_managed_memory()
+    {
+        QemuTools.RequireTool("qemu-img");
+        string path = PathOf("disk.qcow2");
+        QemuTools.Img("create", "-q", "-f", "qcow2", path, "64M");
+        MountSettings settings = new();
+        using ImageSet images = ImageSet.Open(settings, path, NullLogger.Instance);
+        TreeContext context = new(settings, NullLogger.Instance);
+        images.CreateNodes(context, rootIsFile: false);
+        TreeFileSystem fileSystem = new(context, images);
+        Assert.Equal(0, fileSystem.Lookup(1, "disk.raw"u8, out FuseAttributes found));
+        ulong node = found.Node;
+        FuseTransfer transfer = new() { Length = 4096 };
+        Assert.True(fileSystem.TryBeginTransfer(node, 0, 0, transfer));
+        Assert.Equal(-1, transfer.Descriptor);
+        fileSystem.EndTransfer(transfer, isDone: false);
+        Assert.Equal(0, fileSystem.Open(node, new FuseOpenRequest(ReadWrite, 0, 0), out _));
+        Assert.Equal(65536, fileSystem.Write(node, 0, 0, new byte[65536]));
+        Work(200);
+        ImageCounters counters = images.Current()[0].Image.Counters;
+        Assert.Equal((100, 100 * 4096), (counters.Reads, counters.ReadBytes));
+        Assert.Equal((101, 65536 + (100 * 4096)), (counters.Writes, counters.WrittenBytes));
+
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        Work(2000);
+        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+
+        // What was not done is not counted: it is done again.
+        Assert.True(fileSystem.TryBeginTransfer(node, 0, 0, transfer));
+        fileSystem.EndTransfer(transfer, isDone: false);
+        Assert.Equal(1100, counters.Reads);
+        Assert.False(fileSystem.TryBeginTransfer(node, 0, (64 << 20) - 4095, transfer));
+        Assert.False(fileSystem.TryBeginTransfer(node + 100, 0, 0, transfer));
+        Assert.False(fileSystem.TryBeginTransfer(1, 0, 0, transfer));
+        Assert.False(fileSystem.TryBeginTransfer(node, 1ul << 32, 0, transfer));
+        fileSystem.Release(node, 0);
+
+        void Work(int requests)
+        {
+            for (int i = 0; i < requests; i++)
+            {
+                transfer.IsWrite = i % 2 == 0;
+                Check(fileSystem.TryBeginTransfer(node, 0, i % 16 * 4096, transfer));
+                fileSystem.EndTransfer(transfer, isDone: true);
+            }
+
+            transfer.IsWrite = false;
+        }
+    }
+
+    [SkippableFact]
     public void A_node_that_has_gone_is_stale_and_its_number_is_not_used_again()
     {
         QemuTools.RequireTool("qemu-img");

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using Qcow2Fuse.Testing;
+using Qcow2Fuse.Testing.Fuse;
+using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Mounting;
 
@@ -44,6 +46,23 @@ public abstract class MountTest : CommandTest
         Run(["mount", .. arguments, image, mountPoint]).ShouldSucceed();
         return RawFileOf(image, mountPoint);
     }
+
+    /// <summary>Mounts an image with requests over io_uring; skips the test where the kernel's switch cannot be set.
+    /// </summary>
+    /// <param name="options">Mount options, transport=uring among them.</param>
+    protected string MountOverUring(string image, string mountPoint, string options)
+    {
+        UringSwitch.Require();
+        using UringSwitch held = UringSwitch.Hold(on: true);
+        string raw = Mount(image, mountPoint, "-o", options);
+        Assert.NotEqual(0, RingsOf(Assert.Single(DaemonsOf(mountPoint))));
+        return raw;
+    }
+
+    /// <summary>How many rings of io_uring a process has.</summary>
+    protected static int RingsOf(int process) =>
+        Directory.GetFiles(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}/fd"))
+            .Count(static path => new FileInfo(path).LinkTarget == "anon_inode:[io_uring]");
 
     /// <summary>Makes a mount point and mounts an image there.</summary>
     protected string Mount(string image) => Mount(image, NewMountPoint());

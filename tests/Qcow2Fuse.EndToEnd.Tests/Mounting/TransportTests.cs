@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Globalization;
 using System.Net.Sockets;
 using System.Text;
 using Qcow2Fuse.Testing;
@@ -114,8 +113,4 @@ public sealed class TransportTests : MountTest
         using UringSwitch held = UringSwitch.Hold(on);
         return Mount(image, mountPoint, "-o", option);
     }
-
-    private static int RingsOf(int process) =>
-        Directory.GetFiles(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}/fd"))
-            .Count(static path => new FileInfo(path).LinkTarget == "anon_inode:[io_uring]");
 }

@@ -21,6 +21,30 @@ public sealed class RawDeviceTests : ConcurrencyContract
     }
 
     [Fact]
+    public void Requests_inside_are_runs_of_the_file()
+    {
+        using TempDirectory directory = new();
+        string path = directory.File("raw");
+        File.WriteAllBytes(path, DeviceModel.Pattern(Size, seed: 1));
+        using (PlainAccess device = new(new RawFormat().Open(FileDevice.Open(path), new FormatOpenArguments())))
+        {
+            byte[] seen = new byte[4096];
+            device.Read(Size - 4096, seen);
+            Assert.Equal(DeviceModel.Pattern(Size, seed: 1)[^4096..], seen);
+            device.Write(1000, DeviceModel.Pattern(5000, seed: 2));
+            Assert.Equal(2, device.Transfers);
+            Assert.False(device.Child.TryBeginPlain(Size - 4096, 4097, isWrite: true, out _));
+            Assert.False(device.Child.TryBeginPlain(-1, 4096, isWrite: false, out _));
+        }
+
+        Assert.Equal(DeviceModel.Pattern(5000, seed: 2), File.ReadAllBytes(path)[1000..6000]);
+        using BlockDevice readOnly =
+            new RawFormat().Open(FileDevice.Open(path), new FormatOpenArguments { ReadOnly = true });
+        Assert.False(readOnly.TryBeginPlain(0, 4096, isWrite: true, out _));
+        Assert.True(readOnly.TryBeginPlain(0, 4096, isWrite: false, out _));
+    }
+
+    [Fact]
     public void Opened_read_only_it_refuses_changes_although_the_file_would_take_them()
     {
         MemoryDevice file = new(4096);

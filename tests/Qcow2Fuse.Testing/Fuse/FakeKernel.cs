@@ -93,6 +93,15 @@ public sealed unsafe class FakeKernel : IFuseTransport
     /// <summary>How many rings there are to be.</summary>
     public int RingCount { get; init; }
 
+    /// <summary>Entries of each ring.</summary>
+    public int RingDepth { get; init; } = 4;
+
+    /// <summary>
+    /// Called for each transfer, on a thread of its own; what it returns is the transfer's result, and null has the
+    /// transfer done.
+    /// </summary>
+    public Func<FuseTransfer, int?> OnTransfer { get; set; } = static _ => null;
+
     /// <summary>What opening a ring results in: 0 or a negated error number.</summary>
     public int RingOpenResult { get; init; }
 
@@ -131,10 +140,11 @@ public sealed unsafe class FakeKernel : IFuseTransport
     public FuseSlot CreateSlot(int payloadCapacity) => new(payloadCapacity, descriptor: 0);
 
     /// <inheritdoc/>
-    public IReadOnlyList<IFuseRing> CreateRings(int payloadCapacity, int workers, out string refusal)
+    public IReadOnlyList<IFuseRing> CreateRings(int payloadCapacity, out string refusal)
     {
         refusal = RingCount > 0 ? "" : "the fake kernel has none";
-        Rings = [.. Enumerable.Range(0, RingCount).Select(queue => new FakeRing(this, queue, payloadCapacity))];
+        Rings = [.. Enumerable.Range(0, RingCount)
+            .Select(queue => new FakeRing(this, queue, RingDepth, payloadCapacity))];
         return Rings;
     }
 

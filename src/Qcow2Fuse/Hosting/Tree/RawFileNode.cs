@@ -164,7 +164,7 @@ internal sealed partial class RawFileNode : TreeNode
             return 0;
         int length = (int)Math.Min(left, destination.Length);
         device.Read(_window.Start + offset, destination[..length]);
-        _image.Counters.CountRead(length, started);
+        HasTransferred(isWrite: false, _window.Start + offset, length, started);
         return length;
     }
 
@@ -182,9 +182,30 @@ internal sealed partial class RawFileNode : TreeNode
             return source.IsEmpty ? 0 : -FuseErrno.ENOSPC;
         int length = (int)Math.Min(left, source.Length);
         device.Write(_window.Start + offset, source[..length]);
-        _image.Counters.CountWrite(length, started);
-        _image.HasChanged(this, _window.Start + offset, length);
+        HasTransferred(isWrite: true, _window.Start + offset, length, started);
         return length;
+    }
+
+    /// <inheritdoc/>
+    public override bool TryBeginTransfer(long offset, FuseTransfer transfer)
+    {
+        // What reaches beyond the end is cut, or refused, the usual way.
+        bool isInside = offset <= Length - transfer.Length;
+        return isInside && _source.Current is { } device && !(transfer.IsWrite && device.IsReadOnly)
+            && PlainTransfer.TryBegin(transfer, this, device, _window.Start + offset);
+    }
+
+    /// <summary>Counts a transfer that is done, and tells who has to know.</summary>
+    public void HasTransferred(bool isWrite, long start, int length, long started)
+    {
+        if (!isWrite)
+        {
+            _image.Counters.CountRead(length, started);
+            return;
+        }
+
+        _image.Counters.CountWrite(length, started);
+        _image.HasChanged(this, start, length);
     }
 
     /// <inheritdoc/>

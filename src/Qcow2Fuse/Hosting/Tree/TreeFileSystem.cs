@@ -71,6 +71,14 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         Find(node, handle, out TreeNode? found) is var error && found is null ? error : found.Write(offset, source);
 
     /// <inheritdoc/>
+    public bool TryBeginTransfer(ulong node, ulong handle, long offset, FuseTransfer transfer) =>
+        context.Nodes.TryGet(node, out TreeNode? found) && context.IsOwn(handle)
+        && found.TryBeginTransfer(offset, transfer);
+
+    /// <inheritdoc/>
+    public void EndTransfer(FuseTransfer transfer, bool isDone) => ((PlainTransfer)transfer.State!).End(isDone);
+
+    /// <inheritdoc/>
     public int Fsync(ulong node, ulong handle, bool dataOnly) =>
         Find(node, handle, out TreeNode? found) is var error && found is null ? error : found.Fsync();
 

@@ -43,6 +43,9 @@ internal abstract class TreeNode
 
     public virtual int Write(long offset, ReadOnlySpan<byte> source) => -FuseErrno.EROFS;
 
+    /// <summary>As <see cref="IFuseFileSystem.TryBeginTransfer"/>.</summary>
+    public virtual bool TryBeginTransfer(long offset, FuseTransfer transfer) => false;
+
     public virtual int Fsync() => 0;
 
     public virtual int Allocate(FuseAllocateMode mode, long offset, long length) => -FuseErrno.EOPNOTSUPP;

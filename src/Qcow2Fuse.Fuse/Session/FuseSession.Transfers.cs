@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>Requests that are one transfer between their payload and a file of the host.</summary>
+public sealed unsafe partial class FuseSession
+{
+    /// <summary>
+    /// Begins the request of <paramref name="length"/> bytes in a slot as a transfer, if it is a READ or WRITE and the
+    /// file system knows the place of its bytes. Waits for nothing. Nothing has happened where it returns false, and
+    /// nothing that the kernel could see where it returns true: <see cref="Dispatch"/> can still serve the request.
+    /// </summary>
+    internal bool TryBegin(FuseSlot slot, int length, FuseTransfer transfer)
+    {
+        FuseInHeader* header = (FuseInHeader*)slot.Request;
+        bool isWrite = header->Opcode == FuseOpcode.Write;
+        if ((!isWrite && header->Opcode != FuseOpcode.Read) || header->Length != (uint)length || !_initialised)
+            return false;
+
+        // Everything out of the ordinary is left to the usual way, which has the answers.
+        int body = length - FuseAbi.InHeaderSize - FuseOpcodes.ArgumentsSize(header->Opcode);
+        if (body < 0 || header->TotalExtensionLength != 0)
+            return false;
+        FuseReadIn* arguments = (FuseReadIn*)(slot.Request + FuseAbi.InHeaderSize);
+        uint size = arguments->Size;
+        bool fits = isWrite ? size == (uint)body && body <= MaxWrite : size <= (uint)slot.PayloadCapacity;
+        if (!fits || size == 0 || !IsRange(arguments->Offset, size))
+            return false;
+
+        transfer.IsWrite = isWrite;
+        transfer.Length = (int)size;
+        try
+        {
+            return _fileSystem.TryBeginTransfer(header->Node, arguments->Handle, (long)arguments->Offset, transfer);
+        }
+        catch (Exception error)
+        {
+            Report(*header, error);
+            return false;
+        }
+    }
+
+    /// <summary>Ends a transfer that moved all its bytes, and builds the reply; returns its length.</summary>
+    internal int Complete(FuseSlot slot, FuseTransfer transfer)
+    {
+        FuseInHeader header = *(FuseInHeader*)slot.Request;
+        int result;
+        try
+        {
+            _fileSystem.EndTransfer(transfer, isDone: true);
+            result = transfer.IsWrite
+                ? Answer(slot, new FuseWriteOut { Size = (uint)transfer.Length }) : transfer.Length;
+        }
+        catch (Exception error)
+        {
+            result = -Report(header, error);
+        }
+
+        return Finish(slot, header.Unique, result);
+    }
+
+    /// <summary>Ends a transfer that failed or stopped half-way: the request is to be dispatched.</summary>
+    internal void Abandon(FuseSlot slot, FuseTransfer transfer)
+    {
+        try
+        {
+            _fileSystem.EndTransfer(transfer, isDone: false);
+        }
+        catch (Exception error)
+        {
+            Report(*(FuseInHeader*)slot.Request, error);
+        }
+    }
+}
