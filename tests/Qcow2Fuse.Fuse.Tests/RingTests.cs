@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Numerics;
 using System.Runtime.InteropServices;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
@@ -116,6 +117,32 @@ public sealed class RingTests : IDisposable
     [InlineData(128, 4)]
     public void EntriesPerProcessorAreBounded(int processors, int entries) =>
         Assert.Equal(entries, FuseUringPlan.EntriesPerProcessor(processors));
+
+    /// <summary>On a thread of its own, whose affinity is nobody else's business.</summary>
+    [Fact]
+    public void ARingUnderLoadLeavesItsProcessor()
+    {
+        List<int> counts = [];
+        int all = 0;
+        Thread thread = new(() =>
+        {
+            all = Count();
+            ulong[] allowed = Linux.Processors.Allowed();
+            int first = Array.FindIndex(allowed, static word => word != 0);
+            RingPlace place = RingPlace.At((first * 64) + BitOperations.TrailingZeroCount(allowed[first]));
+            foreach (int underWay in (int[])[1, 8, 3, 1])
+            {
+                for (int i = 0; i < 256; i++)
+                    place.Note(underWay);
+                counts.Add(Count());
+            }
+        });
+        thread.Start();
+        Assert.True(thread.Join(Patience));
+        Assert.Equal([1, all, all, 1], counts);
+
+        static int Count() => Linux.Processors.Allowed().Sum(BitOperations.PopCount);
+    }
 
     [Theory]
     [InlineData("0\n", new[] { 0 })]

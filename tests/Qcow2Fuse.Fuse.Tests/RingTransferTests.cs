@@ -67,6 +67,36 @@ public sealed class RingTransferTests : IDisposable
         Assert.Equal("done", _files.Calls.Last());
     }
 
+    [Theory]
+    [InlineData(100)]
+    [InlineData(-FuseErrno.EAGAIN)]
+    public void WhatThePageCacheHasIsReadAtOnce(int otherwise)
+    {
+        using SessionFixture session = Start();
+        _files.IsCached = true;
+        byte[] data = [.. Enumerable.Repeat((byte)9, 4096)];
+        Assert.Equal(4096u, Ring(session).Send(Write(1, 0, data)).As<FuseWriteOut>().Size);
+        Assert.Equal(1, Ring(session).Transfers);
+        Assert.Equal(data, Ring(session).Send(Read(2, 0, 4096)).Payload);
+        Assert.Equal(1, Ring(session).Transfers);
+        session.Kernel.OnReadNow = _ => otherwise;
+        Assert.Equal(data, Ring(session).Send(Read(3, 0, 4096)).Payload);
+        Assert.Equal(2, Ring(session).Transfers);
+        Assert.Equal(["begin write", "done", "begin read", "done", "begin read", "done"], _files.Calls);
+    }
+
+    [Fact]
+    public void LongCopiesAreServedTheUsualWay()
+    {
+        using SessionFixture session = Start();
+        _files.IsCached = true;
+        Assert.Equal(1 << 20, Ring(session).Send(Read(1, 0, 1 << 20)).Payload.Length);
+        Assert.Equal(["begin read", "not done", "read"], _files.Calls);
+        _files.IsCached = false;
+        Assert.Equal(1 << 20, Ring(session).Send(Read(2, 0, 1 << 20)).Payload.Length);
+        Assert.Equal(1, Ring(session).Transfers);
+    }
+
     [Fact]
     public void WhatTheFileSystemRefusesIsServedTheUsualWay()
     {
@@ -244,6 +274,8 @@ public sealed class RingTransferTests : IDisposable
 
         public bool IsZero { get; set; }
 
+        public bool IsCached { get; set; }
+
         public bool Throws { get; set; }
 
         public bool ThrowsAtEnd { get; set; }
@@ -261,6 +293,7 @@ public sealed class RingTransferTests : IDisposable
             Calls.Enqueue(transfer.IsWrite ? "begin write" : "begin read");
             transfer.Descriptor = IsZero ? -1 : (int)_file.SafeFileHandle.DangerousGetHandle();
             transfer.Offset = offset;
+            transfer.IsCached = IsCached;
             return true;
         }
 

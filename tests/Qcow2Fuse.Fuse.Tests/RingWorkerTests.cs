@@ -89,6 +89,8 @@ public sealed unsafe class RingWorkerTests
 
         public void Transfer(FuseRingEntry entry) => _isMoving = true;
 
+        public int TryReadNow(FuseRingEntry entry) => -FuseErrno.EAGAIN;
+
         public void Wake()
         {
         }

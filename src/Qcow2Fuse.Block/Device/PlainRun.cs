@@ -19,6 +19,9 @@ public readonly record struct PlainRun
     /// <summary>Where the run begins in it, in bytes.</summary>
     public required long Offset { get; init; }
 
+    /// <summary>Whether the file is read and written through the host's page cache.</summary>
+    public bool IsCached { get; init; }
+
     /// <summary>Who keeps the run in its place, by <see cref="Token"/>; null where it cannot move.</summary>
     public BlockDevice? Keeper { get; init; }
 

@@ -132,9 +132,8 @@ public sealed partial class FuseServer
         IFuseRing ring = worker.Ring;
         try
         {
-            // Not permitted where the process is kept off that processor; requests then come from it all the same.
             if (ring.Processor is { } processor)
-                _ = Processors.TryPin(processor);
+                worker.Place = RingPlace.At(processor);
             int result = ring.Open();
             if (result < 0)
                 Interlocked.CompareExchange(ref failure, result, 0);

@@ -28,6 +28,7 @@ public sealed unsafe partial class FuseSession
 
         transfer.IsWrite = isWrite;
         transfer.Length = (int)size;
+        transfer.IsCached = false;
         try
         {
             return _fileSystem.TryBeginTransfer(header->Node, arguments->Handle, (long)arguments->Offset, transfer);

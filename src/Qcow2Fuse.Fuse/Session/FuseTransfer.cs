@@ -20,6 +20,9 @@ public sealed class FuseTransfer
     /// <summary>Where in the file; set by the file system.</summary>
     public long Offset { get; set; }
 
+    /// <summary>Whether the file is read and written through the host's page cache; set by the file system.</summary>
+    public bool IsCached { get; set; }
+
     /// <summary>What the file system has to remember until the end; it may leave its memory here for the next one.
     /// </summary>
     public object? State { get; set; }

@@ -7,12 +7,21 @@ namespace Qcow2Fuse.Fuse;
 /// </summary>
 internal sealed class RingWorker(IFuseRing ring, RingPool pool, FuseSession session)
 {
+    /// <summary>
+    /// Bytes from which on a transfer from or to the page cache is handed to the pool: it is a long copy, which another
+    /// processor can do as well.
+    /// </summary>
+    private const int CopiedElsewhere = 256 << 10;
+
     private FuseRingEntry? _returned;
     private int _isWaiting;
     private int _underWay;
     private long _served;
 
     public IFuseRing Ring { get; } = ring;
+
+    /// <summary>Where the thread runs; null for a ring of no processor in particular.</summary>
+    public RingPlace? Place { get; set; }
 
     /// <summary>Requests that were answered.</summary>
     public long Served => Volatile.Read(ref _served);
@@ -84,20 +93,42 @@ internal sealed class RingWorker(IFuseRing ring, RingPool pool, FuseSession sess
     {
         entry.Length = length;
         Volatile.Write(ref _underWay, _underWay + 1);
-        if (!session.TryBegin(entry.Slot, length, entry.Transfer))
+        Place?.Note(_underWay);
+        FuseTransfer transfer = entry.Transfer;
+        if (!session.TryBegin(entry.Slot, length, transfer))
         {
             HandOver(entry);
-            return;
         }
-
-        if (entry.Transfer.Descriptor >= 0)
+        else if (transfer.Descriptor < 0)
         {
-            Ring.Transfer(entry);
-            return;
+            entry.Slot.ReplyPayload[..transfer.Length].Clear();
+            End(entry, transfer.Length);
+        }
+        else if (transfer.IsCached && transfer.Length >= CopiedElsewhere)
+        {
+            session.Abandon(entry.Slot, transfer);
+            HandOver(entry);
+        }
+        else
+        {
+            Transfer(entry);
+        }
+    }
+
+    private void Transfer(FuseRingEntry entry)
+    {
+        // One alone gains nothing from a place in the queue.
+        if (_underWay == 1 && entry.Transfer.IsCached && !entry.Transfer.IsWrite)
+        {
+            int moved = Ring.TryReadNow(entry);
+            if (moved == entry.Transfer.Length)
+            {
+                End(entry, moved);
+                return;
+            }
         }
 
-        entry.Slot.ReplyPayload[..entry.Transfer.Length].Clear();
-        End(entry, entry.Transfer.Length);
+        Ring.Transfer(entry);
     }
 
     private void End(FuseRingEntry entry, int moved)

@@ -150,6 +150,10 @@ internal sealed unsafe class FuseUring : IFuseRing
     }
 
     /// <inheritdoc/>
+    public int TryReadNow(FuseRingEntry entry) => LinuxFile.ReadCached(
+        entry.Transfer.Descriptor, new Span<byte>(entry.Payload, entry.Transfer.Length), entry.Transfer.Offset);
+
+    /// <inheritdoc/>
     public void Wake() => _wake?.Set();
 
     /// <inheritdoc/>

@@ -38,6 +38,12 @@ public interface IFuseRing : IDisposable
     void Transfer(FuseRingEntry entry);
 
     /// <summary>
+    /// Does the transfer of <paramref name="entry"/>, a read, at once as far as it waits for nothing. The bytes moved,
+    /// or a negated error number.
+    /// </summary>
+    int TryReadNow(FuseRingEntry entry);
+
+    /// <summary>
     /// Makes the <see cref="Receive"/> that waits return, or the next one. Called by any thread until
     /// <see cref="IDisposable.Dispose"/>.
     /// </summary>

@@ -91,6 +91,22 @@ public static unsafe partial class LinuxFile
         }
     }
 
+    /// <summary>
+    /// Reads what the page cache has from <paramref name="offset"/> on, without waiting (RWF_NOWAIT): the bytes read,
+    /// fewer than asked where the rest is not there, or −EAGAIN.
+    /// </summary>
+    public static int ReadCached(int fd, Span<byte> destination, long offset)
+    {
+        const int NoWait = 8;
+        fixed (byte* start = destination)
+        {
+            IoVector vector = new() { Base = start, Length = (nuint)destination.Length };
+            nint result = PReadV2Native(fd, &vector, 1, offset, NoWait);
+            int errno = Marshal.GetLastPInvokeError();
+            return result >= 0 ? (int)result : -errno;
+        }
+    }
+
     /// <summary>Writes the whole span at <paramref name="offset"/>: 0, or −errno.</summary>
     public static int Write(int fd, ReadOnlySpan<byte> source, long offset)
     {
@@ -305,6 +321,9 @@ public static unsafe partial class LinuxFile
 
     [LibraryImport("libc", EntryPoint = "pread64", SetLastError = true)]
     private static partial nint PReadNative(int fd, byte* buffer, nuint length, long offset);
+
+    [LibraryImport("libc", EntryPoint = "preadv64v2", SetLastError = true)]
+    private static partial nint PReadV2Native(int fd, IoVector* vectors, int count, long offset, int flags);
 
     [LibraryImport("libc", EntryPoint = "pwrite64", SetLastError = true)]
     private static partial nint PWriteNative(int fd, byte* buffer, nuint length, long offset);

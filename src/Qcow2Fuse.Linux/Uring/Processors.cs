@@ -39,6 +39,21 @@ public static unsafe partial class Processors
     }
 
     /// <summary>
+    /// The processors the calling thread may run on, a bit each (sched_getaffinity(2)); all where it cannot be told.
+    /// </summary>
+    public static ulong[] Allowed()
+    {
+        ulong[] mask = new ulong[MaskBits / 64];
+        fixed (ulong* start = mask)
+        {
+            if (GetAffinityNative(0, MaskBits / 8, start) < 0)
+                mask.AsSpan().Fill(ulong.MaxValue);
+        }
+
+        return mask;
+    }
+
+    /// <summary>
     /// Keeps the calling thread on one processor (sched_setaffinity(2)). −EINVAL where it does not run or is
     /// forbidden to this process.
     /// </summary>
@@ -46,13 +61,26 @@ public static unsafe partial class Processors
     {
         if (processor is < 0 or >= MaskBits)
             return -Errno.EINVAL;
-        ulong* mask = stackalloc ulong[MaskBits / 64];
-        new Span<ulong>(mask, MaskBits / 64).Clear();
+        Span<ulong> mask = stackalloc ulong[MaskBits / 64];
+        mask.Clear();
         mask[processor / 64] = 1UL << (processor % 64);
-        int result = SetAffinityNative(0, MaskBits / 8, mask);
-        int errno = Marshal.GetLastPInvokeError();
-        return result >= 0 ? 0 : -errno;
+        return TryRunOn(mask);
     }
+
+    /// <summary>Lets the calling thread run on some processors, a bit each, as <see cref="Allowed"/> gives them.
+    /// </summary>
+    public static int TryRunOn(ReadOnlySpan<ulong> mask)
+    {
+        fixed (ulong* start = mask)
+        {
+            int result = SetAffinityNative(0, (nuint)mask.Length * sizeof(ulong), start);
+            int errno = Marshal.GetLastPInvokeError();
+            return result >= 0 ? 0 : -errno;
+        }
+    }
+
+    [LibraryImport("libc", EntryPoint = "sched_getaffinity", SetLastError = true)]
+    private static partial int GetAffinityNative(int thread, nuint size, ulong* mask);
 
     [LibraryImport("libc", EntryPoint = "sched_setaffinity", SetLastError = true)]
     private static partial int SetAffinityNative(int thread, nuint size, ulong* mask);

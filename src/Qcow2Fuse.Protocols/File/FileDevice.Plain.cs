@@ -16,7 +16,7 @@ public sealed partial class FileDevice
         RangeLocks.Holder blocks = default;
         if (_direct is not null && !_direct.TryHold(offset, length, isWrite, out blocks))
             return false;
-        run = new PlainRun { Descriptor = _fd, Offset = offset, Blocks = blocks };
+        run = new PlainRun { Descriptor = _fd, Offset = offset, IsCached = _direct is null, Blocks = blocks };
         return true;
     }
 

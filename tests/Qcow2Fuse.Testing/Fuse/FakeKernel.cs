@@ -102,6 +102,9 @@ public sealed unsafe class FakeKernel : IFuseTransport
     /// </summary>
     public Func<FuseTransfer, int?> OnTransfer { get; set; } = static _ => null;
 
+    /// <summary>What a read that must not wait comes to; null for what the file has.</summary>
+    public Func<FuseTransfer, int?> OnReadNow { get; set; } = static _ => null;
+
     /// <summary>What opening a ring results in: 0 or a negated error number.</summary>
     public int RingOpenResult { get; init; }
 

@@ -151,6 +151,9 @@ public sealed unsafe class FakeRing : IFuseRing
     }
 
     /// <inheritdoc/>
+    public int TryReadNow(FuseRingEntry entry) => _kernel.OnReadNow(entry.Transfer) ?? Move(entry);
+
+    /// <inheritdoc/>
     public void Wake()
     {
         if (!_happenings.IsAddingCompleted)

@@ -28,6 +28,7 @@ internal sealed class PlainTransfer
             return false;
         transfer.Descriptor = run.Descriptor;
         transfer.Offset = run.Offset;
+        transfer.IsCached = run.IsCached;
         if (transfer.State is not PlainTransfer kept)
             transfer.State = kept = new PlainTransfer();
         kept._node = node;

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>
+/// Where the thread of a ring runs: on the processor its requests come from while there are few of them, since nothing
+/// has to be woken on another one; wherever the system likes while many wait, so that the thread and the program that
+/// makes them work at the same time.
+/// </summary>
+internal sealed class RingPlace
+{
+    private const int Period = 256;
+    private const int ManyUnderWay = 4;
+    private const int FewUnderWay = 2;
+
+    private readonly int _processor;
+    private readonly ulong[] _allowed;
+    private int _requests;
+    private long _underWay;
+    private bool _isFree;
+
+    private RingPlace(int processor, ulong[] allowed)
+    {
+        _processor = processor;
+        _allowed = allowed;
+    }
+
+    /// <summary>
+    /// Keeps the calling thread, which is the ring's, on a processor. Not permitted where the process is kept off it;
+    /// requests then come from it all the same.
+    /// </summary>
+    public static RingPlace At(int processor)
+    {
+        RingPlace place = new(processor, Processors.Allowed());
+        _ = Processors.TryPin(processor);
+        return place;
+    }
+
+    /// <summary>Called by the ring's thread for each request, with how many it has under way.</summary>
+    public void Note(int underWay)
+    {
+        _underWay += underWay;
+        if (++_requests < Period)
+            return;
+        long average = _underWay / Period;
+        _requests = 0;
+        _underWay = 0;
+        if (!_isFree && average >= ManyUnderWay)
+        {
+            _isFree = true;
+            _ = Processors.TryRunOn(_allowed);
+        }
+        else if (_isFree && average < FewUnderWay)
+        {
+            _isFree = false;
+            _ = Processors.TryPin(_processor);
+        }
+    }
+}
