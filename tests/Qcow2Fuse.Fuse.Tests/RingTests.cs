@@ -111,9 +111,9 @@ public sealed class RingTests : IDisposable
     }
 
     [Theory]
-    [InlineData(1, 32)]
-    [InlineData(2, 24)]
-    [InlineData(8, 6)]
+    [InlineData(1, 48)]
+    [InlineData(2, 48)]
+    [InlineData(8, 12)]
     [InlineData(128, 4)]
     public void EntriesPerProcessorAreBounded(int processors, int entries) =>
         Assert.Equal(entries, FuseUringPlan.EntriesPerProcessor(processors));

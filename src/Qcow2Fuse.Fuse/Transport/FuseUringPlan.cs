@@ -7,9 +7,9 @@ namespace Qcow2Fuse.Fuse;
 internal static class FuseUringPlan
 {
     private const string Parameter = "/sys/module/fuse/parameters/enable_uring";
-    private const int EntriesWanted = 48;
+    private const int EntriesWanted = 96;
     private const int EntriesMin = 4;
-    private const int EntriesMax = 32;
+    private const int EntriesMax = 48;
 
     /// <summary>
     /// Makes the rings of a session: one for each processor that runs, and one for all those that do not. See

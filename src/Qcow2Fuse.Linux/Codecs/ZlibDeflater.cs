@@ -12,7 +12,11 @@ namespace Qcow2Fuse.Linux;
 /// </remarks>
 internal sealed unsafe class ZlibDeflater : IDisposable
 {
-    private const int DefaultLevel = -1;
+    /// <summary>
+    /// One below zlib's default: with this window the result is a few thousandths larger, in less time.
+    /// </summary>
+    private const int Level = 5;
+
     private const int DeflatedMethod = 8;
     private const int RawWindowBits = -12;
 
@@ -35,7 +39,7 @@ internal sealed unsafe class ZlibDeflater : IDisposable
         fixed (byte* version = "1.2.11\0"u8)
         {
             int result = functions.Init(
-                stream, DefaultLevel, DeflatedMethod, RawWindowBits, MemoryLevel, DefaultStrategy, version,
+                stream, Level, DeflatedMethod, RawWindowBits, MemoryLevel, DefaultStrategy, version,
                 sizeof(ZStream));
             if (result != 0)
             {
