@@ -12,11 +12,7 @@ namespace Qcow2Fuse.Linux;
 /// </remarks>
 internal sealed unsafe class ZlibDeflater : IDisposable
 {
-    /// <summary>
-    /// One below zlib's default: with this window the result is a few thousandths larger, in less time.
-    /// </summary>
-    private const int Level = 5;
-
+    private const int DefaultLevel = -1;
     private const int DeflatedMethod = 8;
     private const int RawWindowBits = -12;
 
@@ -39,7 +35,7 @@ internal sealed unsafe class ZlibDeflater : IDisposable
         fixed (byte* version = "1.2.11\0"u8)
         {
             int result = functions.Init(
-                stream, Level, DeflatedMethod, RawWindowBits, MemoryLevel, DefaultStrategy, version,
+                stream, DefaultLevel, DeflatedMethod, RawWindowBits, MemoryLevel, DefaultStrategy, version,
                 sizeof(ZStream));
             if (result != 0)
             {

@@ -30,6 +30,12 @@ internal static class BackgroundStart
     /// <summary>Whether the mount point was made for this mount alone and goes with it.</summary>
     public static bool IsPrivate => IsChild && Role is not Plain;
 
+    /// <summary>
+    /// Whether this process gets SIGTERM when the one that started it ends: once for each thread there that it passes
+    /// to on the way, all within a moment.
+    /// </summary>
+    public static bool IsTied => Role is { } role && role.StartsWith(Tied, StringComparison.Ordinal);
+
     private static string? Role => Environment.GetEnvironmentVariable(DaemonVariable);
 
     /// <summary>Runs the same command line again and waits until it is ready or gives up.</summary>
@@ -128,8 +134,7 @@ internal static class BackgroundStart
     /// <exception cref="IOException">Whoever the process is tied to has gone.</exception>
     public static void Detach()
     {
-        bool isTied = Role is { } role && role.StartsWith(Tied, StringComparison.Ordinal);
-        if (isTied && ProcessCalls.EndWithParent(int.Parse(Role![Tied.Length..], CultureInfo.InvariantCulture)) != 0)
+        if (IsTied && ProcessCalls.EndWithParent(int.Parse(Role![Tied.Length..], CultureInfo.InvariantCulture)) != 0)
             throw new IOException("the starting process has gone");
 
         // Fails only where the process leads a group already, which means that it is detached.

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Diagnostics;
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
@@ -17,6 +18,10 @@ internal sealed class MountHost : IDisposable
 {
     /// <summary>How long those who have files open are waited for after a signal.</summary>
     private static readonly TimeSpan Grace = TimeSpan.FromSeconds(10);
+
+    /// <summary>How long the end of a process may take that others are tied to.</summary>
+    private static readonly TimeSpan DeathLasts = TimeSpan.FromSeconds(1);
+
     private static readonly TimeSpan InitTimeout = TimeSpan.FromSeconds(30);
 
     private readonly MountSettings _settings;
@@ -269,10 +274,16 @@ internal sealed class MountHost : IDisposable
 
         // Files that are still open keep the session alive; after the grace, or a second signal, they get errors.
         _events.Watch(server.Ended);
+        Stopwatch since = Stopwatch.StartNew();
         HostEvent happened;
+        bool isSameDeath;
         do
+        {
             happened = _events.Take(Grace);
-        while (happened is HostEvent.Reload or HostEvent.Report or HostEvent.Unused or HostEvent.HandOver);
+            isSameDeath = happened == HostEvent.Stop && BackgroundStart.IsTied && since.Elapsed < DeathLasts;
+        }
+        while (isSameDeath
+            || happened is HostEvent.Reload or HostEvent.Report or HostEvent.Unused or HostEvent.HandOver);
         server.Stop();
     }
 

@@ -143,6 +143,10 @@ public sealed class RunTests : StackTest
             OneLine.Error(result, "still open");
             Assert.Empty(MountPointsOf(image));
             Assert.Single(DaemonsOf(directory));
+
+            // The daemon hears of the end of the command more than once.
+            Thread.Sleep(TimeSpan.FromMilliseconds(500));
+            Assert.Single(DaemonsOf(directory));
         }
         finally
         {
