@@ -17,12 +17,13 @@ public static unsafe partial class ServingThread
     private const int LockOnFault = 4;
 
     /// <summary>
-    /// prctl(PR_SET_IO_FLUSHER) for the calling thread and those it starts: memory it needs is found without waiting
-    /// for the file system it serves. −EPERM without CAP_SYS_RESOURCE, −EINVAL before Linux 5.6.
+    /// prctl(PR_SET_IO_FLUSHER) for the calling thread, and the threads and programs it starts from then on: memory it
+    /// needs is found without waiting for the file system it serves. −EPERM without CAP_SYS_RESOURCE, −EINVAL before
+    /// Linux 5.6.
     /// </summary>
-    public static int TrySetIOFlusher()
+    public static int TrySetIOFlusher(bool on = true)
     {
-        int result = PrctlNative(SetIOFlusher, 1, 0, 0, 0);
+        int result = PrctlNative(SetIOFlusher, on ? 1u : 0u, 0, 0, 0);
         int errno = Marshal.GetLastPInvokeError();
         return result >= 0 ? 0 : -errno;
     }

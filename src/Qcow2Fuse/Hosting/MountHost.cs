@@ -5,6 +5,7 @@ using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Control;
 using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Stacks;
 
@@ -52,6 +53,9 @@ internal sealed class MountHost : IDisposable
     /// <exception cref="FuseMountException">It cannot be mounted.</exception>
     public static int Run(MountSettings settings, ILogger logger, Action<string> ready)
     {
+        // Workers may wait for other threads, packers for instance, and none of them may wait for this mount when it
+        // needs memory. All threads that this one starts inherit it; in the background it has it from its parent.
+        _ = ServingThread.TrySetIOFlusher();
         string source = Path.GetFullPath(settings.Source!);
         string directory = Path.GetFullPath(settings.Directory!);
 
