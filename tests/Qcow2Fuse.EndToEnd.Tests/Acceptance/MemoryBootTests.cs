@@ -28,11 +28,15 @@ public sealed partial class MemoryBootTests(ITestOutputHelper log) : CommandTest
     /// The limit is reached again and again, and nobody hangs or is killed; what was written is read back in the guest,
     /// and from the image after it has gone.
     /// </summary>
+    /// <remarks>
+    /// Not with the daemon inside of a group of cgroup v1, which does not hold writers back: it fills with pages that
+    /// only the daemon can write, and the daemon finds none for a page of its program that was given up.
+    /// </remarks>
     [SkippableTheory]
     [InlineData("attach", "inside", 2, "128M", 6)]
     [InlineData("cache=writeback", "inside", 2, "128M", 6)]
     [InlineData("attach", "outside", 2, "48M", 3)]
-    [InlineData("attach", "inside", 1, "128M", 6)]
+    [InlineData("attach", "outside", 1, "48M", 3)]
     public void Daemon_loop_device_and_writers_share_too_little_memory(
         string mode, string place, int version, string limit, int pieces)
     {
