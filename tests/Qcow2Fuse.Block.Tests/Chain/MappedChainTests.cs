@@ -97,6 +97,23 @@ public sealed class MappedChainTests
             ShouldRead(mapped, Coarse + 1000, new byte[Page]);
             ShouldRead(mapped, 3 * Coarse, new byte[Page]);
         }
+
+        Forget([high, middle, low]);
+        ShouldRead(mapped, 3 * Coarse, new byte[Page]);
+        Assert.Equal([1, 0, 0], new[] { high, middle, low }.Select(layer => layer.Asked));
+    }
+
+    [Fact]
+    public void What_lies_beyond_the_lowest_layer_is_zero()
+    {
+        FakeLayer[] layers = Chain(3, number => number == 2 ? Coarse + 1000 : Disk);
+        layers[2].Store(0, Coarse + 1000);
+        using BlockDevice mapped = BackingChain.Mapped(layers[0])!;
+        for (int round = 0; round < 2; round++)
+        {
+            ShouldRead(mapped, Coarse + 900, 100, 2);
+            ShouldRead(mapped, Coarse + 1000, new byte[Coarse]);
+        }
     }
 
     [Fact]
@@ -139,6 +156,9 @@ public sealed class MappedChainTests
         layers[2].Store(0, Petabyte);
         layers[1].Store(0, Coarse).Store((Petabyte / 2) + Page, Page);
         using BlockDevice mapped = BackingChain.Mapped(layers[0])!;
+
+        // First the deeper layer: the higher one would answer for it as well.
+        ShouldRead(mapped, 1L << 45, Page, 2);
         for (int round = 0; round < 3; round++)
         {
             for (int shift = 30; shift < 50; shift++)
