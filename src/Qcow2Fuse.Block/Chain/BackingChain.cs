@@ -13,6 +13,14 @@ public static class BackingChain
     }
 
     /// <summary>
+    /// <paramref name="lower"/>, the backing device of an image, with a map of it and all that is below it, so that a
+    /// read goes straight to the layer that answers. The same device where there is nothing to map: it has no backing
+    /// device itself, or not all of them are read-only.
+    /// </summary>
+    /// <returns>The device to read from, which owns <paramref name="lower"/>; null for null.</returns>
+    public static BlockDevice? Mapped(BlockDevice? lower) => MappedChain.Over(lower);
+
+    /// <summary>
     /// Like <see cref="BlockDevice.GetExtent"/>, but an unallocated run is looked up in the layers below, and
     /// <see cref="Extent.Depth"/> counts the layers down to the one that answers. What no layer stores is
     /// <see cref="ExtentKind.Unallocated"/> at the depth of the lowest layer that reaches so far; it reads as zeroes.
@@ -21,6 +29,8 @@ public static class BackingChain
     {
         for (int depth = 0; ; depth++)
         {
+            if (device is MappedChain mapped)
+                device = mapped.Answering(offset, ref length, ref depth);
             Extent extent = device.GetExtent(offset, length);
             extent = extent with { Depth = extent.Depth + depth };
             if (extent.Kind != ExtentKind.Unallocated || Below(device) is not { } below || offset >= below.Length)

@@ -96,6 +96,8 @@ internal sealed class ChainOpening(
             dataFile = data?.Device;
             _layers.Add(new ImageLayer(layer.File.Path, layer.Format.Name, data?.Path));
             backing = OpenBacking(layer, depth);
+            if (depth == 1)
+                backing = BackingChain.Mapped(backing);
             return layer.Format.Open(
                 layer.File.Device,
                 new FormatOpenArguments

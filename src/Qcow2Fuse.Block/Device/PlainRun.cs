@@ -22,7 +22,10 @@ public readonly record struct PlainRun
     /// <summary>Whether the file is read and written through the host's page cache.</summary>
     public bool IsCached { get; init; }
 
-    /// <summary>Who keeps the run in its place, by <see cref="Token"/>; null where it cannot move.</summary>
+    /// <summary>
+    /// Who keeps the run in its place, by <see cref="Token"/>, until its <see cref="BlockDevice.EndPlain"/>; null where
+    /// it cannot move.
+    /// </summary>
     public BlockDevice? Keeper { get; init; }
 
     /// <summary>The keeper's own business.</summary>

@@ -12,8 +12,11 @@ namespace Qcow2Fuse.Testing.Model;
 /// <param name="data">The external data file, or null.</param>
 /// <param name="backing">The backing file, or null; it is never changed.</param>
 /// <param name="backingContent">What the guest sees of the backing file, or null.</param>
+/// <param name="between">
+/// An image between the two, which the engine alone is shown and which changes nothing of what they hold; or null.
+/// </param>
 public sealed class ModelFiles(
-    MemoryDevice image, MemoryDevice? data, MemoryDevice? backing, byte[]? backingContent)
+    MemoryDevice image, MemoryDevice? data, MemoryDevice? backing, byte[]? backingContent, MemoryDevice? between)
 {
     /// <summary>Name of the image file in a directory.</summary>
     public const string ImageName = "image.qcow2";
@@ -47,19 +50,24 @@ public sealed class ModelFiles(
     }
 
     /// <summary>Reads the files a directory holds.</summary>
-    public static ModelFiles Load(TempDirectory directory, byte[]? backingContent)
+    /// <param name="directory">The directory.</param>
+    /// <param name="backingContent">What the guest sees of the backing file, or null.</param>
+    /// <param name="isChain">Whether the engine is shown one more image between the two.</param>
+    public static ModelFiles Load(TempDirectory directory, byte[]? backingContent, bool isChain = false)
     {
         string dataFile = directory.File(DataName);
+        MemoryDevice? backing = backingContent is null ? null : LoadFile(directory.File(BackingName));
         return new ModelFiles(
             LoadFile(directory.File(ImageName)),
             File.Exists(dataFile) ? LoadFile(dataFile) : null,
-            backingContent is null ? null : LoadFile(directory.File(BackingName)),
-            backingContent);
+            backing,
+            backingContent,
+            isChain && backing is not null ? MakeBetween(backing, backingContent!) : null);
     }
 
     /// <summary>The same files again; the backing file is shared, as nobody changes it.</summary>
     public ModelFiles Copy() =>
-        new(CopyFile(image), data is null ? null : CopyFile(data), backing, backingContent);
+        new(CopyFile(image), data is null ? null : CopyFile(data), backing, backingContent, between);
 
     /// <summary>Writes the files into a directory.</summary>
     public void Save(TempDirectory directory)
@@ -76,11 +84,9 @@ public sealed class ModelFiles(
     {
         if (backing is null)
             return null;
-        Span<byte> magic = stackalloc byte[4];
-        backing.Read(0, magic);
-        return magic.SequenceEqual<byte>([(byte)'Q', (byte)'F', (byte)'I', 0xFB])
-            ? Qcow2Device.Open(backing, new FormatOpenArguments { ReadOnly = true })
-            : new BackingDevice(backingContent!);
+        BlockDevice lowest = OpenLowest(backing, backingContent!);
+        return between is null ? lowest : BackingChain.Mapped(
+            Qcow2Device.Open(between, new FormatOpenArguments { ReadOnly = true, Backing = lowest }));
     }
 
     /// <summary>The independent reader of the image as it is now.</summary>
@@ -88,6 +94,33 @@ public sealed class ModelFiles(
         new DeviceImage(image),
         backingContent is null ? null : new ArrayImage(backingContent),
         data is null ? null : new DeviceImage(data));
+
+    private static BlockDevice OpenLowest(MemoryDevice backing, byte[] content)
+    {
+        Span<byte> magic = stackalloc byte[4];
+        backing.Read(0, magic);
+        return magic.SequenceEqual<byte>([(byte)'Q', (byte)'F', (byte)'I', 0xFB])
+            ? Qcow2Device.Open(backing, new FormatOpenArguments { ReadOnly = true })
+            : new BackingDevice(content);
+    }
+
+    /// <summary>Some of the content, stored once more: it is found now in this layer, now in the one below.</summary>
+    private static MemoryDevice MakeBetween(MemoryDevice backing, byte[] content)
+    {
+        const int Stored = 10_000;
+        const int Step = 70_000;
+        MemoryDevice file = new(name: "between.qcow2");
+        Qcow2Creator.Create(file, new Qcow2CreateOptions
+        {
+            Size = (content.LongLength + 511) & ~511L,
+            ClusterSize = 4096,
+        });
+        using Qcow2Device device = Qcow2Device.Open(
+            file, new FormatOpenArguments { Backing = OpenLowest(backing, content) });
+        for (int at = 0; at < content.Length; at += Step)
+            device.Write(at, content.AsSpan(at, Math.Min(Stored, content.Length - at)));
+        return file;
+    }
 
     private static MemoryDevice LoadFile(string path)
     {

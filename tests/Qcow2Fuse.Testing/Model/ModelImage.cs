@@ -27,7 +27,7 @@ public sealed class ModelImage
         Content = new byte[Size];
         backing?.AsSpan(0, (int)Math.Min(backing.Length, Size)).CopyTo(Content);
         MakeImage(directory);
-        Files = ModelFiles.Load(directory, backing);
+        Files = ModelFiles.Load(directory, backing, isChain: SeededRandom.Mix(one.Seed) % 2 == 0);
     }
 
     /// <summary>The case.</summary>
