@@ -5,8 +5,8 @@ namespace Qcow2Fuse.Fuse;
 
 /// <summary>
 /// Where the thread of a ring runs: on the processor its requests come from while there are few of them, since nothing
-/// has to be woken on another one; wherever the system likes while many wait, so that the thread and the program that
-/// makes them work at the same time.
+/// has to be woken on another one; on any other while many wait, so that the thread and the program that makes them work
+/// at the same time. Left to itself the system keeps both on one processor, whatever waits.
 /// </summary>
 internal sealed class RingPlace
 {
@@ -15,15 +15,15 @@ internal sealed class RingPlace
     private const int FewUnderWay = 2;
 
     private readonly int _processor;
-    private readonly ulong[] _allowed;
+    private readonly ulong[] _others;
     private int _requests;
     private long _underWay;
     private bool _isFree;
 
-    private RingPlace(int processor, ulong[] allowed)
+    private RingPlace(int processor, ulong[] others)
     {
         _processor = processor;
-        _allowed = allowed;
+        _others = others;
     }
 
     /// <summary>
@@ -32,7 +32,7 @@ internal sealed class RingPlace
     /// </summary>
     public static RingPlace At(int processor)
     {
-        RingPlace place = new(processor, Processors.Allowed());
+        RingPlace place = new(processor, Without(processor, Processors.Allowed()));
         _ = Processors.TryPin(processor);
         return place;
     }
@@ -49,12 +49,20 @@ internal sealed class RingPlace
         if (!_isFree && average >= ManyUnderWay)
         {
             _isFree = true;
-            _ = Processors.TryRunOn(_allowed);
+            _ = Processors.TryRunOn(_others);
         }
         else if (_isFree && average < FewUnderWay)
         {
             _isFree = false;
             _ = Processors.TryPin(_processor);
         }
+    }
+
+    /// <summary>The processors but one; all where there is no other.</summary>
+    private static ulong[] Without(int processor, ulong[] allowed)
+    {
+        ulong[] others = [.. allowed];
+        others[processor / 64] &= ~(1UL << (processor % 64));
+        return others.AsSpan().ContainsAnyExcept(0UL) ? others : allowed;
     }
 }
