@@ -16,13 +16,16 @@ public static unsafe partial class ProcessStart
     private const int BrokenPipeByte = 1;
     private const byte BrokenPipeBit = 1 << 4;
     private const int StandardStreams = 3;
+    private const int ChildSignal = 17;
+    private const nint DefaultHandler = 0;
 
     /// <summary>More than any C library needs for its opaque structures (336 bytes and less).</summary>
     private const int StructureBytes = 1024;
 
     /// <summary>
     /// Calls posix_spawn(3): a program with this process's environment, nothing on standard input, standard output that
-    /// leads nowhere, and a pipe for standard error.
+    /// leads nowhere, and a pipe for standard error. To be called before the class library has started any process: a
+    /// caller that ignores SIGCHLD is overruled, since what the program ended with would be lost.
     /// </summary>
     /// <param name="program">Its path.</param>
     /// <param name="arguments">Its arguments without the first, which is the path.</param>
@@ -46,6 +49,7 @@ public static unsafe partial class ProcessStart
             List<byte[]> words = [Word(program)];
             foreach (string argument in arguments)
                 words.Add(Word(argument));
+            _ = SignalNative(ChildSignal, DefaultHandler);
             result = Spawn(words[0], Join(words), Join(Variables(inherited, variables)), pipe[1]);
         }
 
@@ -202,6 +206,9 @@ public static unsafe partial class ProcessStart
 
     [LibraryImport("libc", EntryPoint = "pipe2", SetLastError = true)]
     private static partial int Pipe2Native(int* ends, int flags);
+
+    [LibraryImport("libc", EntryPoint = "signal")]
+    private static partial nint SignalNative(int signal, nint handler);
 
     [LibraryImport("libc", EntryPoint = "waitpid", SetLastError = true)]
     private static partial int WaitpidNative(int process, int* status, int options);

@@ -145,6 +145,7 @@ internal static class BackgroundStart
     public static int ExitCodeOf(int daemon) => daemon switch
     {
         ExitCode.Success => ExitCode.MountFailed,
+        < 0 => ExitCode.System,
         > 128 => ExitCode.Internal,
         _ => daemon,
     };
