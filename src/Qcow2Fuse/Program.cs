@@ -2,6 +2,7 @@
 using System.Runtime.InteropServices;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
+using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
@@ -21,14 +22,17 @@ internal static class Program
         // Before any thread begins. Only a matter of address space: where it cannot be had, all works as well.
         _ = NativeHeap.TryLimitArenas(ArenasMax);
 
-        // A write beyond the limit of file sizes is to fail as too large, and not to end the process.
-        using PosixSignalRegistration sizeLimit =
-            PosixSignalRegistration.Create(FileSizeLimit, context => context.Cancel = true);
         // For "snapshot" the same letter means to delete.
         bool debug = arguments is not ["snapshot", ..] && arguments.Contains("-d", StringComparer.Ordinal);
         try
         {
             IReadOnlyList<string> normal = Personality.Normalise(CalledAs(), arguments, out bool isFake);
+            if (!isFake && EarlyStart.IsMeant(normal) && EarlyStart.TryRun(normal, out int exitCode))
+                return exitCode;
+
+            // A write beyond the limit of file sizes is to fail as too large, and not to end the process.
+            using PosixSignalRegistration sizeLimit =
+                PosixSignalRegistration.Create(FileSizeLimit, context => context.Cancel = true);
             return CommandLine.Run(normal, isFake);
         }
         catch (CommandException exception)

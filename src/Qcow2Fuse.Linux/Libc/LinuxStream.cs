@@ -52,6 +52,12 @@ public static unsafe partial class LinuxStream
         return flags >= 0 && (flags & CloseOnExec) == 0;
     }
 
+    /// <summary>isatty(3).</summary>
+    public static bool IsTerminal(int fd) => IsattyNative(fd) == 1;
+
+    [LibraryImport("libc", EntryPoint = "isatty", SetLastError = true)]
+    private static partial int IsattyNative(int fd);
+
     [LibraryImport("libc", EntryPoint = "fcntl", SetLastError = true)]
     private static partial int FcntlNative(int fd, int command, nint argument);
 

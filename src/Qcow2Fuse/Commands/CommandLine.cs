@@ -15,30 +15,23 @@ internal static class CommandLine
     /// <exception cref="CommandException">It cannot be understood, or the command failed.</exception>
     public static int Run(IReadOnlyList<string> arguments, bool isFake)
     {
-        RootCommand root = new("Mounts a qcow2 image as a flat raw file, read and write.\n\n"
-            + "qcow2fuse SRC DIR [-o OPTIONS] is short for qcow2fuse mount SRC DIR [-o OPTIONS].")
-        {
-            MountCommand.Create(arguments, isFake),
-            UmountCommand.Create(),
-            CreateCommand.Create(),
-            InfoCommand.Create(),
-            ResizeCommand.Create(),
-            BitmapCommand.Create(),
-            CheckCommand.Create(),
-            SnapshotCommand.Create(),
-            RunCommand.Create(),
-            AttachCommand.Create(),
-            DetachCommand.Create(),
-            ListCommand.Create(),
-        };
-        root.Directives.Clear();
-        foreach (Option option in root.Options.Where(static option => option.Name is "--version"))
-            option.Aliases.Add("-V");
         if (arguments is ["-V" or "--version", ..])
         {
             Console.Out.WriteLine($"{Report.ProgramName} {Version}");
             return ExitCode.Success;
         }
+
+        RootCommand root = new("Mounts a qcow2 image as a flat raw file, read and write.\n\n"
+            + "qcow2fuse SRC DIR [-o OPTIONS] is short for qcow2fuse mount SRC DIR [-o OPTIONS].");
+
+        // Behind a mount, the form in which time counts, no other verb is possible, and none needs its options.
+        if (arguments is [MountCommand.Verb, ..])
+            root.Add(MountCommand.Create(arguments, isFake));
+        else
+            AddAll(root, arguments, isFake);
+        root.Directives.Clear();
+        foreach (Option option in root.Options.Where(static option => option.Name is "--version"))
+            option.Aliases.Add("-V");
 
         foreach (Argument argument in root.Subcommands.SelectMany(static command => command.Arguments))
         {
@@ -61,6 +54,22 @@ internal static class CommandLine
             EnableDefaultExceptionHandler = false,
             ProcessTerminationTimeout = null,
         });
+    }
+
+    private static void AddAll(RootCommand root, IReadOnlyList<string> arguments, bool isFake)
+    {
+        root.Add(MountCommand.Create(arguments, isFake));
+        root.Add(UmountCommand.Create());
+        root.Add(CreateCommand.Create());
+        root.Add(InfoCommand.Create());
+        root.Add(ResizeCommand.Create());
+        root.Add(BitmapCommand.Create());
+        root.Add(CheckCommand.Create());
+        root.Add(SnapshotCommand.Create());
+        root.Add(RunCommand.Create());
+        root.Add(AttachCommand.Create());
+        root.Add(DetachCommand.Create());
+        root.Add(ListCommand.Create());
     }
 
     private static string Version => typeof(CommandLine).Assembly.GetName().Version!.ToString(fieldCount: 3);

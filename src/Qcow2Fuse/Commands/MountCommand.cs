@@ -4,6 +4,7 @@ using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Commands;
@@ -11,6 +12,9 @@ namespace Qcow2Fuse.Commands;
 /// <summary><c>qcow2fuse mount</c>: shows an image as a raw file in a directory.</summary>
 internal static class MountCommand
 {
+    /// <summary>Its name on the command line.</summary>
+    public const string Verb = "mount";
+
     /// <summary>The verb with its options.</summary>
     /// <param name="arguments">The command line, for the process behind the mount.</param>
     /// <param name="isFake">Check everything, but do not mount.</param>
@@ -31,9 +35,9 @@ internal static class MountCommand
         { Description = "The image, or a directory of images", Arity = ArgumentArity.ZeroOrOne };
         Argument<string?> directory = new("DIR")
         { Description = "The mount point, a directory", Arity = ArgumentArity.ZeroOrOne };
-        Command command = new("mount", "Mount an image as a flat raw file")
+        Command command = new(Verb, "Mount an image as a flat raw file")
             { foreground, readOnly, debug, fileSystem, words, source, directory };
-        List<Func<ParseResult, IEnumerable<(MountOption, string)>>> listed = [];
+        List<Action<ParseResult, OptionList>> listed = [];
         foreach (MountOption option in MountOptions.All.Where(static option => option.IsListed))
             listed.Add(AddLongForm(command, option));
 
@@ -44,11 +48,14 @@ internal static class MountCommand
                 options.AddWords(argument);
             if (parsed.GetValue(readOnly))
                 options.AddWords("ro");
-            foreach ((MountOption option, string value) in listed.SelectMany(values => values(parsed)))
-                options.Add(option, value);
+            foreach (Action<ParseResult, OptionList> addValues in listed)
+                addValues(parsed, options);
             MountSettings Load() => SettingsLoader.Load(
                 SettingsLoader.Files, options, parsed.GetValue(source), parsed.GetValue(directory));
             MountSettings settings = Load();
+            if (BackgroundStart.IsEarly && NeedsStarter(
+                settings, parsed.GetValue(foreground) || parsed.GetValue(debug) || parsed.GetValue(fileSystem)))
+                return ExitCode.Success;
 
             // He may have a settings file of his own, which the daemon finds.
             if (settings.OtherUser is { } user && OtherUser.Become(user))
@@ -62,20 +69,34 @@ internal static class MountCommand
         return command;
     }
 
-    /// <summary>Adds <c>--name</c> to the command; the result tells what a command line gave for it.</summary>
-    private static Func<ParseResult, IEnumerable<(MountOption, string)>> AddLongForm(
-        Command command, MountOption option)
+    /// <summary>
+    /// Whether the process that the user started has to do more than to wait: to stay, to become another user, or to
+    /// pass its standard input on. What was started early then ends without a word.
+    /// </summary>
+    private static bool NeedsStarter(MountSettings settings, bool isOtherForm) =>
+        isOtherForm || settings.OtherUser is not null || SecretReader.WantsInput(settings.Secrets);
+
+    /// <summary>Adds <c>--name</c> to the command; the result adds what a command line gave for it.</summary>
+    private static Action<ParseResult, OptionList> AddLongForm(Command command, MountOption option)
     {
         if (option.IsFlag)
         {
             Option<bool> flag = new(option.LongName) { Description = option.Summary };
             command.Options.Add(flag);
-            return parsed => parsed.GetValue(flag) ? [(option, option.Implied)] : [];
+            return (parsed, options) =>
+            {
+                if (parsed.GetValue(flag))
+                    options.Add(option, option.Implied);
+            };
         }
 
         Option<string[]> valued = new(option.LongName) { Description = option.Summary, HelpName = option.ValueName };
         command.Options.Add(valued);
-        return parsed => (parsed.GetValue(valued) ?? []).Select(value => (option, value));
+        return (parsed, options) =>
+        {
+            foreach (string value in parsed.GetValue(valued) ?? [])
+                options.Add(option, value);
+        };
     }
 
     private static void RequirePlaces(MountSettings settings)
@@ -100,7 +121,10 @@ internal static class MountCommand
         RequirePlaces(settings);
         if (isFake)
             return ExitCode.Success;
-        settings.Source = LoopSource.Resolve(settings.Source!, warns: !BackgroundStart.IsChild);
+
+        // The first who looks is the one who warns.
+        bool warns = !BackgroundStart.IsChild || BackgroundStart.IsEarly;
+        settings.Source = LoopSource.Resolve(settings.Source!, warns);
         try
         {
             bool stays = foreground || debug;
@@ -109,7 +133,7 @@ internal static class MountCommand
                 : BackgroundStart.Run(
                     arguments,
                     input => SecretReader.PassOn(settings.Secrets, input),
-                    (status, id) => Confirm(settings, status, id));
+                    (status, id) => Confirm(settings.Source, settings.Directory!, status, id));
         }
         catch (BlockException exception)
         {
@@ -136,13 +160,11 @@ internal static class MountCommand
             least = LogLevel.Warning;
         }
 
-        using ILoggerFactory logging = LoggerFactory.Create(builder =>
-        {
-            builder.SetMinimumLevel(LogLevel.Debug);
-            builder.AddProvider(new StderrLogger(least));
-            if (isChild)
-                builder.AddProvider(new SyslogLogger(LogLevel.Information));
-        });
+        // Without LoggerFactory.Create, which builds a container of services for its two settings.
+        ILoggerProvider[] logs = isChild
+            ? [new StderrLogger(least), new SyslogLogger(LogLevel.Information)]
+            : [new StderrLogger(least)];
+        using LoggerFactory logging = new(logs, new LoggerFilterOptions { MinLevel = LogLevel.Debug });
         ILogger logger = logging.CreateLogger(Report.ProgramName);
         if (!isChild)
             return MountHost.Run(settings, logger, static _ => { });
@@ -151,7 +173,7 @@ internal static class MountCommand
         {
             return MountHost.Run(settings, logger, status =>
             {
-                BackgroundStart.ReportReady(status);
+                BackgroundStart.ReportReady(status, settings.Source!, settings.Directory!);
                 isReady = true;
             });
         }
@@ -167,15 +189,19 @@ internal static class MountCommand
     /// In the process that the user started: looks at the file, which the daemon must not do to its own mount, and
     /// tells a user at a terminal.
     /// </summary>
-    private static void Confirm(MountSettings settings, string status, int processId)
+    /// <param name="source">The image, as typed.</param>
+    /// <param name="directory">The mount point, as typed.</param>
+    /// <param name="status">What the daemon shows.</param>
+    /// <param name="processId">The daemon.</param>
+    /// <exception cref="CommandException">The file does not answer; the mount is taken away again.</exception>
+    internal static void Confirm(string source, string directory, string status, int processId)
     {
-        string directory = settings.Directory!;
         int handed = HandedMount.DescriptorOf(directory);
         if (handed >= 0)
             directory = HandedMount.FindEntry(handed)?.MountPoint ?? directory;
-        string name = Directory.Exists(settings.Source!)
+        string name = Directory.Exists(source)
             ? RootDirectory.HiddenName + "/metrics"
-            : RawFileName.For(Path.GetFullPath(settings.Source!));
+            : RawFileName.For(Path.GetFullPath(source));
         string file = File.Exists(directory) ? directory : Path.Combine(directory, name);
         if (!File.Exists(file))
         {
@@ -183,7 +209,7 @@ internal static class MountCommand
             throw new CommandException(ExitCode.MountFailed, $"{file}: does not answer");
         }
 
-        if (!Console.IsOutputRedirected)
+        if (LinuxStream.IsTerminal(1))
             Console.Out.WriteLine($"mounted {status} on {directory}  [pid {processId}]");
     }
 }

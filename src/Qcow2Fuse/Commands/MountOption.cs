@@ -64,7 +64,7 @@ internal sealed record MountOption(
         string name, string summary, (string Word, T Value)[] choices, Action<MountSettings, T> set) =>
         new(
             name,
-            string.Join('|', choices.Select(static choice => choice.Word)),
+            Words(choices, "|"),
             summary,
             (settings, text) => set(settings, ParseChoice(text, choices)));
 
@@ -97,6 +97,15 @@ internal sealed record MountOption(
                 return value;
         }
 
-        throw new FormatException($"must be {string.Join(", ", choices.Select(static choice => choice.Word))}");
+        throw new FormatException($"must be {Words(choices, ", ")}");
+    }
+
+    /// <summary>By hand: a query over such pairs would be compiled at each start of the program.</summary>
+    private static string Words<T>((string Word, T Value)[] choices, string separator)
+    {
+        string[] words = new string[choices.Length];
+        for (int i = 0; i < words.Length; i++)
+            words[i] = choices[i].Word;
+        return string.Join(separator, words);
     }
 }

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+using System.Security.Cryptography;
+using System.Text;
 using Qcow2Fuse.Block;
 
 namespace Qcow2Fuse.Commands;
@@ -129,8 +131,22 @@ internal sealed class MountSettings
     /// <summary>The mount outlives the daemon, if the service manager keeps what the next one needs.</summary>
     public bool Restartable { get; set; }
 
-    /// <summary>A hash of all settings that were given, whatever gave them.</summary>
-    public string Fingerprint { get; set; } = "";
+    /// <summary>All settings that were given, as NAME=VALUE, whatever gave them.</summary>
+    public IReadOnlyList<string> Given { get; set; } = [];
+
+    /// <summary>
+    /// A hash of <see cref="Given"/>. Made when it is asked for: the first hash loads libcrypto, which no other mount
+    /// needs.
+    /// </summary>
+    public string Fingerprint
+    {
+        get
+        {
+            // In the order of their names, which another version of the program has too.
+            string all = string.Join('\0', Given.Order(StringComparer.Ordinal));
+            return Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(all)));
+        }
+    }
 
     /// <summary>Unmount when the last open file has been closed.</summary>
     public bool IdleExit { get; set; }

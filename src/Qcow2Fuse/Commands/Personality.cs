@@ -9,12 +9,10 @@ namespace Qcow2Fuse.Commands;
 /// </summary>
 internal static class Personality
 {
-    private const string MountVerb = "mount";
-
     private static readonly string[] FirstWords =
     [
-        MountVerb, "umount", "unmount", "create", "info", "resize", "check", "snapshot", "bitmap", "run", "attach",
-        "detach", "list", "-h", "--help", "-?", "-V", "--version",
+        MountCommand.Verb, "umount", "unmount", "create", "info", "resize", "check", "snapshot", "bitmap", "run",
+        "attach", "detach", "list", "-h", "--help", "-?", "-V", "--version",
     ];
 
     /// <summary>The arguments with a verb in front.</summary>
@@ -29,7 +27,8 @@ internal static class Personality
             return FromHelper(arguments, out isFake);
         if (arguments.Count == 0)
             return ["--help"];
-        return FirstWords.Contains(arguments[0], StringComparer.Ordinal) ? arguments : [MountVerb, .. arguments];
+        bool hasVerb = FirstWords.Contains(arguments[0], StringComparer.Ordinal);
+        return hasVerb ? arguments : [MountCommand.Verb, .. arguments];
     }
 
     /// <summary>
@@ -66,7 +65,7 @@ internal static class Personality
                 names.Add(argument);
         }
 
-        return [MountVerb, .. options, "--", .. names];
+        return [MountCommand.Verb, .. options, "--", .. names];
     }
 
     private static bool IsFakeFlag(string argument)

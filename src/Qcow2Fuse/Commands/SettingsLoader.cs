@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Security.Cryptography;
-using System.Text;
 using System.Text.Json;
 using Microsoft.Extensions.Configuration;
 using Qcow2Fuse.Output;
@@ -69,9 +67,7 @@ internal static class SettingsLoader
             }
         }
 
-        // In the order of their names, which another version of the program has too.
-        string all = string.Join('\0', given.Order(StringComparer.Ordinal));
-        settings.Fingerprint = Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(all)));
+        settings.Given = given;
         return settings;
     }
 

@@ -18,17 +18,31 @@ namespace Qcow2Fuse.Hosting;
 /// </remarks>
 internal static class BackgroundStart
 {
+    /// <summary>The word at the beginning of the line that tells that the mount answers.</summary>
+    public const char ReadyMark = '\x06';
+
+    /// <summary>Variables of a daemon that is started before the command line was looked at.</summary>
+    public static readonly (string Name, string Value)[] EarlyVariables =
+        [(DaemonVariable, Early), (ArenasVariable, Arenas)];
+
     private const string DaemonVariable = "QCOW2FUSE_DAEMON";
     private const string Plain = "1";
+    private const string Early = "early";
     private const string Private = "private";
     private const string Tied = "tied:";
-    private const char ReadyMark = '\x06';
+
+    // The daemon's own limit (NativeHeap) comes after the runtime's first threads.
+    private const string ArenasVariable = "MALLOC_ARENA_MAX";
+    private const string Arenas = "2";
 
     /// <summary>Whether this process is the one that was started.</summary>
     public static bool IsChild => Role is { Length: > 0 };
 
     /// <summary>Whether the mount point was made for this mount alone and goes with it.</summary>
-    public static bool IsPrivate => IsChild && Role is not Plain;
+    public static bool IsPrivate => IsChild && Role is not (Plain or Early);
+
+    /// <summary>Whether it was started by <see cref="EarlyStart"/>.</summary>
+    public static bool IsEarly => Role is Early;
 
     /// <summary>
     /// Whether this process gets SIGTERM when the one that started it ends: once for each thread there that it passes
@@ -83,9 +97,7 @@ internal static class BackgroundStart
             RedirectStandardError = true,
         };
         start.Environment[DaemonVariable] = role;
-
-        // The daemon's own limit (NativeHeap) comes after the runtime's first threads.
-        start.Environment["MALLOC_ARENA_MAX"] = "2";
+        start.Environment[ArenasVariable] = Arenas;
         Process child = StartFlusher(start)
             ?? throw new CommandException(ExitCode.System, "the daemon cannot be started");
         Feed(child, feed);
@@ -126,13 +138,17 @@ internal static class BackgroundStart
     private static int ExitCodeOf(Process child)
     {
         child.WaitForExit();
-        return child.ExitCode switch
-        {
-            ExitCode.Success => ExitCode.MountFailed,
-            > 128 => ExitCode.Internal,
-            _ => child.ExitCode,
-        };
+        return ExitCodeOf(child.ExitCode);
     }
+
+    /// <summary>The exit code of a start whose daemon ended with another one before it was ready.</summary>
+    public static int ExitCodeOf(int daemon) => daemon switch
+    {
+        ExitCode.Success => ExitCode.MountFailed,
+        < 0 => ExitCode.System,
+        > 128 => ExitCode.Internal,
+        _ => daemon,
+    };
 
     private static void Feed(Process child, Action<Stream> feed)
     {
@@ -160,10 +176,14 @@ internal static class BackgroundStart
     }
 
     /// <summary>In the new process: says that the mount answers, and lets go of the standard streams.</summary>
+    /// <param name="status">What the mount shows.</param>
+    /// <param name="source">The image, as typed.</param>
+    /// <param name="directory">The mount point, as typed.</param>
     /// <exception cref="IOException">Whoever waited has gone.</exception>
-    public static void ReportReady(string status)
+    public static void ReportReady(string status, string source, string directory)
     {
-        if (!StandardError.TryWriteLine(ReadyMark + status))
+        string word = IsEarly ? EarlyStart.ReadyWord(status, source, directory) : status;
+        if (!StandardError.TryWriteLine(ReadyMark + word))
             throw new IOException("the starting process has gone");
         int nowhere = LinuxFile.Open("/dev/null", Linux.OpenFlags.ReadWrite | Linux.OpenFlags.CloseOnExec);
         if (nowhere < 0)

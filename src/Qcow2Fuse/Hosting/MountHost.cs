@@ -143,9 +143,12 @@ internal sealed class MountHost : IDisposable
             HostLog.WithoutUring(_logger, reason);
         _ = mount.TryRaiseReadAhead();
         _keeper?.Keep(mount, transport, server);
+
+        // Who waits at a terminal does not wait for the log.
+        bool isAwaited = TryAnnounce(ready, _images.Description);
         ReportMounted(mount, context);
         _reporter.Ready(server, $"{_images.Description} on {mount.MountPoint}");
-        if (TryAnnounce(ready, _images.Description))
+        if (isAwaited)
         {
             if (Serve(mount, server) == HostEvent.HandOver)
                 return HandOver(mount, server);

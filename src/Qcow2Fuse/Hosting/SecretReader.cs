@@ -44,12 +44,16 @@ internal static class SecretReader
         }
     }
 
+    /// <summary>Whether a secret comes from standard input.</summary>
+    public static bool WantsInput(IReadOnlyList<SecretSource> sources) =>
+        sources.Any(static source => source.Descriptor == StandardInput);
+
     /// <summary>
     /// Passes standard input on to the process behind a mount, which has a pipe instead, if a secret comes from there.
     /// </summary>
     public static void PassOn(IReadOnlyList<SecretSource> sources, Stream target)
     {
-        if (!sources.Any(static source => source.Descriptor == StandardInput))
+        if (!WantsInput(sources))
             return;
         byte[] buffer = NewBuffer();
         try
