@@ -5,8 +5,8 @@ namespace Qcow2Fuse.Fuse;
 
 /// <summary>
 /// Where the thread of a ring runs: on the processor its requests come from while there are few of them, since nothing
-/// has to be woken on another one; on any other while many wait, so that the thread and the program that makes them work
-/// at the same time. Left to itself the system keeps both on one processor, whatever waits.
+/// has to be woken on another one; on any other while many wait, so that the thread and the program that makes them
+/// work at the same time. Left to itself the system keeps both on one processor, whatever waits.
 /// </summary>
 internal sealed class RingPlace
 {

@@ -174,6 +174,19 @@ public sealed class BadInputTests : MountTest
         Assert.Empty(DaemonsOf(mountPoint));
     }
 
+    /// <summary>The kernel then keeps no exit codes of children.</summary>
+    [SkippableFact]
+    public void A_caller_that_ignores_the_end_of_children()
+    {
+        RequireMounting();
+        string mountPoint = NewMountPoint();
+        string program = FindProgram() ?? throw new InvalidOperationException("out/qcow2fuse is not built");
+        ProcessResult result = TryTool("env", "--ignore-signal=CHLD", program, PathOf("none.qcow2"), mountPoint);
+        Assert.Equal((32, ""), (result.ExitCode, result.Output));
+        OneLine.Error(result, "none.qcow2");
+        Assert.Empty(DaemonsOf(mountPoint));
+    }
+
     private string FileOf(byte[] content)
     {
         string path = PathOf("odd.qcow2");
