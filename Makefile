@@ -55,8 +55,9 @@ check:
 	$(DOTNET) format Qcow2Fuse.sln --verify-no-changes --severity warn
 	$(DOTNET) test tests/Qcow2Fuse.EndToEnd.Tests --filter 'FullyQualifiedName~.Tidy.' -v q --nologo
 
-# All subjects side by side: JOBS=rr1,rw32 some of the jobs, ROUNDS=3, SECONDS_EACH=4, SIZE_MIB=512, URING=1, QSD=another
-# qemu-storage-daemon, BENCH_DIR=/var/tmp on the disk to measure, OPTIONS=mount options to try.
+# All subjects side by side: JOBS=rr1,rw32 some of the jobs (growth: images of growing size), ROUNDS=3, SECONDS_EACH=4,
+# SIZE_MIB=512, URING=1, QSD=another qemu-storage-daemon, BENCH_DIR=/var/tmp on the disk to measure, OPTIONS=mount options
+# to try.
 bench: build test-deps
 	packaging/scripts/install-deps bench
 	$(DOTNET) build tests/Qcow2Fuse.Bench -c Release -v q --nologo

@@ -63,6 +63,8 @@ internal static class Program
                 results.Add(runner.Run(job));
             IReadOnlyList<Footprint> idle = options.Only.Count > 0
                 ? [] : Footprint.Measure(options, own, "64M", "1T", "64T");
+            IReadOnlyList<Growth> growth = options.Only.Count > 0 && !options.Only.Contains(Growth.Id)
+                ? [] : Growth.Measure(options, own);
 
             string report = string.Join(
                 "\n",
@@ -76,6 +78,7 @@ internal static class Program
                     .. MarkdownTable.Gaps(results),
                     .. idle.Select(static one => one.ToString()),
                     string.Empty,
+                    .. growth.Count > 0 ? Growth.Table(growth) : [],
                 ]);
             File.WriteAllText(Path.Combine(options.Output, "bench.md"), report);
             File.WriteAllText(Path.Combine(options.Output, "bench.svg"), SvgChart.Write(results, subjects));
