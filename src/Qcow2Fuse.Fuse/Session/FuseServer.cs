@@ -46,9 +46,6 @@ public sealed partial class FuseServer : IDisposable
     /// <summary>What was negotiated with the kernel.</summary>
     public FuseSession Session { get; }
 
-    /// <summary>Whether this process's memory is locked; see <see cref="FuseServerOptions.LockMemory"/>.</summary>
-    public bool IsMemoryLocked { get; private set; }
-
     /// <summary>
     /// Workers that the kernel finds memory for without waiting for the file system they serve (PR_SET_IO_FLUSHER);
     /// none without CAP_SYS_RESOURCE. Settled once <see cref="WaitForInit"/> has returned, but for a few.
@@ -67,8 +64,6 @@ public sealed partial class FuseServer : IDisposable
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (_started)
             throw new InvalidOperationException("the server has been started before");
-        if (_options.LockMemory)
-            IsMemoryLocked = ServingThread.TryLockMemory() == 0;
         for (int i = 0; i < _options.Workers; i++)
         {
             FuseSlot slot = _transport.CreateSlot(Session.PayloadCapacity);

@@ -46,12 +46,6 @@ public sealed record FuseServerOptions
     public TimeSpan CacheTimeout { get; init; } = TimeSpan.FromHours(1);
 
     /// <summary>
-    /// Whether to lock the pages this process touches into memory, so that serving goes on while memory is short.
-    /// Attempted only.
-    /// </summary>
-    public bool LockMemory { get; init; }
-
-    /// <summary>
     /// Whether the buffers of the workers, 2 MiB for each, are filled with memory at the start instead of when they are
     /// first used.
     /// </summary>

@@ -12,9 +12,6 @@ public static unsafe partial class ServingThread
     private const int WakeSignal = 42;
 
     private const int SetIOFlusher = 57;
-    private const int LockCurrent = 1;
-    private const int LockFuture = 2;
-    private const int LockOnFault = 4;
 
     /// <summary>
     /// prctl(PR_SET_IO_FLUSHER) for the calling thread, and the threads and programs it starts from then on: memory it
@@ -24,16 +21,6 @@ public static unsafe partial class ServingThread
     public static int TrySetIOFlusher(bool on = true)
     {
         int result = PrctlNative(SetIOFlusher, on ? 1u : 0u, 0, 0, 0);
-        int errno = Marshal.GetLastPInvokeError();
-        return result >= 0 ? 0 : -errno;
-    }
-
-    /// <summary>
-    /// mlockall(2): pages stay in memory from their first use on. −ENOMEM or −EPERM without CAP_IPC_LOCK.
-    /// </summary>
-    public static int TryLockMemory()
-    {
-        int result = MlockallNative(LockCurrent | LockFuture | LockOnFault);
         int errno = Marshal.GetLastPInvokeError();
         return result >= 0 ? 0 : -errno;
     }
@@ -67,9 +54,6 @@ public static unsafe partial class ServingThread
 
     [LibraryImport("libc", EntryPoint = "prctl", SetLastError = true)]
     private static partial int PrctlNative(int option, nuint a, nuint b, nuint c, nuint d);
-
-    [LibraryImport("libc", EntryPoint = "mlockall", SetLastError = true)]
-    private static partial int MlockallNative(int flags);
 
     [LibraryImport("libc", EntryPoint = "gettid")]
     private static partial int GettidNative();
