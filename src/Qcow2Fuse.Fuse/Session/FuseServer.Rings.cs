@@ -142,8 +142,7 @@ public sealed partial class FuseServer
             _ringsSettled.Wait();
             if (!UsesUring)
                 return;
-            if (ServingThread.TrySetIOFlusher() == 0)
-                Interlocked.Increment(ref _flushers);
+            _ = ServingThread.TrySetIOFlusher();
             result = ring.Register();
             if (result == 0 && Interlocked.Decrement(ref _ringsToRegister) == 0)
                 AnnounceInit();
@@ -168,8 +167,7 @@ public sealed partial class FuseServer
             _ringsSettled.Wait();
             if (!UsesUring)
                 return;
-            if (ServingThread.TrySetIOFlusher() == 0)
-                Interlocked.Increment(ref _flushers);
+            _ = ServingThread.TrySetIOFlusher();
             _pool.Serve(Session);
         }
         finally

@@ -24,7 +24,6 @@ public sealed partial class FuseServer : IDisposable
 
     private int _announced;
     private int _running;
-    private int _flushers;
     private bool _started;
     private bool _disposed;
     private volatile bool _stopping;
@@ -45,12 +44,6 @@ public sealed partial class FuseServer : IDisposable
 
     /// <summary>What was negotiated with the kernel.</summary>
     public FuseSession Session { get; }
-
-    /// <summary>
-    /// Workers that the kernel finds memory for without waiting for the file system they serve (PR_SET_IO_FLUSHER);
-    /// none without CAP_SYS_RESOURCE. Settled once <see cref="WaitForInit"/> has returned, but for a few.
-    /// </summary>
-    public int IOFlushers => Volatile.Read(ref _flushers);
 
     /// <summary>What the workers have done and are doing. After <see cref="Start"/>, from any thread.</summary>
     public FuseActivity Activity => UsesUring ? RingActivity() : FuseActivity.Of(_slots);
@@ -191,8 +184,7 @@ public sealed partial class FuseServer : IDisposable
 
     private void Work(FuseSlot slot)
     {
-        if (ServingThread.TrySetIOFlusher() == 0)
-            Interlocked.Increment(ref _flushers);
+        _ = ServingThread.TrySetIOFlusher();
         slot.ThreadId = ServingThread.CurrentId();
         try
         {

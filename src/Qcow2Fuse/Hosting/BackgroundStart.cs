@@ -98,28 +98,13 @@ internal static class BackgroundStart
         };
         start.Environment[DaemonVariable] = role;
         start.Environment[ArenasVariable] = Arenas;
-        Process child = StartFlusher(start)
-            ?? throw new CommandException(ExitCode.System, "the daemon cannot be started");
+        Process? child;
+        using (InheritedFlusher.Begin())
+            child = Process.Start(start);
+        if (child is null)
+            throw new CommandException(ExitCode.System, "the daemon cannot be started");
         Feed(child, feed);
         return child;
-    }
-
-    /// <summary>
-    /// The runtime has threads before any code of ours runs, one that compiles among them, which can hold up a worker:
-    /// only a new process gets all of its threads as ones that need not wait for the mount to find memory.
-    /// </summary>
-    private static Process? StartFlusher(ProcessStartInfo start)
-    {
-        bool inherits = ServingThread.TrySetIOFlusher() == 0;
-        try
-        {
-            return Process.Start(start);
-        }
-        finally
-        {
-            if (inherits)
-                _ = ServingThread.TrySetIOFlusher(on: false);
-        }
     }
 
     /// <summary>Passes on what the daemon says; null if it ended without the word that it is ready.</summary>

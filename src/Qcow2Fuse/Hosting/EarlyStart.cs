@@ -55,12 +55,10 @@ internal static class EarlyStart
     {
         exitCode = ExitCode.Success;
         string program = Environment.ProcessPath ?? "/proc/self/exe";
-
-        // As BackgroundStart does it: all threads of the daemon inherit it, those of the runtime too.
-        bool inherits = ServingThread.TrySetIOFlusher() == 0;
-        int daemon = ProcessStart.Run(program, arguments, BackgroundStart.EarlyVariables, out int errors);
-        if (inherits)
-            _ = ServingThread.TrySetIOFlusher(on: false);
+        int daemon;
+        int errors;
+        using (InheritedFlusher.Begin())
+            daemon = ProcessStart.Run(program, arguments, BackgroundStart.EarlyVariables, out errors);
         if (daemon < 0)
             return false;
         if (WaitForReady(errors) is { } word)
