@@ -22,8 +22,7 @@ internal static class BackgroundStart
     public const char ReadyMark = '\x06';
 
     /// <summary>Variables of a daemon that is started before the command line was looked at.</summary>
-    public static readonly (string Name, string Value)[] EarlyVariables =
-        [(DaemonVariable, Early), (ArenasVariable, Arenas)];
+    public static (string Name, string Value)[] EarlyVariables => Variables(Early);
 
     private const string DaemonVariable = "QCOW2FUSE_DAEMON";
     private const string Plain = "1";
@@ -34,6 +33,9 @@ internal static class BackgroundStart
     // The daemon's own limit (NativeHeap) comes after the runtime's first threads.
     private const string ArenasVariable = "MALLOC_ARENA_MAX";
     private const string Arenas = "2";
+
+    // The runtime's sockets and pipes for debuggers, in /tmp, stay behind when the daemon is killed.
+    private const string DiagnosticsVariable = "DOTNET_EnableDiagnostics";
 
     /// <summary>Whether this process is the one that was started.</summary>
     public static bool IsChild => Role is { Length: > 0 };
@@ -96,8 +98,8 @@ internal static class BackgroundStart
             RedirectStandardOutput = true,
             RedirectStandardError = true,
         };
-        start.Environment[DaemonVariable] = role;
-        start.Environment[ArenasVariable] = Arenas;
+        foreach ((string name, string value) in Variables(role))
+            start.Environment[name] = value;
         Process? child;
         using (InheritedFlusher.Begin())
             child = Process.Start(start);
@@ -105,6 +107,13 @@ internal static class BackgroundStart
             throw new CommandException(ExitCode.System, "the daemon cannot be started");
         Feed(child, feed);
         return child;
+    }
+
+    private static (string Name, string Value)[] Variables(string role)
+    {
+        (string Name, string Value)[] always = [(DaemonVariable, role), (ArenasVariable, Arenas)];
+        bool isChosen = Environment.GetEnvironmentVariable(DiagnosticsVariable) is not null;
+        return isChosen ? always : [.. always, (DiagnosticsVariable, "0")];
     }
 
     /// <summary>Passes on what the daemon says; null if it ended without the word that it is ready.</summary>

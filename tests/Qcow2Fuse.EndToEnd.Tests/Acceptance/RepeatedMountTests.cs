@@ -24,6 +24,7 @@ public sealed class RepeatedMountTests : StackTest
     public void Mounts_in_a_row_leave_nothing_behind()
     {
         RequireLoopDevices();
+        SetEnvironment("DOTNET_EnableDiagnostics", null);
         string image = NewImage();
         string mountPoint = NewMountPoint();
         (int Mounts, int Loops) before = OfTheMachine();
@@ -48,6 +49,7 @@ public sealed class RepeatedMountTests : StackTest
             {
                 Signal(daemon, "KILL");
                 WaitForEnd(daemon);
+                Assert.Empty(Directory.GetFileSystemEntries(Path.GetTempPath(), $"*-{daemon}-*"));
                 continue;
             }
 
