@@ -75,6 +75,11 @@ public sealed record ImageOpenOptions
     public long RefcountCacheBytesMax { get; init; }
 
     /// <summary>
+    /// Whether an image that is written finds memory for its most used tables when it is opened, not when it needs it.
+    /// </summary>
+    public bool PopulateCaches { get; init; }
+
+    /// <summary>
     /// Cached tables that nobody used for so long are given up; <see cref="TimeSpan.Zero"/> keeps them for ever.
     /// </summary>
     public TimeSpan CacheCleanInterval { get; init; } = TimeSpan.FromMinutes(10);

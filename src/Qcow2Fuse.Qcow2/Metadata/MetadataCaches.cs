@@ -27,6 +27,9 @@ namespace Qcow2Fuse.Qcow2;
 /// </remarks>
 internal sealed partial class MetadataCaches : IDisposable
 {
+    /// <summary>Slices for 8 GiB of a disk with clusters of 64 KiB, or all there are of a smaller one.</summary>
+    private const long PopulatedBytes = 1 << 20;
+
     private readonly BlockDevice _file;
     private readonly BlockDevice? _externalData;
     private readonly Qcow2Geometry _geometry;
@@ -61,6 +64,12 @@ internal sealed partial class MetadataCaches : IDisposable
             DirtyEviction.AskOwner, MakeRoom);
         RefcountBlocks = new TableCache(file, geometry.SliceBytes, CacheSizes.RefcountSlices(geometry, arguments), gate,
             DirtyEviction.WriteVictim);
+        if (arguments.PopulateCaches)
+        {
+            L2.Populate(PopulatedBytes);
+            RefcountBlocks.Populate(PopulatedBytes);
+        }
+
         Refcounts = new Refcounts(file, geometry, RefcountTable, RefcountBlocks);
         _header = headerStore;
         Guard = new OverlapGuard(file.Name, geometry);
