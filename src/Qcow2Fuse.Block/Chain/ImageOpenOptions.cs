@@ -74,8 +74,7 @@ public sealed record ImageOpenOptions
     /// <summary>Upper bound of the cache of refcount blocks in bytes; 0 for the default.</summary>
     public long RefcountCacheBytesMax { get; init; }
 
-    /// <summary>
-    /// Whether an image that is written finds memory for its most used tables when it is opened, not when it needs it.
+    /// <summary>Whether all layers find memory for the tables most used when they are opened, not when they need it.
     /// </summary>
     public bool PopulateCaches { get; init; }
 

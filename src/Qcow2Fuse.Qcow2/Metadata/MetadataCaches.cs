@@ -28,7 +28,10 @@ namespace Qcow2Fuse.Qcow2;
 internal sealed partial class MetadataCaches : IDisposable
 {
     /// <summary>Slices for 8 GiB of a disk with clusters of 64 KiB, or all there are of a smaller one.</summary>
-    private const long PopulatedBytes = 1 << 20;
+    private const long PopulatedToWrite = 1 << 20;
+
+    /// <summary>The same for an image that is only read, such as each layer of a long chain.</summary>
+    private const long PopulatedToRead = 256 << 10;
 
     private readonly BlockDevice _file;
     private readonly BlockDevice? _externalData;
@@ -66,8 +69,9 @@ internal sealed partial class MetadataCaches : IDisposable
             DirtyEviction.WriteVictim);
         if (arguments.PopulateCaches)
         {
-            L2.Populate(PopulatedBytes);
-            RefcountBlocks.Populate(PopulatedBytes);
+            L2.Populate(arguments.ReadOnly ? PopulatedToRead : PopulatedToWrite);
+            if (!arguments.ReadOnly)
+                RefcountBlocks.Populate(PopulatedToWrite);
         }
 
         Refcounts = new Refcounts(file, geometry, RefcountTable, RefcountBlocks);

@@ -48,7 +48,8 @@ public sealed class TableCacheTests
             {
                 using (CachedTable table = cache.Get(0))
                 {
-                    ref byte last = ref Unsafe.Add(ref MemoryMarshal.GetReference(table.Bytes), TableSize * (Tables - 1));
+                    ref byte first = ref MemoryMarshal.GetReference(table.Bytes);
+                    ref byte last = ref Unsafe.Add(ref first, TableSize * (Tables - 1));
                     Assert.True(Resident.HasPage(in last));
                 }
 
