@@ -15,6 +15,7 @@ public sealed unsafe partial class TableCache
 {
     private long _hits;
     private long _written;
+    private int _lastingChunks;
 
     /// <summary>
     /// Gives up clean tables that were not used since the call before, and the memory that holds nothing any more.
@@ -31,10 +32,25 @@ public sealed unsafe partial class TableCache
         }
 
         _epoch++;
-        for (int chunk = 0; chunk < _chunks.Length; chunk++)
+        for (int chunk = _lastingChunks; chunk < _chunks.Length; chunk++)
         {
             if (IsUnused(chunk))
                 FreeChunk(chunk);
+        }
+    }
+
+    /// <summary>
+    /// Has the kernel find memory for tables of up to <paramref name="bytes"/> now, and keeps it. To be called before
+    /// any table is asked for.
+    /// </summary>
+    public void Populate(long bytes)
+    {
+        nuint chunkBytes = (nuint)_tableSize << _chunkShift;
+        _lastingChunks = (int)Math.Min(_chunks.Length, bytes / (long)chunkBytes);
+        for (int chunk = 0; chunk < _lastingChunks; chunk++)
+        {
+            EnsureChunk(chunk << _chunkShift);
+            NativeMemory.Clear(_chunks[chunk], chunkBytes);
         }
     }
 

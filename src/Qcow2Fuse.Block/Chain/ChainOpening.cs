@@ -111,6 +111,7 @@ internal sealed class ChainOpening(
                     Compress = layer.ReadOnly ? CompressedWrites.Off : options.Compress,
                     L2CacheBytesMax = options.L2CacheBytesMax,
                     RefcountCacheBytesMax = options.RefcountCacheBytesMax,
+                    PopulateCaches = options.PopulateCaches,
                     CacheCleanInterval = options.CacheCleanInterval,
                     Report = _messages.Add,
                 });

@@ -74,6 +74,10 @@ public sealed record ImageOpenOptions
     /// <summary>Upper bound of the cache of refcount blocks in bytes; 0 for the default.</summary>
     public long RefcountCacheBytesMax { get; init; }
 
+    /// <summary>Whether all layers find memory for the tables most used when they are opened, not when they need it.
+    /// </summary>
+    public bool PopulateCaches { get; init; }
+
     /// <summary>
     /// Cached tables that nobody used for so long are given up; <see cref="TimeSpan.Zero"/> keeps them for ever.
     /// </summary>

@@ -17,6 +17,11 @@ public sealed unsafe class BufferPool
     private const int MaxShift = 22;
     private const int Alignment = 4096;
 
+    // Edges of copies, tables and reads that are not aligned take up to a cluster, and each worker may hold one; the
+    // one who writes tables holds a larger one.
+    private const int SmallMax = 64 << 10;
+    private const int StagingSize = 256 << 10;
+
     private readonly nint[][] _kept;
     private readonly int[] _counts = new int[MaxShift - MinShift + 1];
     private readonly Lock _lock = new();
@@ -50,6 +55,30 @@ public sealed unsafe class BufferPool
 
         byte* fresh = (byte*)NativeMemory.AlignedAlloc((nuint)1 << shift, Alignment);
         return new PooledBuffer(fresh, length, shift);
+    }
+
+    /// <summary>
+    /// Puts buffers of the sizes that serving a disk takes into the pool, with memory behind them: 2.5 MiB. What is
+    /// rented later is then memory that need not be looked for.
+    /// </summary>
+    public void Populate()
+    {
+        for (int size = 1 << MinShift; size <= SmallMax; size <<= 1)
+            Populate(size, KeptPerSize);
+        Populate(StagingSize, 2);
+    }
+
+    private void Populate(int size, int count)
+    {
+        PooledBuffer[] buffers = new PooledBuffer[count];
+        for (int i = 0; i < count; i++)
+        {
+            buffers[i] = Rent(size);
+            buffers[i].Span.Clear();
+        }
+
+        foreach (PooledBuffer buffer in buffers)
+            buffer.Dispose();
     }
 
     internal void Return(byte* pointer, int shift)

@@ -27,6 +27,12 @@ namespace Qcow2Fuse.Qcow2;
 /// </remarks>
 internal sealed partial class MetadataCaches : IDisposable
 {
+    /// <summary>Slices for 8 GiB of a disk with clusters of 64 KiB, or all there are of a smaller one.</summary>
+    private const long PopulatedToWrite = 1 << 20;
+
+    /// <summary>The same for an image that is only read, such as each layer of a long chain.</summary>
+    private const long PopulatedToRead = 256 << 10;
+
     private readonly BlockDevice _file;
     private readonly BlockDevice? _externalData;
     private readonly Qcow2Geometry _geometry;
@@ -61,6 +67,13 @@ internal sealed partial class MetadataCaches : IDisposable
             DirtyEviction.AskOwner, MakeRoom);
         RefcountBlocks = new TableCache(file, geometry.SliceBytes, CacheSizes.RefcountSlices(geometry, arguments), gate,
             DirtyEviction.WriteVictim);
+        if (arguments.PopulateCaches)
+        {
+            L2.Populate(arguments.ReadOnly ? PopulatedToRead : PopulatedToWrite);
+            if (!arguments.ReadOnly)
+                RefcountBlocks.Populate(PopulatedToWrite);
+        }
+
         Refcounts = new Refcounts(file, geometry, RefcountTable, RefcountBlocks);
         _header = headerStore;
         Guard = new OverlapGuard(file.Name, geometry);

@@ -50,6 +50,12 @@ internal sealed class MountSettings
     /// <summary>Caching of the image file.</summary>
     public CacheMode Cache => GivenCache ?? (PrefersDirect ? CacheMode.None : CacheMode.Writeback);
 
+    /// <summary>
+    /// Whether memory is found at the start, not when a request needs it. With O_DIRECT serving then needs little more,
+    /// and is less likely to wait for some where there is none.
+    /// </summary>
+    public bool PopulatesMemory => Cache is CacheMode.None or CacheMode.DirectSync;
+
     /// <summary>What punched holes do to the image.</summary>
     public DiscardMode Discard { get; set; } = DiscardMode.Unmap;
 
@@ -173,6 +179,7 @@ internal sealed class MountSettings
         ForceShare = ForceShare,
         L2CacheBytesMax = L2CacheBytesMax,
         RefcountCacheBytesMax = RefcountCacheBytesMax,
+        PopulateCaches = PopulatesMemory,
         CacheCleanInterval = CacheCleanInterval,
     };
 }

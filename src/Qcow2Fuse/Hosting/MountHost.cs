@@ -119,9 +119,7 @@ internal sealed class MountHost : IDisposable
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,
             Uring = _settings.Transport == FuseTransportChoice.Uring && _keeper is null,
             WritebackCache = _settings.Writeback,
-
-            // With O_DIRECT serving then needs little memory, and is less likely to wait for some where there is none.
-            PopulateBuffers = _settings.Cache is CacheMode.None or CacheMode.DirectSync,
+            PopulateBuffers = _settings.PopulatesMemory,
             MapException = fileSystem.OnFailure,
             OnUnused = () => _events.Post(HostEvent.Unused),
         });
@@ -146,6 +144,8 @@ internal sealed class MountHost : IDisposable
 
         // Who waits at a terminal does not wait for the log.
         bool isAwaited = TryAnnounce(ready, _images.Description);
+        if (_settings.PopulatesMemory)
+            BufferPool.Shared.Populate();
         ReportMounted(mount, context);
         _reporter.Ready(server, $"{_images.Description} on {mount.MountPoint}");
         if (isAwaited)

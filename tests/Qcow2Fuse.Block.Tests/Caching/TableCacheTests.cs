@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using Qcow2Fuse.Protocols;
 using Xunit;
 
@@ -26,6 +28,34 @@ public sealed class TableCacheTests
             {
                 using CachedTable table = cache.Get(0);
             });
+        }
+    }
+
+    /// <summary>Only the first table is ever used; the memory of the others is there all the same, and stays.</summary>
+    [Fact]
+    public void Populated_memory_is_there_before_its_tables()
+    {
+        const int TableSize = 4096;
+        const int Tables = 64;
+        object gate = new();
+        using MemoryDevice device = new();
+        device.Write(0, new byte[TableSize]);
+        using TableCache cache = new(device, TableSize, Tables, gate, DirtyEviction.WriteVictim);
+        lock (gate)
+        {
+            cache.Populate(TableSize * Tables);
+            for (int round = 0; round < 3; round++)
+            {
+                using (CachedTable table = cache.Get(0))
+                {
+                    ref byte first = ref MemoryMarshal.GetReference(table.Bytes);
+                    ref byte last = ref Unsafe.Add(ref first, TableSize * (Tables - 1));
+                    Assert.True(Resident.HasPage(in last));
+                }
+
+                cache.DropIdle();
+                cache.DropIdle();
+            }
         }
     }
 }
