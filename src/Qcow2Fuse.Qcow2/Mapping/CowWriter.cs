@@ -18,6 +18,14 @@ internal sealed class CowWriter
     /// </summary>
     private const int BlockBytes = 4096;
 
+    /// <summary>
+    /// Edges are read together, with what the request replaces between them, where that is not more than these bytes
+    /// and all of it not more than <see cref="WholeBytesMax"/>: one read of the disk instead of two.
+    /// </summary>
+    private const int BetweenBytesMax = 16 * 1024;
+
+    private const int WholeBytesMax = 256 * 1024;
+
     private readonly GuestData _data;
     private readonly Qcow2Device _guest;
 
@@ -32,6 +40,8 @@ internal sealed class CowWriter
     {
         int headLength = (int)(allocation.RequestStart - allocation.CowStart);
         int tailLength = (int)(allocation.CowEnd - allocation.RequestEnd);
+        if (TryWriteWhole(allocation, request, headLength, tailLength))
+            return;
         int zeroed = ZeroByHost(allocation, allocation.CowStart, headLength, isHead: true);
         using PooledBuffer headBuffer = RentEdge(
             allocation, allocation.CowStart + zeroed, headLength - zeroed, out ReadOnlySpan<byte> head);
@@ -40,6 +50,32 @@ internal sealed class CowWriter
             allocation, allocation.RequestEnd, tailLength - zeroed, out ReadOnlySpan<byte> tail);
         GuestOffset start = allocation.RequestStart + -head.Length;
         _data.Write(start, allocation.HostOf(start), head, request, tail);
+    }
+
+    /// <summary>Reads both edges at once. False, and nothing written, where they are to be read one by one.</summary>
+    private bool TryWriteWhole(
+        ClusterAllocation allocation, ReadOnlySpan<byte> request, int headLength, int tailLength)
+    {
+        int length = headLength + request.Length + tailLength;
+        if (headLength == 0 || tailLength == 0 || request.Length > BetweenBytesMax || length > WholeBytesMax
+            || _guest.ReadsAsZero(allocation.CowStart, headLength)
+            || _guest.ReadsAsZero(allocation.RequestEnd, tailLength))
+            return false;
+        using PooledBuffer whole = BufferPool.Shared.Rent(length);
+        try
+        {
+            _guest.ReadForCopy(allocation.CowStart, whole.Span);
+        }
+        catch (BlockException)
+        {
+            // What cannot be read may be what the request replaces. If it is an edge, reading it alone fails too.
+            return false;
+        }
+
+        _data.Write(
+            allocation.CowStart, allocation.HostOf(allocation.CowStart), whole.Span[..headLength], request,
+            whole.Span[(headLength + request.Length)..]);
+        return true;
     }
 
     /// <summary>
