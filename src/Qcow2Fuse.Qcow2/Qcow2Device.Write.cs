@@ -16,6 +16,9 @@ public sealed partial class Qcow2Device
     private volatile bool _mayWrite;
     private volatile bool _foundCorrupt;
 
+    // A flush has failed after which nothing is written any more: closing has nothing to add.
+    private volatile bool _isLossTold;
+
     /// <inheritdoc/>
     public override void Write(long offset, ReadOnlySpan<byte> source)
     {
@@ -40,25 +43,32 @@ public sealed partial class Qcow2Device
         if (IsReadOnly)
             return;
 
+        try
+        {
+            FlushAll();
+        }
+        catch (BlockException e)
+        {
+            if (e.Kind == BlockErrorKind.Corrupt)
+                MarkCorrupt();
+            _isLossTold |= _caches.HasFailed;
+            throw;
+        }
+    }
+
+    private void FlushAll()
+    {
         // The guest is told by this flush of what failed before, also if it is stored by now.
         BlockException? earlier = _target?.TakeFailure();
         StoreGathered();
-        try
+        lock (_gate)
         {
-            lock (_gate)
-            {
-                _caches.Flush();
-                _map.PunchKept();
-            }
+            _caches.Flush();
+            _map.PunchKept();
+        }
 
-            if ((earlier ?? _target?.TakeFailure()) is { } failure)
-                throw failure;
-        }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
-        {
-            MarkCorrupt();
-            throw;
-        }
+        if ((earlier ?? _target?.TakeFailure()) is { } failure)
+            throw failure;
     }
 
     /// <inheritdoc/>

@@ -209,7 +209,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             // Who wrote was told when a flush failed, but not of what nobody has waited for.
             if (!IsReadOnly && !_caches.HasFailed)
                 CloseMetadata();
-            else if (_target?.TakeFailure() is { } failure)
+            else if (_target?.TakeFailure() is { } failure && !_isLossTold)
                 throw failure;
         }
         finally

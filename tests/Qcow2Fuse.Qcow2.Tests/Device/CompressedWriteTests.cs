@@ -181,18 +181,24 @@ public sealed class CompressedWriteTests
         Assert.True(flush < entry);
     }
 
+    /// <summary>
+    /// Whether the write that fails is a packer's or the flush's own is a matter of time. Closing does not fail again.
+    /// </summary>
     [Fact]
     public void Every_flush_after_a_failed_write_fails()
     {
-        using TestImage image = Create(ClusterSize, 64);
-        image.Write(0, ClusterSize, Soft | 1);
-        image.Faults.Fail(new FaultRule { Op = BlockOp.Write });
-        Assert.Throws<BlockException>(image.Device.Flush);
-        image.Faults.Heal();
-        for (int i = 0; i < 3; i++)
+        for (int round = 0; round < 300; round++)
+        {
+            using TestImage image = Create(ClusterSize, 64);
+            image.Write(0, ClusterSize, Soft | 1);
+            image.Faults.Fail(new FaultRule { Op = BlockOp.Write });
             Assert.Throws<BlockException>(image.Device.Flush);
-        Assert.Throws<BlockException>(() => image.Write(ClusterSize, ClusterSize, Soft | 2));
-        image.ShouldRead(0, ClusterSize, Soft | 1);
+            image.Faults.Heal();
+            for (int i = 0; i < 3; i++)
+                Assert.Throws<BlockException>(image.Device.Flush);
+            Assert.Throws<BlockException>(() => image.Write(ClusterSize, ClusterSize, Soft | 2));
+            image.ShouldRead(0, ClusterSize, Soft | 1);
+        }
     }
 
     [Fact]
