@@ -66,9 +66,9 @@ internal sealed class CowWriter
         {
             _guest.ReadForCopy(allocation.CowStart, whole.Span);
         }
-        catch (BlockException)
+        catch (BlockException) when (!CanRead(allocation.RequestStart, whole.Span.Slice(headLength, request.Length)))
         {
-            // What cannot be read may be what the request replaces. If it is an edge, reading it alone fails too.
+            // What the request replaces need not be readable.
             return false;
         }
 
@@ -76,6 +76,19 @@ internal sealed class CowWriter
             allocation.CowStart, allocation.HostOf(allocation.CowStart), whole.Span[..headLength], request,
             whole.Span[(headLength + request.Length)..]);
         return true;
+    }
+
+    private bool CanRead(GuestOffset start, Span<byte> destination)
+    {
+        try
+        {
+            _guest.ReadForCopy(start, destination);
+            return true;
+        }
+        catch (BlockException)
+        {
+            return false;
+        }
     }
 
     /// <summary>

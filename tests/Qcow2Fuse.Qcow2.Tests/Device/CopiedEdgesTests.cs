@@ -43,8 +43,20 @@ public sealed class CopiedEdgesTests
 
         Overwrite(device, At, Piece);
 
-        Assert.Equal(1, backing.FailureCount);
+        Assert.NotEqual(0, backing.FailureCount);
         ShouldHold(device, At, Piece);
+    }
+
+    [Fact]
+    public void A_read_that_fails_once_fails_the_write()
+    {
+        using FaultyDevice backing = Backing();
+        using Qcow2Device device = Open(backing);
+        backing.Fail(new FaultRule { Op = BlockOp.Read });
+
+        Assert.Throws<BlockException>(() => Overwrite(device, At, Piece));
+
+        ShouldHold(device, 0, 0);
     }
 
     [Fact]
