@@ -40,26 +40,28 @@ internal sealed class CowWriter
     {
         int headLength = (int)(allocation.RequestStart - allocation.CowStart);
         int tailLength = (int)(allocation.CowEnd - allocation.RequestEnd);
-        if (TryWriteWhole(allocation, request, headLength, tailLength))
+        bool headIsZero = _guest.ReadsAsZero(allocation.CowStart, headLength);
+        bool tailIsZero = _guest.ReadsAsZero(allocation.RequestEnd, tailLength);
+        if (!headIsZero && !tailIsZero && TryWriteWhole(allocation, request, headLength, tailLength))
             return;
-        int zeroed = ZeroByHost(allocation, allocation.CowStart, headLength, isHead: true);
+        int zeroed = headIsZero ? ZeroByHost(allocation, allocation.CowStart, headLength, isHead: true) : 0;
         using PooledBuffer headBuffer = RentEdge(
-            allocation, allocation.CowStart + zeroed, headLength - zeroed, out ReadOnlySpan<byte> head);
-        zeroed = ZeroByHost(allocation, allocation.RequestEnd, tailLength, isHead: false);
+            allocation, allocation.CowStart + zeroed, headLength - zeroed, headIsZero, out ReadOnlySpan<byte> head);
+        zeroed = tailIsZero ? ZeroByHost(allocation, allocation.RequestEnd, tailLength, isHead: false) : 0;
         using PooledBuffer tailBuffer = RentEdge(
-            allocation, allocation.RequestEnd, tailLength - zeroed, out ReadOnlySpan<byte> tail);
+            allocation, allocation.RequestEnd, tailLength - zeroed, tailIsZero, out ReadOnlySpan<byte> tail);
         GuestOffset start = allocation.RequestStart + -head.Length;
         _data.Write(start, allocation.HostOf(start), head, request, tail);
     }
 
-    /// <summary>Reads both edges at once. False, and nothing written, where they are to be read one by one.</summary>
+    /// <summary>
+    /// Reads both edges, which hold data, at once. False, and nothing written, where they are to be read one by one.
+    /// </summary>
     private bool TryWriteWhole(
         ClusterAllocation allocation, ReadOnlySpan<byte> request, int headLength, int tailLength)
     {
         int length = headLength + request.Length + tailLength;
-        if (headLength == 0 || tailLength == 0 || request.Length > BetweenBytesMax || length > WholeBytesMax
-            || _guest.ReadsAsZero(allocation.CowStart, headLength)
-            || _guest.ReadsAsZero(allocation.RequestEnd, tailLength))
+        if (request.Length > BetweenBytesMax || length > WholeBytesMax)
             return false;
         using PooledBuffer whole = BufferPool.Shared.Rent(length);
         try
@@ -96,8 +98,7 @@ internal sealed class CowWriter
     /// </summary>
     private int ZeroByHost(ClusterAllocation allocation, GuestOffset start, int length, bool isHead)
     {
-        if (length < ZeroEdgeBytesMin || allocation.IsVirgin || _data.IsEncrypted
-            || !_guest.ReadsAsZero(start, length))
+        if (length < ZeroEdgeBytesMin || allocation.IsVirgin || _data.IsEncrypted)
             return 0;
         long from = start.Value;
         long to = from + length;
@@ -113,18 +114,17 @@ internal sealed class CowWriter
     /// The content of a head or tail that has to be written; empty where the place already reads as zeroes.
     /// </summary>
     private PooledBuffer RentEdge(
-        ClusterAllocation allocation, GuestOffset start, int length, out ReadOnlySpan<byte> content)
+        ClusterAllocation allocation, GuestOffset start, int length, bool isZero, out ReadOnlySpan<byte> content)
     {
         content = default;
         if (length == 0)
             return default;
-        bool zero = _guest.ReadsAsZero(start, length);
-        if (zero && allocation.IsVirgin && !_data.IsEncrypted)
+        if (isZero && allocation.IsVirgin && !_data.IsEncrypted)
             return default;
         PooledBuffer edge = BufferPool.Shared.Rent(length);
         try
         {
-            if (zero)
+            if (isZero)
                 edge.Span.Clear();
             else
                 _guest.ReadForCopy(start, edge.Span);
