@@ -22,6 +22,7 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
     private long _length;
     private volatile bool _mayBePadded;
     private bool _isClosed;
+    private bool _isLocked;
     private bool _cannotPunch;
     private bool _cannotZero;
 
@@ -93,7 +94,11 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
     public static FileDevice Create(string path, bool replace = false) => FileOpener.Create(path, replace);
 
     /// <inheritdoc/>
-    public void Lock(ImageLockMode mode) => ImageLock.Acquire(_fd, Name, Identity, mode, IsReadOnly);
+    public void Lock(ImageLockMode mode)
+    {
+        _isLocked = true;
+        ImageLock.Acquire(_fd, Name, Identity, mode, IsReadOnly);
+    }
 
     /// <inheritdoc/>
     public override void Read(long offset, Span<byte> destination)
@@ -245,7 +250,10 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
         {
             if (_mayBePadded)
                 CutPadding();
-            Keeper?.Closes(this);
+            if (Keeper is not null)
+                Keeper.Closes(this);
+            else if (_isLocked)
+                ImageLock.Release(_fd);
             _ = LinuxFile.Close(_fd);
         }
 

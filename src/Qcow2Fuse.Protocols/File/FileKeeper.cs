@@ -16,8 +16,8 @@ public readonly record struct KeptFile(string Key, string Path, int Descriptor);
 /// through a mount that nobody serves yet.
 /// </summary>
 /// <remarks>
-/// While it exists, closing a file does not give its locks back, since others hold the descriptor: that is done here,
-/// unless <see cref="LeaveLocks"/> was called. Opening and closing may happen on any thread.
+/// While it exists, a file that closes leaves it to the keeper to give its locks back, which is done unless
+/// <see cref="LeaveLocks"/> was called. Opening and closing may happen on any thread.
 /// </remarks>
 public sealed class FileKeeper
 {

@@ -9,7 +9,10 @@ namespace Qcow2Fuse.Protocols;
 /// description on byte 100 + n for every permission held and on byte 200 + n for every one not shared, n being the
 /// bit number in <see cref="ImagePermissions"/>. docs/image-locks.md has the table.
 /// </summary>
-/// <remarks>The locks end with the descriptor; another process cannot take them away.</remarks>
+/// <remarks>
+/// The locks end with the last descriptor of the open file, and a process that is just being started holds copies of all
+/// of them until it runs its program: whoever closes a file gives its locks back first.
+/// </remarks>
 internal static class ImageLock
 {
     private const int HeldBase = 100;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Protocols;
 using Xunit;
 using static Qcow2Fuse.Testing.DeviceAssert;
@@ -111,6 +112,28 @@ public sealed class ImageLockTests : IDisposable
             ShouldFail(BlockErrorKind.Locked, () => writer.Lock(ImageLockMode.Writer));
             using FileDevice other = FileDevice.Open(path, readOnly: true);
             other.Lock(ImageLockMode.Reader);
+        }
+    }
+
+    /// <summary>Such as a program has that another thread is starting.</summary>
+    [Fact]
+    public void A_copy_of_the_descriptor_holds_no_locks_of_a_closed_file()
+    {
+        string path = _scratch.NewFile(4096);
+        FileDevice first = FileDevice.Open(path);
+        first.Lock(ImageLockMode.Writer);
+        int copy = FuseDevice.Duplicate(first.Descriptor);
+        Assert.InRange(copy, 0, int.MaxValue);
+        try
+        {
+            using FileDevice second = FileDevice.Open(path);
+            ShouldFail(BlockErrorKind.Locked, () => second.Lock(ImageLockMode.Writer));
+            first.Dispose();
+            second.Lock(ImageLockMode.Writer);
+        }
+        finally
+        {
+            _ = LinuxFile.Close(copy);
         }
     }
 

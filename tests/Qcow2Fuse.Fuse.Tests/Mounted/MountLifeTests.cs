@@ -170,7 +170,8 @@ public abstract class MountLife(string transport) : IDisposable
             Assert.Equal(FuseMountError.Busy, failure.Error);
         }
 
-        FuseMount.Unmount(link, lazy: false);
+        // A program that another test is starting has a copy of the open file until it runs.
+        Assert.True(SpinWait.SpinUntil(() => CanUnmount(link), Quick));
         Assert.Equal(0, host.WaitForExit());
         FuseMountException again = Assert.Throws<FuseMountException>(() => FuseMount.Unmount(link, lazy: false));
         Assert.Equal(FuseMountError.NotMounted, again.Error);
@@ -187,6 +188,19 @@ public abstract class MountLife(string transport) : IDisposable
 
     private protected HostProcess Start(string mountPoint, string words = "") =>
         HostProcess.StartOver(transport, mountPoint, words);
+
+    private static bool CanUnmount(string place)
+    {
+        try
+        {
+            FuseMount.Unmount(place, lazy: false);
+            return true;
+        }
+        catch (FuseMountException e) when (e.Error == FuseMountError.Busy)
+        {
+            return false;
+        }
+    }
 
     private static TimeSpan ProcessorTime(int process)
     {
