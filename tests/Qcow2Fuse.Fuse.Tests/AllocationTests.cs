@@ -40,6 +40,51 @@ public sealed unsafe class AllocationTests
         Assert.InRange(ManagedAllocation.Of(() => RunRing(session, entry, Requests)), 0, Bound);
     }
 
+    [Fact]
+    public void TransfersThatAreQueuedAllocateNothing()
+    {
+        using TransferFileSystem files = new(1 << 20) { KeepsCalls = false };
+        FuseSession session = new(files, new FuseServerOptions());
+        using FuseSlot slot = new(session.PayloadCapacity, descriptor: 0);
+        Assert.True(session.Dispatch(
+            slot, Build(slot, FuseOpcode.Init, SessionFixture.InitRequest(), payload: 0)) > FuseAbi.OutHeaderSize);
+        CountingTransport transport = new();
+        using TransferQueue queue = TransferQueue.TryCreate(session, transport, 8)!;
+        long byServer = 0;
+        Thread server = new(() =>
+        {
+            queue.Serve();
+            byServer = GC.GetAllocatedBytesForCurrentThread();
+        });
+        server.Start();
+
+        // Never alone from here on.
+        Assert.False(queue.TryTake(slot, 0));
+        RunQueue(queue, transport, slot, 5_000);
+        Assert.InRange(ManagedAllocation.Of(() => RunQueue(queue, transport, slot, Requests / 5)), 0, Bound);
+        queue.Close();
+        server.Join();
+
+        // Of 50,000 transfers: what starting it took and collections count to it, not a byte of each.
+        Assert.InRange(byServer, 0, 10 * Bound);
+    }
+
+    private static void RunQueue(TransferQueue queue, CountingTransport transport, FuseSlot slot, int rounds)
+    {
+        for (int i = 0; i < rounds; i++)
+        {
+            int before = transport.Replies;
+            int length = Build(slot, FuseOpcode.Write, new FuseWriteIn { Size = 4096 }, 4096);
+            if (!queue.TryTake(slot, length))
+                Assert.Fail("the write is not taken");
+            length = Build(slot, FuseOpcode.Read, new FuseReadIn { Size = 4096 }, 0);
+            if (!queue.TryTake(slot, length))
+                Assert.Fail("the read is not taken");
+            while (transport.Replies != before + 2)
+                Thread.Yield();
+        }
+    }
+
     private static void RunRing(FuseSession session, FuseRingEntry entry, int rounds)
     {
         for (int i = 0; i < rounds; i++)
@@ -99,5 +144,36 @@ public sealed unsafe class AllocationTests
     {
         if (length != FuseAbi.OutHeaderSize + payload || ((FuseOutHeader*)slot.Reply)->Error != 0)
             Assert.Fail($"reply of {length} bytes, error {((FuseOutHeader*)slot.Reply)->Error}");
+    }
+
+    /// <summary>Takes replies, and checks that they are no errors.</summary>
+    private sealed class CountingTransport : IFuseTransport
+    {
+        private int _replies;
+
+        public int Replies => Volatile.Read(ref _replies);
+
+        public void Reply(FuseSlot slot, int length)
+        {
+            if (((FuseOutHeader*)slot.Reply)->Error == 0)
+                Interlocked.Increment(ref _replies);
+        }
+
+        public FuseSlot CreateSlot(int payloadCapacity) => throw new NotSupportedException();
+
+        public int Receive(FuseSlot slot) => throw new NotSupportedException();
+
+        public int Notify(ReadOnlySpan<byte> message) => throw new NotSupportedException();
+
+        public void Interrupt(FuseSlot slot) => throw new NotSupportedException();
+
+        public IReadOnlyList<IFuseRing> CreateRings(int payloadCapacity, out string refusal) =>
+            throw new NotSupportedException();
+
+        public void ReleaseSlot(FuseSlot slot) => throw new NotSupportedException();
+
+        public void Dispose()
+        {
+        }
     }
 }

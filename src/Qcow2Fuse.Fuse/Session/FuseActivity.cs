@@ -13,9 +13,10 @@ public readonly record struct FuseActivity(long Served, int Busy, int Workers)
     /// </summary>
     public bool IsStuckSince(FuseActivity before) => Busy >= Workers && Served == before.Served;
 
-    internal static FuseActivity Of(IReadOnlyList<FuseSlot> slots)
+    /// <summary>The activity of the workers of <paramref name="slots"/>; what others served counts as theirs.</summary>
+    internal static FuseActivity Of(IReadOnlyList<FuseSlot> slots, long servedByOthers)
     {
-        long served = 0;
+        long served = servedByOthers;
         int busy = 0;
         foreach (FuseSlot slot in slots)
         {

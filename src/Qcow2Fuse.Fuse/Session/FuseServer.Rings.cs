@@ -113,6 +113,7 @@ public sealed partial class FuseServer
         if (!SettleRings(RingState.Unused))
             return;
         UringRefusal = "the kernel does not offer it";
+        StartTransfers();
         for (int i = 1; i < _slots.Count && !_stopping; i++)
             StartWorker(_slots[i]);
         AnnounceInit();

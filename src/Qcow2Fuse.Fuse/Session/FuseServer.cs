@@ -19,6 +19,8 @@ public sealed partial class FuseServer : IDisposable
     private readonly IFuseTransport _transport;
     private readonly FuseServerOptions _options;
     private readonly List<FuseSlot> _slots = [];
+    private readonly ReaderGate _readers = new(
+        least: Math.Max(2, Environment.ProcessorCount), most: Math.Max(4, 2 * Environment.ProcessorCount));
     private readonly ManualResetEventSlim _initialised = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
@@ -46,7 +48,8 @@ public sealed partial class FuseServer : IDisposable
     public FuseSession Session { get; }
 
     /// <summary>What the workers have done and are doing. After <see cref="Start"/>, from any thread.</summary>
-    public FuseActivity Activity => UsesUring ? RingActivity() : FuseActivity.Of(_slots);
+    public FuseActivity Activity =>
+        UsesUring ? RingActivity() : FuseActivity.Of(_slots, _transfers?.Served ?? 0);
 
     /// <summary>Completes when all workers have ended.</summary>
     public Task Ended => _ended.Task;
@@ -78,6 +81,8 @@ public sealed partial class FuseServer : IDisposable
 
             // With rings one worker is left what does not come by them; the others begin if the kernel wants no rings.
             int workers = Session.HasRings ? 1 : _slots.Count;
+            if (!Session.HasRings)
+                StartTransfers();
             for (int i = 0; i < workers; i++)
                 StartWorker(_slots[i]);
             Invalidator.Start();
@@ -115,6 +120,7 @@ public sealed partial class FuseServer : IDisposable
         // First, because a notification under way may need a worker to end.
         Invalidator.Dispose();
         _stopping = true;
+        _readers.Open();
         SettleRings(RingState.Unused);
 
         // A worker may be on its way into the blocking call just when it is interrupted, hence again and again.
@@ -137,6 +143,7 @@ public sealed partial class FuseServer : IDisposable
         _disposed = true;
         foreach (RingWorker worker in _ringWorkers)
             worker.Ring.Dispose();
+        _transfers?.Dispose();
         foreach (FuseSlot slot in _slots)
             _transport.ReleaseSlot(slot);
 
@@ -165,15 +172,10 @@ public sealed partial class FuseServer : IDisposable
     /// <summary>Starts a thread that counts as running and ends with <see cref="CountDown"/>.</summary>
     private void StartThread(ThreadStart work)
     {
-        Thread thread = new(work, WorkerStackSize)
-        {
-            IsBackground = true,
-            Name = "fuse",
-        };
         Interlocked.Increment(ref _running);
         try
         {
-            thread.Start();
+            NewThread(work).Start();
         }
         catch
         {
@@ -181,6 +183,12 @@ public sealed partial class FuseServer : IDisposable
             throw;
         }
     }
+
+    private static Thread NewThread(ThreadStart work) => new(work, WorkerStackSize)
+    {
+        IsBackground = true,
+        Name = "fuse",
+    };
 
     private void Work(FuseSlot slot)
     {
@@ -204,6 +212,14 @@ public sealed partial class FuseServer : IDisposable
     {
         if (Interlocked.Decrement(ref _running) != 0)
             return;
+        if (_transfers is null)
+            SetEnded();
+        else
+            _transfers.Close();
+    }
+
+    private void SetEnded()
+    {
         _initialised.Set();
         _ended.SetResult();
     }
@@ -212,20 +228,37 @@ public sealed partial class FuseServer : IDisposable
     {
         while (!_stopping)
         {
-            int length = _transport.Receive(slot);
+            _readers.Enter();
+            int length = Receive(slot);
+            _readers.Leave();
             if (length < 0)
                 return;
             if (length == 0)
                 continue;
-
             slot.Begin();
             int reply = Session.Dispatch(slot, length);
             if (reply > 0)
                 _transport.Reply(slot, reply);
             slot.Finish();
+            _transfers?.Finish();
             if (!_initialised.IsSet && Session.IsInitialised)
                 FinishInit();
         }
+    }
+
+    /// <summary>Waits for a request that the worker has to serve. As <see cref="IFuseTransport.Receive"/>.</summary>
+    private int Receive(FuseSlot slot)
+    {
+        while (!_stopping)
+        {
+            int length = _transport.Receive(slot);
+            if (length <= 0 || _transfers?.TryTake(slot, length) != true)
+                return length;
+            if (_transfers.IsDeep)
+                _readers.Yield();
+        }
+
+        return 0;
     }
 
     private void AnnounceInit()

@@ -52,6 +52,12 @@ public sealed record FuseServerOptions
     public bool PopulateBuffers { get; init; }
 
     /// <summary>
+    /// Whether workers leave transfers past the page cache to the disk while they take other requests, up to
+    /// <see cref="MaxBackground"/> at once. For mounts of images that are opened with O_DIRECT; others only lose by it.
+    /// </summary>
+    public bool QueuesTransfers { get; init; }
+
+    /// <summary>
     /// The error number (positive) for an exception of the file system; EIO for all where it is null.
     /// </summary>
     public Func<Exception, int>? MapException { get; init; }

@@ -66,7 +66,7 @@ public sealed unsafe class FuseSlot : IDisposable
     public int PayloadCapacity { get; }
 
     /// <summary>The transport's handle for this worker.</summary>
-    public int Descriptor { get; }
+    public int Descriptor { get; internal set; }
 
     /// <summary>The kernel's number of the thread that works with this slot; 0 before and after.</summary>
     internal int ThreadId

@@ -4,22 +4,32 @@ using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Mounting;
 
-/// <summary>Requests over io_uring that the daemon hands to the kernel as transfers, among all others.</summary>
+/// <summary>
+/// Requests that the daemon hands to the kernel as transfers, among all others: over io_uring, and by /dev/fuse with
+/// O_DIRECT.
+/// </summary>
 public sealed class TransferTests : MountTest
 {
+    private const string Rings = "transport=uring";
+    private const string Queued = "transport=fuse,cache=none";
+
     private const string Job = "--name=job --allow_file_create=0 --direct=1 --ioengine=libaio --iodepth=16";
 
     /// <summary>First writes allocate; then nearly all are transfers, between discards that free clusters.</summary>
     [SkippableTheory]
-    [InlineData("compat=1.1", "transport=uring")]
-    [InlineData("extended_l2=on,cluster_size=128k", "transport=uring")]
+    [InlineData("compat=1.1", Rings)]
+    [InlineData("extended_l2=on,cluster_size=128k", Rings)]
     [InlineData("cluster_size=4k,lazy_refcounts=on", "transport=uring,cache=none")]
     [InlineData("compat=1.1", "transport=uring,cache=writethrough")]
+    [InlineData("compat=1.1", Queued)]
+    [InlineData("extended_l2=on,cluster_size=128k", Queued)]
+    [InlineData("cluster_size=4k,lazy_refcounts=on", Queued)]
+    [InlineData("compat=1.1", "transport=fuse,cache=directsync")]
     public void Fio_verifies_overwrites_between_discards(string imageOptions, string mountOptions)
     {
         string image = NewImage("192M", imageOptions);
         string mountPoint = NewMountPoint();
-        string raw = MountOverUring(image, mountPoint, mountOptions);
+        string raw = MountWithTransfers(image, mountPoint, mountOptions);
         string[] verified =
         [
             "--filename=" + raw, "--rw=randwrite", "--bsrange=4k-64k", "--size=24m", "--numjobs=3",
@@ -48,10 +58,13 @@ public sealed class TransferTests : MountTest
     }
 
     [SkippableTheory]
-    [InlineData("data_file")]
-    [InlineData("backing")]
-    [InlineData("raw")]
-    public void What_lies_in_other_files_is_reached(string kind)
+    [InlineData("data_file", Rings)]
+    [InlineData("backing", Rings)]
+    [InlineData("raw", Rings)]
+    [InlineData("data_file", Queued)]
+    [InlineData("backing", Queued)]
+    [InlineData("raw", Queued)]
+    public void What_lies_in_other_files_is_reached(string kind, string mountOptions)
     {
         QemuTools.RequireTool("qemu-img");
         string image = PathOf(kind == "raw" ? "disk.img" : "disk.qcow2");
@@ -72,8 +85,8 @@ public sealed class TransferTests : MountTest
         }
 
         string mountPoint = NewMountPoint();
-        string raw = MountOverUring(
-            image, mountPoint, kind == "raw" ? "transport=uring,format=raw" : "transport=uring");
+        string raw = MountWithTransfers(
+            image, mountPoint, kind == "raw" ? mountOptions + ",format=raw" : mountOptions);
         if (kind == "data_file")
             Tool("dd", $"if={PathOf("below")}", $"of={raw}", "bs=1M", "conv=notrunc", "status=none");
         Tool("dd", $"if={raw}", $"of={PathOf("seen")}", "bs=64k", "iflag=direct", "status=none");
@@ -89,15 +102,19 @@ public sealed class TransferTests : MountTest
     }
 
     [SkippableTheory]
-    [InlineData("kill -TERM")]
-    [InlineData("kill -KILL")]
-    [InlineData("umount -l")]
-    [InlineData("umount -f -l")]
-    public void It_ends_in_the_middle_of_transfers(string how)
+    [InlineData("kill -TERM", Rings)]
+    [InlineData("kill -KILL", Rings)]
+    [InlineData("umount -l", Rings)]
+    [InlineData("umount -f -l", Rings)]
+    [InlineData("kill -TERM", Queued)]
+    [InlineData("kill -KILL", Queued)]
+    [InlineData("umount -l", Queued)]
+    [InlineData("umount -f -l", Queued)]
+    public void It_ends_in_the_middle_of_transfers(string how, string mountOptions)
     {
         string image = NewImage();
         string mountPoint = NewMountPoint();
-        string raw = MountOverUring(image, mountPoint, "transport=uring");
+        string raw = MountWithTransfers(image, mountPoint, mountOptions);
         Tool("dd", "if=/dev/urandom", "of=" + raw, "bs=1M", "count=64", "conv=notrunc,fsync", "status=none");
         int daemon = Assert.Single(DaemonsOf(mountPoint));
         Task<ProcessResult> load = Task.Run(() => TryTool(
@@ -123,12 +140,14 @@ public sealed class TransferTests : MountTest
         Assert.True(verdict is 0 or 3, $"qemu-img check: {verdict}");
     }
 
-    [SkippableFact]
-    public void A_busy_mount_stays_and_goes_on()
+    [SkippableTheory]
+    [InlineData(Rings)]
+    [InlineData(Queued)]
+    public void A_busy_mount_stays_and_goes_on(string mountOptions)
     {
         string image = NewImage();
         string mountPoint = NewMountPoint();
-        string raw = MountOverUring(image, mountPoint, "transport=uring");
+        string raw = MountWithTransfers(image, mountPoint, mountOptions);
         Tool("dd", "if=/dev/zero", "of=" + raw, "bs=1M", "count=32", "conv=notrunc", "status=none");
         Task<ProcessResult> load = Task.Run(() => TryTool(
             "fio", [
@@ -143,12 +162,14 @@ public sealed class TransferTests : MountTest
     }
 
     /// <summary>Files of partitions are never cached; the disk's pages have to go when they are written.</summary>
-    [SkippableFact]
-    public void A_transfer_through_a_partition_is_seen_through_the_disk()
+    [SkippableTheory]
+    [InlineData(Rings)]
+    [InlineData(Queued)]
+    public void A_transfer_through_a_partition_is_seen_through_the_disk(string mountOptions)
     {
         string image = NewImage();
         string mountPoint = NewMountPoint();
-        string raw = MountOverUring(image, mountPoint, "transport=uring");
+        string raw = MountWithTransfers(image, mountPoint, mountOptions);
         Tool("dd", "if=/dev/zero", "of=" + raw, "bs=1M", "count=16", "conv=notrunc", "status=none");
         Tool("sh", "-ec", "printf 'label: dos\\nstart=2048, size=20480\\n' | PATH=$PATH:/usr/sbin:/sbin "
             + "sfdisk -q --no-reread --no-tell-kernel \"$1\"", "sh", raw);
@@ -164,6 +185,17 @@ public sealed class TransferTests : MountTest
 
         Unmount(mountPoint);
         QemuTools.ShouldPassCheck(image);
+    }
+
+    /// <summary>Mounts, and sees to it that there will be transfers.</summary>
+    private string MountWithTransfers(string image, string mountPoint, string options)
+    {
+        if (options.StartsWith(Rings, StringComparison.Ordinal))
+            return MountOverUring(image, mountPoint, options);
+        string raw = Mount(image, mountPoint, "-o", options);
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        Assert.Contains("/[aio]", File.ReadAllText($"/proc/{daemon}/maps"), StringComparison.Ordinal);
+        return raw;
     }
 
     private static void Fio(string[] arguments) => Tool("fio", [.. Job.Split(' '), .. arguments]);

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Fuse;
+
+/// <summary>
+/// Requests that are one transfer past the page cache, while the disk has them: a worker begins them and takes its next
+/// request, and the thread that runs <see cref="Serve"/> answers them. So a few threads keep a disk busy, and none goes
+/// to sleep for a single request.
+/// </summary>
+/// <remarks>
+/// A worker that is alone with its request serves it itself, without a change of threads. What fails, or ends half-way,
+/// is dispatched as if it had never been begun: by the thread pool, since it may wait for other transfers to end.
+/// </remarks>
+internal sealed class TransferQueue : IDisposable
+{
+    /// <summary>Requests in work from which on they are begun here.</summary>
+    private const int BusyFrom = 2;
+
+    private const int DeepFrom = 8;
+
+    private readonly FuseSession _session;
+    private readonly IFuseTransport _transport;
+    private readonly KernelAio _aio;
+    private readonly QueuedTransfer[] _places;
+    private readonly Stack<QueuedTransfer> _free;
+    private readonly object _lock = new();
+    private readonly (int Number, int Result)[] _ended;
+
+    private int _inWork;
+    private int _underWay;
+    private int _dispatched;
+    private bool _isClosed;
+    private long _served;
+
+    private TransferQueue(FuseSession session, IFuseTransport transport, KernelAio aio, int count)
+    {
+        _session = session;
+        _transport = transport;
+        _aio = aio;
+        _ended = new (int, int)[count];
+        _places = [.. Enumerable.Range(0, count).Select(number => new QueuedTransfer(this, number))];
+        _free = new Stack<QueuedTransfer>(_places);
+    }
+
+    /// <summary>Whether so many requests are in work that those who wait for more find some without waiting.</summary>
+    public bool IsDeep => Volatile.Read(ref _inWork) >= DeepFrom;
+
+    /// <summary>Requests that were answered here.</summary>
+    public long Served => Volatile.Read(ref _served);
+
+    /// <summary>
+    /// A queue for <paramref name="count"/> transfers at once; null where the kernel has no room for it, or forbids it.
+    /// </summary>
+    public static TransferQueue? TryCreate(FuseSession session, IFuseTransport transport, int count) =>
+        KernelAio.Create(count, out KernelAio? aio) == 0
+            ? new TransferQueue(session, transport, aio!, count) : null;
+
+    /// <summary>As <see cref="FuseSlot.Populate"/>, for all transfers.</summary>
+    public void Populate()
+    {
+        foreach (QueuedTransfer place in _places)
+            place.Populate();
+    }
+
+    /// <summary>
+    /// Called by a worker that has received a request of <paramref name="length"/> bytes; true if it is answered here.
+    /// </summary>
+    public bool TryTake(FuseSlot slot, int length)
+    {
+        bool isAlone = Interlocked.Increment(ref _inWork) < BusyFrom;
+        if (isAlone || length > QueuedTransfer.RequestCapacity || Rent() is not { } place)
+            return false;
+        if (TryBegin(place, slot, length))
+            return true;
+        Return(place);
+        return false;
+    }
+
+    /// <summary>Called by a worker that has answered a request for which <see cref="TryTake"/> was false.</summary>
+    public void Finish() => Interlocked.Decrement(ref _inWork);
+
+    /// <summary>Answers requests until the queue is closed and empty.</summary>
+    public void Serve()
+    {
+        while (AwaitOne())
+        {
+            int count = _aio.Wait(_ended);
+            if (count < 0)
+                throw new InvalidOperationException($"io_getevents: {FuseMountErrors.Text(-count)}");
+            for (int i = 0; i < count; i++)
+                End(_places[_ended[i].Number], _ended[i].Result);
+        }
+    }
+
+    /// <summary>Called when no worker will come any more.</summary>
+    public void Close()
+    {
+        lock (_lock)
+        {
+            _isClosed = true;
+            Monitor.PulseAll(_lock);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _aio.Dispose();
+        foreach (QueuedTransfer place in _places)
+            place.Dispose();
+    }
+
+    /// <summary>Serves a request whose transfer came to nothing, on any thread.</summary>
+    internal void Dispatch(QueuedTransfer place)
+    {
+        Answer(place, _session.Dispatch(place.Slot, place.Length));
+        lock (_lock)
+        {
+            _dispatched--;
+            Monitor.PulseAll(_lock);
+        }
+    }
+
+    private bool TryBegin(QueuedTransfer place, FuseSlot slot, int length)
+    {
+        place.Accept(slot, length);
+        FuseTransfer transfer = place.Transfer;
+        if (!_session.TryBegin(place.Slot, length, transfer))
+            return false;
+        if (transfer.Descriptor < 0)
+        {
+            place.Slot.ReplyPayload[..transfer.Length].Clear();
+            Complete(place);
+            return true;
+        }
+
+        if (!transfer.IsCached && TrySubmit(place, transfer))
+            return true;
+        _session.Abandon(place.Slot, transfer);
+        return false;
+    }
+
+    private unsafe bool TrySubmit(QueuedTransfer place, FuseTransfer transfer)
+    {
+        byte* memory = place.Slot.Reply + FuseAbi.OutHeaderSize;
+        int result = _aio.Begin(
+            transfer.IsWrite, transfer.Descriptor, memory, transfer.Length, transfer.Offset, place.Number);
+        if (result < 0)
+            return false;
+        CountBegun();
+        return true;
+    }
+
+    private void CountBegun()
+    {
+        lock (_lock)
+        {
+            if (++_underWay == 1)
+                Monitor.PulseAll(_lock);
+        }
+    }
+
+    /// <summary>Waits until a transfer is under way; false when there will be none any more.</summary>
+    private bool AwaitOne()
+    {
+        lock (_lock)
+        {
+            // Below zero, or zero with others under way, where an end came before its beginning was counted: whoever
+            // counts it wakes this thread.
+            while (_underWay <= 0)
+            {
+                if (_isClosed && _dispatched == 0)
+                    return false;
+                Monitor.Wait(_lock);
+            }
+
+            return true;
+        }
+    }
+
+    private void End(QueuedTransfer place, int moved)
+    {
+        bool isDone = moved == place.Transfer.Length;
+        lock (_lock)
+        {
+            _underWay--;
+            if (!isDone)
+                _dispatched++;
+        }
+
+        if (isDone)
+        {
+            Complete(place);
+            return;
+        }
+
+        _session.Abandon(place.Slot, place.Transfer);
+        ThreadPool.UnsafeQueueUserWorkItem(place, preferLocal: false);
+    }
+
+    private void Complete(QueuedTransfer place) => Answer(place, _session.Complete(place.Slot, place.Transfer));
+
+    private void Answer(QueuedTransfer place, int reply)
+    {
+        if (reply > 0)
+            _transport.Reply(place.Slot, reply);
+        Interlocked.Increment(ref _served);
+        Interlocked.Decrement(ref _inWork);
+        Return(place);
+    }
+
+    private QueuedTransfer? Rent()
+    {
+        lock (_free)
+            return _free.TryPop(out QueuedTransfer? place) ? place : null;
+    }
+
+    private void Return(QueuedTransfer place)
+    {
+        lock (_free)
+            _free.Push(place);
+    }
+}
