@@ -10,13 +10,12 @@ public sealed class ReaderGateTests
     private static readonly TimeSpan Glance = TimeSpan.FromMilliseconds(50);
 
     [Fact]
-    public void OthersAreCalledWhenTooFewAreLeft()
+    public void SomebodyComesWhenNobodyIsLeft()
     {
         ReaderGate gate = new(least: 1, most: 2);
-        gate.Enter();
-        gate.Enter();
-        Thread third = StartWaiting(gate.Enter);
-        Thread fourth = StartWaiting(gate.Enter);
+        Enter(gate, 2);
+        Thread third = StartEntering(gate, isDeep: false);
+        Thread fourth = StartEntering(gate, isDeep: false);
         gate.Leave();
         Assert.False(third.Join(Glance) || fourth.Join(Glance));
         gate.Leave();
@@ -28,50 +27,69 @@ public sealed class ReaderGateTests
     }
 
     [Fact]
+    public void WhoIsBusyForLongCallsOthers()
+    {
+        ReaderGate gate = new(least: 2, most: 3);
+        Enter(gate, 3);
+        Thread fourth = StartEntering(gate, isDeep: false);
+        gate.Leave();
+        gate.CallOthers();
+        Assert.False(fourth.Join(Glance));
+        gate.Leave();
+        Assert.False(fourth.Join(Glance));
+        gate.CallOthers();
+        Assert.True(fourth.Join(Patience));
+    }
+
+    [Fact]
+    public void OneMoreThanTheLeastAreEnoughWhereItIsDeep()
+    {
+        ReaderGate gate = new(least: 1, most: 4);
+        gate.Enter(isDeep: true);
+        gate.Enter(isDeep: true);
+        Thread third = StartEntering(gate, isDeep: true);
+        Enter(gate, 1);
+        gate.Leave();
+        gate.Leave();
+        Assert.False(third.Join(Glance));
+        gate.Leave();
+        Assert.True(third.Join(Patience));
+    }
+
+    [Fact]
     public void WhoComesWhileThereIsRoomDoesNotWait()
     {
         ReaderGate gate = new(least: 2, most: 2);
         for (int i = 0; i < 1000; i++)
         {
-            gate.Enter();
-            gate.Enter();
-            gate.Yield();
+            Enter(gate, 2);
             gate.Leave();
+            gate.CallOthers();
             gate.Leave();
+            gate.CallOthers();
         }
-    }
-
-    [Fact]
-    public void WhoIsNotNeededWaitsOutside()
-    {
-        ReaderGate gate = new(least: 1, most: 4);
-        gate.Enter();
-        gate.Yield();
-        Thread second = StartWaiting(() =>
-        {
-            gate.Enter();
-            gate.Yield();
-        });
-        Assert.False(second.Join(Glance));
-        gate.Leave();
-        Assert.True(second.Join(Patience));
     }
 
     [Fact]
     public void OpenItHoldsNobody()
     {
         ReaderGate gate = new(least: 1, most: 1);
-        gate.Enter();
-        Thread waiting = StartWaiting(gate.Enter);
+        Enter(gate, 1);
+        Thread waiting = StartEntering(gate, isDeep: false);
         gate.Open();
         Assert.True(waiting.Join(Patience));
-        gate.Enter();
-        gate.Yield();
+        gate.Enter(isDeep: true);
     }
 
-    private static Thread StartWaiting(ThreadStart work)
+    private static void Enter(ReaderGate gate, int workers)
     {
-        Thread thread = new(work) { IsBackground = true };
+        for (int i = 0; i < workers; i++)
+            gate.Enter(isDeep: false);
+    }
+
+    private static Thread StartEntering(ReaderGate gate, bool isDeep)
+    {
+        Thread thread = new(() => gate.Enter(isDeep)) { IsBackground = true };
         thread.Start();
         Assert.True(SpinWait.SpinUntil(() => thread.ThreadState.HasFlag(ThreadState.WaitSleepJoin), Patience));
         return thread;

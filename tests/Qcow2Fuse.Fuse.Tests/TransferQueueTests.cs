@@ -13,11 +13,13 @@ public sealed class TransferQueueTests : IDisposable
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
 
     private readonly TransferFileSystem _files = new(1 << 20);
+    private readonly ManualResetEventSlim _entered = new();
     private readonly ManualResetEventSlim _released = new();
 
     public void Dispose()
     {
         _files.Dispose();
+        _entered.Dispose();
         _released.Dispose();
     }
 
@@ -38,11 +40,10 @@ public sealed class TransferQueueTests : IDisposable
         Task<FakeReply> other = Occupy(session);
         byte[] data = new byte[65536];
         new Random(5).NextBytes(data);
-        long served = session.Server.Activity.Served;
         Assert.Equal(65536u, Write(session, 4096, data).As<FuseWriteOut>().Size);
         Assert.Equal(data[4096..12288], Read(session, 8192, 8192).Payload);
         Assert.Equal(["begin write", "done", "begin read", "done"], _files.Calls);
-        Assert.Equal(served + 2, session.Server.Activity.Served);
+        AwaitServed(session, 3);
         Release(other);
     }
 
@@ -173,19 +174,27 @@ public sealed class TransferQueueTests : IDisposable
         }
 
         Assert.Contains("done", _files.Calls);
-        Assert.Equal(1 + 256 + Rounds, session.Server.Activity.Served);
+        AwaitServed(session, 1 + 256 + Rounds);
     }
 
     private SessionFixture Start() => SessionFixture.Initialised(
         _files, new FuseServerOptions { Workers = Workers, QueuesTransfers = true });
 
+    /// <summary>Replies are seen before they are counted.</summary>
+    private static void AwaitServed(SessionFixture session, long count) =>
+        Assert.True(SpinWait.SpinUntil(() => session.Server.Activity.Served == count, Patience));
+
     /// <summary>Keeps a worker busy, so that whoever comes is not alone.</summary>
     private Task<FakeReply> Occupy(SessionFixture session)
     {
-        _files.Syncing = () => _released.Wait(Patience);
+        _files.Syncing = () =>
+        {
+            _entered.Set();
+            return _released.Wait(Patience);
+        };
         Task<FakeReply> reply = session.Kernel.SendAsync(
             (uint)FuseOpcode.Fsync, SessionFixture.File, BytesOf(default(FuseFsyncIn)));
-        Assert.True(SpinWait.SpinUntil(() => session.Server.Activity.Busy == 1, Patience));
+        Assert.True(_entered.Wait(Patience));
         return reply;
     }
 

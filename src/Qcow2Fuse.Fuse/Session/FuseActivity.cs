@@ -3,7 +3,7 @@ namespace Qcow2Fuse.Fuse;
 
 /// <summary>What the workers of a server have done and are doing.</summary>
 /// <param name="Served">Requests they have finished since the start.</param>
-/// <param name="Busy">Workers with a request in work.</param>
+/// <param name="Busy">Workers with a request in work, and requests that workers have put in a queue.</param>
 /// <param name="Workers">All workers.</param>
 public readonly record struct FuseActivity(long Served, int Busy, int Workers)
 {
@@ -13,15 +13,16 @@ public readonly record struct FuseActivity(long Served, int Busy, int Workers)
     /// </summary>
     public bool IsStuckSince(FuseActivity before) => Busy >= Workers && Served == before.Served;
 
-    /// <summary>The activity of the workers of <paramref name="slots"/>; what others served counts as theirs.</summary>
-    internal static FuseActivity Of(IReadOnlyList<FuseSlot> slots, long servedByOthers)
+    /// <summary>The activity of workers by their slots, and by the queue they put requests in.</summary>
+    internal static FuseActivity Of(IReadOnlyList<FuseSlot> slots, TransferQueue? queue)
     {
-        long served = servedByOthers;
-        int busy = 0;
+        long served = queue?.Served ?? 0;
+        int busy = queue?.InWork ?? 0;
         foreach (FuseSlot slot in slots)
         {
             served += slot.Served;
-            busy += slot.IsBusy ? 1 : 0;
+            if (queue is null && slot.IsBusy)
+                busy++;
         }
 
         return new FuseActivity(served, busy, slots.Count);

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Linux;
+
 namespace Qcow2Fuse.Fuse;
 
 /// <summary>Requests that workers leave to the disk, and the thread that answers them.</summary>
@@ -32,13 +34,8 @@ public sealed partial class FuseServer
     /// <summary>Lasts longer than all workers: the last of them closes the queue.</summary>
     private void Serve(TransferQueue queue)
     {
-        try
-        {
-            queue.Serve();
-        }
-        finally
-        {
-            SetEnded();
-        }
+        _ = ServingThread.TrySetIOFlusher();
+        queue.Serve();
+        SetEnded();
     }
 }

@@ -49,7 +49,7 @@ public sealed partial class FuseServer : IDisposable
 
     /// <summary>What the workers have done and are doing. After <see cref="Start"/>, from any thread.</summary>
     public FuseActivity Activity =>
-        UsesUring ? RingActivity() : FuseActivity.Of(_slots, _transfers?.Served ?? 0);
+        UsesUring ? RingActivity() : FuseActivity.Of(_slots, _transfers);
 
     /// <summary>Completes when all workers have ended.</summary>
     public Task Ended => _ended.Task;
@@ -228,37 +228,24 @@ public sealed partial class FuseServer : IDisposable
     {
         while (!_stopping)
         {
-            _readers.Enter();
-            int length = Receive(slot);
+            _readers.Enter(_transfers is { IsDeep: true });
+            int length = _transport.Receive(slot);
             _readers.Leave();
             if (length < 0)
                 return;
-            if (length == 0)
+            if (length == 0 || _transfers?.TryTake(slot, length) == true)
                 continue;
+
+            _readers.CallOthers();
             slot.Begin();
             int reply = Session.Dispatch(slot, length);
+            _transfers?.Finish();
             if (reply > 0)
                 _transport.Reply(slot, reply);
             slot.Finish();
-            _transfers?.Finish();
             if (!_initialised.IsSet && Session.IsInitialised)
                 FinishInit();
         }
-    }
-
-    /// <summary>Waits for a request that the worker has to serve. As <see cref="IFuseTransport.Receive"/>.</summary>
-    private int Receive(FuseSlot slot)
-    {
-        while (!_stopping)
-        {
-            int length = _transport.Receive(slot);
-            if (length <= 0 || _transfers?.TryTake(slot, length) != true)
-                return length;
-            if (_transfers.IsDeep)
-                _readers.Yield();
-        }
-
-        return 0;
     }
 
     private void AnnounceInit()

@@ -11,7 +11,7 @@ public readonly record struct FuseFailure(string Operation, ulong Node, int Errn
 /// <summary>How a file system is served.</summary>
 public sealed record FuseServerOptions
 {
-    /// <summary>Threads that serve, 1 to 256; each has one request in work.</summary>
+    /// <summary>Threads that serve, 1 to 256; each has one request in work, and more where they are queued.</summary>
     public int Workers { get; init; } = 16;
 
     /// <summary>

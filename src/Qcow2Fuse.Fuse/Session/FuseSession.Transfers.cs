@@ -9,7 +9,11 @@ public sealed unsafe partial class FuseSession
     /// file system knows the place of its bytes. Waits for nothing. Nothing has happened where it returns false, and
     /// nothing that the kernel could see where it returns true: <see cref="Dispatch"/> can still serve the request.
     /// </summary>
-    internal bool TryBegin(FuseSlot slot, int length, FuseTransfer transfer)
+    /// <param name="slot">The slot.</param>
+    /// <param name="length">Bytes of the request.</param>
+    /// <param name="transfer">What becomes of it.</param>
+    /// <param name="most">Most bytes to transfer.</param>
+    internal bool TryBegin(FuseSlot slot, int length, FuseTransfer transfer, int most)
     {
         FuseInHeader* header = (FuseInHeader*)slot.Request;
         bool isWrite = header->Opcode == FuseOpcode.Write;
@@ -23,7 +27,7 @@ public sealed unsafe partial class FuseSession
         FuseReadIn* arguments = (FuseReadIn*)(slot.Request + FuseAbi.InHeaderSize);
         uint size = arguments->Size;
         bool fits = isWrite ? size == (uint)body && body <= MaxWrite : size <= (uint)slot.PayloadCapacity;
-        if (!fits || size == 0 || !IsRange(arguments->Offset, size))
+        if (!fits || size == 0 || size > (uint)most || !IsRange(arguments->Offset, size))
             return false;
 
         transfer.IsWrite = isWrite;

@@ -4,29 +4,23 @@ using System.Runtime.InteropServices;
 namespace Qcow2Fuse.Fuse;
 
 /// <summary>The memory of one request of a <see cref="TransferQueue"/>, and what is known of its transfer.</summary>
-internal sealed unsafe class QueuedTransfer : IThreadPoolWorkItem, IDisposable
+internal sealed unsafe class QueuedTransfer : IDisposable
 {
-    /// <summary>Longer transfers are few at a time, and are left to the workers.</summary>
-    private const int PayloadCapacity = 64 << 10;
-
-    private const nuint MemorySize = FuseSlot.PageSize + PayloadCapacity;
-
-    private readonly TransferQueue _queue;
+    private readonly nuint _size;
     private byte* _memory;
 
-    public QueuedTransfer(TransferQueue queue, int number)
+    /// <summary>Allocates the memory.</summary>
+    /// <param name="number">As <see cref="Number"/>.</param>
+    /// <param name="payloadCapacity">Most bytes of data, a multiple of 4096.</param>
+    public QueuedTransfer(int number, int payloadCapacity)
     {
-        _queue = queue;
         Number = number;
+        _size = (nuint)(FuseSlot.PageSize + payloadCapacity);
 
         // Pages are touched when they are first needed.
-        _memory = (byte*)NativeMemory.AlignedAlloc(MemorySize, FuseSlot.PageSize);
-        Slot = new FuseSlot(_memory + FuseSlot.PageSize, PayloadCapacity);
-        Slot.Request -= FuseAbi.WriteInSize;
+        _memory = (byte*)NativeMemory.AlignedAlloc(_size, FuseSlot.PageSize);
+        Slot = new FuseSlot(_memory + FuseSlot.PageSize, payloadCapacity);
     }
-
-    /// <summary>Bytes of the longest request that fits.</summary>
-    public static int RequestCapacity => FuseAbi.InHeaderSize + FuseAbi.WriteInSize + PayloadCapacity;
 
     /// <summary>Its place in the queue.</summary>
     public int Number { get; }
@@ -50,10 +44,7 @@ internal sealed unsafe class QueuedTransfer : IThreadPoolWorkItem, IDisposable
     }
 
     /// <summary>As <see cref="FuseSlot.Populate"/>.</summary>
-    public void Populate() => NativeMemory.Clear(_memory, MemorySize);
-
-    /// <inheritdoc/>
-    public void Execute() => _queue.Dispatch(this);
+    public void Populate() => NativeMemory.Clear(_memory, _size);
 
     /// <inheritdoc/>
     public void Dispose()

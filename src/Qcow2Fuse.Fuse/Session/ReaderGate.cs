@@ -6,7 +6,7 @@ namespace Qcow2Fuse.Fuse;
 /// there a burst of requests would wake them all for what two can do. The others wait here, and are called when too few
 /// are left.
 /// </summary>
-/// <param name="least">Workers that wait for requests as long as there are others to be called.</param>
+/// <param name="least">Workers that wait for requests while others serve some, if there are so many.</param>
 /// <param name="most">Workers that wait for requests; no more are let in.</param>
 internal sealed class ReaderGate(int least, int most)
 {
@@ -17,44 +17,32 @@ internal sealed class ReaderGate(int least, int most)
     private bool _isOpen;
 
     /// <summary>Called by a worker that is going to wait for requests; waits until there is a place.</summary>
-    public void Enter()
+    /// <param name="isDeep">Whether requests keep nobody busy: one more than the least are then enough.</param>
+    public void Enter(bool isDeep)
     {
         lock (_lock)
         {
-            if (_inside + _called < most || _isOpen)
-                _inside++;
-            else
+            if (_inside + _called >= (isDeep ? least + 1 : most))
                 AwaitCall();
+            _inside++;
         }
     }
 
-    /// <summary>Called by a worker that has something else to do.</summary>
+    /// <summary>Called by a worker that does not wait any more; sees to it that somebody does.</summary>
     public void Leave()
     {
         lock (_lock)
         {
             _inside--;
-            if (_inside + _called >= least || _outside == _called)
-                return;
-            _called++;
-            Monitor.Pulse(_lock);
+            Keep(1);
         }
     }
 
-    /// <summary>
-    /// Called by a worker inside while requests are such as keep nobody busy: waits outside if there are others.
-    /// </summary>
-    public void Yield()
+    /// <summary>Called, outside, by a worker that has something to do that may take long.</summary>
+    public void CallOthers()
     {
-        if (Volatile.Read(ref _inside) <= least)
-            return;
         lock (_lock)
-        {
-            if (_inside <= least || _isOpen)
-                return;
-            _inside--;
-            AwaitCall();
-        }
+            Keep(least);
     }
 
     /// <summary>Lets all in, now and from now on.</summary>
@@ -67,7 +55,14 @@ internal sealed class ReaderGate(int least, int most)
         }
     }
 
-    /// <summary>With the lock held; inside when it returns.</summary>
+    private void Keep(int count)
+    {
+        if (_inside + _called >= count || _outside == _called)
+            return;
+        _called++;
+        Monitor.Pulse(_lock);
+    }
+
     private void AwaitCall()
     {
         _outside++;
@@ -75,6 +70,5 @@ internal sealed class ReaderGate(int least, int most)
             Monitor.Wait(_lock);
         _called = Math.Max(_called - 1, 0);
         _outside--;
-        _inside++;
     }
 }

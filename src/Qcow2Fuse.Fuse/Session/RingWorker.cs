@@ -95,7 +95,7 @@ internal sealed class RingWorker(IFuseRing ring, RingPool pool, FuseSession sess
         Volatile.Write(ref _underWay, _underWay + 1);
         Place?.Note(_underWay);
         FuseTransfer transfer = entry.Transfer;
-        if (!session.TryBegin(entry.Slot, length, transfer))
+        if (!session.TryBegin(entry.Slot, length, transfer, entry.Slot.PayloadCapacity))
         {
             HandOver(entry);
         }

@@ -10,7 +10,7 @@ namespace Qcow2Fuse.Fuse;
 /// </summary>
 /// <remarks>
 /// A worker that is alone with its request serves it itself, without a change of threads. What fails, or ends half-way,
-/// is dispatched as if it had never been begun: by the thread pool, since it may wait for other transfers to end.
+/// is dispatched as if it had never been begun: by a thread of its own, since it may wait for other transfers to end.
 /// </remarks>
 internal sealed class TransferQueue : IDisposable
 {
@@ -18,6 +18,11 @@ internal sealed class TransferQueue : IDisposable
     private const int BusyFrom = 2;
 
     private const int DeepFrom = 8;
+
+    /// <summary>Longer transfers are few at a time, and are left to the workers.</summary>
+    private const int LengthMax = 64 << 10;
+
+    private const int ThreadStackSize = 256 * 1024;
 
     private readonly FuseSession _session;
     private readonly IFuseTransport _transport;
@@ -39,12 +44,15 @@ internal sealed class TransferQueue : IDisposable
         _transport = transport;
         _aio = aio;
         _ended = new (int, int)[count];
-        _places = [.. Enumerable.Range(0, count).Select(number => new QueuedTransfer(this, number))];
+        _places = [.. Enumerable.Range(0, count).Select(number => new QueuedTransfer(number, LengthMax))];
         _free = new Stack<QueuedTransfer>(_places);
     }
 
+    /// <summary>Requests that workers have received and that are not answered, here or by them.</summary>
+    public int InWork => Volatile.Read(ref _inWork);
+
     /// <summary>Whether so many requests are in work that those who wait for more find some without waiting.</summary>
-    public bool IsDeep => Volatile.Read(ref _inWork) >= DeepFrom;
+    public bool IsDeep => InWork >= DeepFrom;
 
     /// <summary>Requests that were answered here.</summary>
     public long Served => Volatile.Read(ref _served);
@@ -69,7 +77,7 @@ internal sealed class TransferQueue : IDisposable
     public bool TryTake(FuseSlot slot, int length)
     {
         bool isAlone = Interlocked.Increment(ref _inWork) < BusyFrom;
-        if (isAlone || length > QueuedTransfer.RequestCapacity || Rent() is not { } place)
+        if (isAlone || Rent() is not { } place)
             return false;
         if (TryBegin(place, slot, length))
             return true;
@@ -77,7 +85,10 @@ internal sealed class TransferQueue : IDisposable
         return false;
     }
 
-    /// <summary>Called by a worker that has answered a request for which <see cref="TryTake"/> was false.</summary>
+    /// <summary>
+    /// Called by a worker that is about to answer a request for which <see cref="TryTake"/> was false: whoever gets the
+    /// answer may be back with the next request at once, and is alone then.
+    /// </summary>
     public void Finish() => Interlocked.Decrement(ref _inWork);
 
     /// <summary>Answers requests until the queue is closed and empty.</summary>
@@ -111,33 +122,27 @@ internal sealed class TransferQueue : IDisposable
             place.Dispose();
     }
 
-    /// <summary>Serves a request whose transfer came to nothing, on any thread.</summary>
-    internal void Dispatch(QueuedTransfer place)
-    {
-        Answer(place, _session.Dispatch(place.Slot, place.Length));
-        lock (_lock)
-        {
-            _dispatched--;
-            Monitor.PulseAll(_lock);
-        }
-    }
-
     private bool TryBegin(QueuedTransfer place, FuseSlot slot, int length)
     {
-        place.Accept(slot, length);
         FuseTransfer transfer = place.Transfer;
-        if (!_session.TryBegin(place.Slot, length, transfer))
+        if (!_session.TryBegin(slot, length, transfer, LengthMax))
             return false;
         if (transfer.Descriptor < 0)
         {
+            place.Accept(slot, length);
             place.Slot.ReplyPayload[..transfer.Length].Clear();
             Complete(place);
             return true;
         }
 
-        if (!transfer.IsCached && TrySubmit(place, transfer))
-            return true;
-        _session.Abandon(place.Slot, transfer);
+        if (!transfer.IsCached)
+        {
+            place.Accept(slot, length);
+            if (TrySubmit(place, transfer))
+                return true;
+        }
+
+        _session.Abandon(slot, transfer);
         return false;
     }
 
@@ -196,17 +201,43 @@ internal sealed class TransferQueue : IDisposable
         }
 
         _session.Abandon(place.Slot, place.Transfer);
-        ThreadPool.UnsafeQueueUserWorkItem(place, preferLocal: false);
+        StartDispatch(place);
+    }
+
+    /// <summary>A method of its own, so that the closure is allocated here alone.</summary>
+    private void StartDispatch(QueuedTransfer place)
+    {
+        Thread thread = new(() => Dispatch(place), ThreadStackSize) { IsBackground = true, Name = "fuse" };
+        try
+        {
+            thread.Start();
+        }
+        catch (OutOfMemoryException)
+        {
+            // What the runtime throws where the system has no more threads: later, then, by one that there is.
+            ThreadPool.UnsafeQueueUserWorkItem(_ => Dispatch(place), null);
+        }
+    }
+
+    /// <summary>Serves a request whose transfer came to nothing.</summary>
+    private void Dispatch(QueuedTransfer place)
+    {
+        Answer(place, _session.Dispatch(place.Slot, place.Length));
+        lock (_lock)
+        {
+            _dispatched--;
+            Monitor.PulseAll(_lock);
+        }
     }
 
     private void Complete(QueuedTransfer place) => Answer(place, _session.Complete(place.Slot, place.Transfer));
 
     private void Answer(QueuedTransfer place, int reply)
     {
+        Finish();
         if (reply > 0)
             _transport.Reply(place.Slot, reply);
         Interlocked.Increment(ref _served);
-        Interlocked.Decrement(ref _inWork);
         Return(place);
     }
 

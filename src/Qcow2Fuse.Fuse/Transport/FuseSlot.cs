@@ -42,14 +42,14 @@ public sealed unsafe class FuseSlot : IDisposable
     }
 
     /// <summary>
-    /// Makes the slot of an entry of a ring: <paramref name="payload"/>, which is page aligned with at least a page
-    /// before it, is both where the data of a request comes in and where the reply's payload goes.
+    /// Makes a slot in others' memory: <paramref name="payload"/>, which is page aligned with at least a page before
+    /// it, is both where the data of a request comes in and where the reply's payload goes.
     /// </summary>
     internal FuseSlot(byte* payload, int payloadCapacity)
     {
         PayloadCapacity = payloadCapacity;
         Descriptor = -1;
-        Request = payload - FuseAbi.InHeaderSize;
+        Request = payload - FuseAbi.InHeaderSize - FuseAbi.WriteInSize;
         Reply = payload - FuseAbi.OutHeaderSize;
     }
 
@@ -65,7 +65,7 @@ public sealed unsafe class FuseSlot : IDisposable
     /// <summary>Bytes of payload that fit into a reply.</summary>
     public int PayloadCapacity { get; }
 
-    /// <summary>The transport's handle for this worker.</summary>
+    /// <summary>The transport's handle for the worker that received the request.</summary>
     public int Descriptor { get; internal set; }
 
     /// <summary>The kernel's number of the thread that works with this slot; 0 before and after.</summary>

@@ -4,7 +4,8 @@ namespace Qcow2Fuse.Fuse;
 /// <summary>The way to the kernel: requests come from it and replies go to it.</summary>
 /// <remarks>
 /// Receive and Reply block and may be called from any number of threads at once, each with its own slot. The reply
-/// to a request goes through the slot it came with, before the slot receives again.
+/// to a request goes through the slot it came with, before the slot receives again, or later through another one with
+/// the same descriptor.
 /// </remarks>
 public interface IFuseTransport : IDisposable
 {

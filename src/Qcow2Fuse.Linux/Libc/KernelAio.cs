@@ -5,7 +5,8 @@ namespace Qcow2Fuse.Linux;
 
 /// <summary>
 /// Reads and writes that the kernel does while nobody waits (io_setup(2)): begun on any thread, their ends seen by one.
-/// Only transfers past the page cache (O_DIRECT) are begun without waiting for them. Allocates no managed memory.
+/// Only for transfers past the page cache (O_DIRECT), and even of those some file systems wait for the end, or for a
+/// lock, at the beginning. Allocates no managed memory.
 /// </summary>
 /// <remarks>
 /// Not io_uring: a ring has the thread that began a transfer end it too, so one that waits for something else would be
@@ -27,7 +28,9 @@ public sealed unsafe partial class KernelAio : IDisposable
     }
 
     /// <summary>Makes a context for <paramref name="count"/> transfers at a time.</summary>
-    /// <returns>0, −EAGAIN (the system's limit, aio-max-nr), −ENOSYS or −EPERM where it is forbidden, −ENOMEM.</returns>
+    /// <returns>
+    /// 0, −EAGAIN (the system's limit, aio-max-nr), −ENOSYS or −EPERM where it is forbidden, −ENOMEM.
+    /// </returns>
     public static int Create(int count, out KernelAio? aio)
     {
         aio = null;

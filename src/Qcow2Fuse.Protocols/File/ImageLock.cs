@@ -10,8 +10,8 @@ namespace Qcow2Fuse.Protocols;
 /// bit number in <see cref="ImagePermissions"/>. docs/image-locks.md has the table.
 /// </summary>
 /// <remarks>
-/// The locks end with the last descriptor of the open file, and a process that is just being started holds copies of all
-/// of them until it runs its program: whoever closes a file gives its locks back first.
+/// The locks end with the last descriptor of the open file, and a process that is just being started holds copies of
+/// all of them until it runs its program: whoever closes a file gives its locks back first.
 /// </remarks>
 internal static class ImageLock
 {

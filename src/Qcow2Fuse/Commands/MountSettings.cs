@@ -50,11 +50,14 @@ internal sealed class MountSettings
     /// <summary>Caching of the image file.</summary>
     public CacheMode Cache => GivenCache ?? (PrefersDirect ? CacheMode.None : CacheMode.Writeback);
 
+    /// <summary>Whether the image file is read and written past the page cache.</summary>
+    public bool IsDirect => Cache is CacheMode.None or CacheMode.DirectSync;
+
     /// <summary>
     /// Whether memory is found at the start, not when a request needs it. With O_DIRECT serving then needs little more,
     /// and is less likely to wait for some where there is none.
     /// </summary>
-    public bool PopulatesMemory => Cache is CacheMode.None or CacheMode.DirectSync;
+    public bool PopulatesMemory => IsDirect;
 
     /// <summary>What punched holes do to the image.</summary>
     public DiscardMode Discard { get; set; } = DiscardMode.Unmap;

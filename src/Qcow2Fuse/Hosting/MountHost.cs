@@ -120,7 +120,7 @@ internal sealed class MountHost : IDisposable
             Uring = _settings.Transport == FuseTransportChoice.Uring && _keeper is null,
             WritebackCache = _settings.Writeback,
             PopulateBuffers = _settings.PopulatesMemory,
-            QueuesTransfers = _settings.PopulatesMemory,
+            QueuesTransfers = _settings.IsDirect,
             MapException = fileSystem.OnFailure,
             OnUnused = () => _events.Post(HostEvent.Unused),
         });
