@@ -48,8 +48,7 @@ public sealed partial class FuseServer : IDisposable
     public FuseSession Session { get; }
 
     /// <summary>What the workers have done and are doing. After <see cref="Start"/>, from any thread.</summary>
-    public FuseActivity Activity =>
-        UsesUring ? RingActivity() : FuseActivity.Of(_slots, _transfers);
+    public FuseActivity Activity => UsesUring ? RingActivity() : FuseActivity.Of(_slots, _transfers);
 
     /// <summary>Completes when all workers have ended.</summary>
     public Task Ended => _ended.Task;
@@ -184,7 +183,8 @@ public sealed partial class FuseServer : IDisposable
         }
     }
 
-    private static Thread NewThread(ThreadStart work) => new(work, WorkerStackSize)
+    /// <summary>A thread, not started, that serves requests.</summary>
+    internal static Thread NewThread(ThreadStart work) => new(work, WorkerStackSize)
     {
         IsBackground = true,
         Name = "fuse",

@@ -22,8 +22,6 @@ internal sealed class TransferQueue : IDisposable
     /// <summary>Longer transfers are few at a time, and are left to the workers.</summary>
     private const int LengthMax = 64 << 10;
 
-    private const int ThreadStackSize = 256 * 1024;
-
     private readonly FuseSession _session;
     private readonly IFuseTransport _transport;
     private readonly KernelAio _aio;
@@ -207,10 +205,9 @@ internal sealed class TransferQueue : IDisposable
     /// <summary>A method of its own, so that the closure is allocated here alone.</summary>
     private void StartDispatch(QueuedTransfer place)
     {
-        Thread thread = new(() => Dispatch(place), ThreadStackSize) { IsBackground = true, Name = "fuse" };
         try
         {
-            thread.Start();
+            FuseServer.NewThread(() => Dispatch(place)).Start();
         }
         catch (OutOfMemoryException)
         {
