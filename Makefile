@@ -11,8 +11,11 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 RID := $(if $(filter aarch64,$(shell uname -m)),linux-arm64,linux-x64)
 DOTNET ?= dotnet
+# 0: the form that needs no linker, ReadyToRun; slower to start, and larger.
+NATIVE ?= 1
 PROGRAM := out/qcow2fuse
 
+export NATIVE
 export DOTNET_CLI_TELEMETRY_OPTOUT := 1
 export DOTNET_NOLOGO := 1
 export DOTNET_SKIP_FIRST_TIME_EXPERIENCE := 1
@@ -20,7 +23,7 @@ export DOTNET_CLI_UI_LANGUAGE := en
 # dotnet refuses to work without a home directory, and service managers have none.
 export DOTNET_CLI_HOME ?= $(if $(HOME),$(HOME),$(CURDIR)/out/home)
 
-SOURCES := $(shell find src -name obj -prune -o -name bin -prune -o \( -name '*.cs' -o -name '*.csproj' -o -name '*.props' \) -print) \
+SOURCES := $(shell find src -name obj -prune -o -name bin -prune -o \( -name '*.cs' -o -name '*.c' -o -name '*.csproj' -o -name '*.props' \) -print) \
 	Directory.Build.props Directory.Packages.props global.json
 
 .PHONY: build run test test-boot check bench crash soak install uninstall clean deps test-deps help
@@ -29,9 +32,7 @@ build: $(PROGRAM)
 
 $(PROGRAM): $(SOURCES)
 	packaging/scripts/need-sdk
-	$(DOTNET) publish src/Qcow2Fuse/Qcow2Fuse.csproj -c $(CONFIGURATION) -r $(RID) -o out/publish -v q --nologo
-	install -m 0755 out/publish/qcow2fuse $@
-	touch $@
+	DOTNET='$(DOTNET)' NATIVE='$(NATIVE)' packaging/scripts/build-program $(CONFIGURATION) $(RID) $@
 
 # What the program needs beside itself. Nothing is asked of apt when all of it is there.
 deps:
@@ -107,7 +108,7 @@ clean:
 	find src tests -type d \( -name bin -o -name obj -o -name TestResults \) -prune -exec rm -rf {} +
 
 help:
-	@echo 'build      out/qcow2fuse'
+	@echo 'build      out/qcow2fuse, native; NATIVE=0 makes the form that needs no C compiler'
 	@echo 'run        demonstration; IMAGE=file DIR=directory mounts your own image instead'
 	@echo 'test       all tests, with a summary in the last line'
 	@echo 'check      formatting and the rules of the source tree'

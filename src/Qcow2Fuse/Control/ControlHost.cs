@@ -161,6 +161,10 @@ internal sealed partial class ControlHost(
         {
             return Failed(ExitCode.Failure, Renamed(exception.Message, name, call.Shown), exception.Hint);
         }
+        catch (OutOfMemoryException)
+        {
+            return Failed(ExitCode.Failure, $"{Printable.Text(call.Shown)}: the daemon is out of memory");
+        }
         catch (Exception exception)
         {
             HostLog.RequestFailed(context.Logger, exception.ToString());

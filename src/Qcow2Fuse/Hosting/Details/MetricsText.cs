@@ -37,7 +37,21 @@ internal static class MetricsText
         WriteFamily(text, "qcow2fuse_metadata_flushes", "counter", null, "Flushes that made all metadata durable");
         foreach ((ImageNodes image, MetadataStatistics statistics) in tables)
             WriteSample(text, "qcow2fuse_metadata_flushes_total", image, label: "", statistics.Flushes);
+        WriteManagedMemory(text);
         text.WriteLine("# EOF");
+    }
+
+    /// <summary>The heap of the runtime. Requests take nothing from it; texts, listings and commands do.</summary>
+    private static void WriteManagedMemory(TextWriter text)
+    {
+        const string Allocated = "qcow2fuse_managed_allocated_bytes";
+        const string Limit = "qcow2fuse_managed_limit_bytes";
+        WriteFamily(text, Allocated, "counter", "bytes", "Managed memory allocated so far");
+        text.WriteLine(string.Create(
+            CultureInfo.InvariantCulture, $"{Allocated}_total {GC.GetTotalAllocatedBytes(precise: true)}"));
+        WriteFamily(text, Limit, "gauge", "bytes", "Managed memory that may be in use");
+        text.WriteLine(string.Create(
+            CultureInfo.InvariantCulture, $"{Limit} {GC.GetGCMemoryInfo().TotalAvailableMemoryBytes}"));
     }
 
     private static IEnumerable<(string Operation, long Value)> Requests(ImageCounters counters) =>
