@@ -57,14 +57,15 @@ check:
 	$(DOTNET) test tests/Qcow2Fuse.EndToEnd.Tests --filter 'FullyQualifiedName~.Tidy.' -v q --nologo
 
 # All subjects side by side: JOBS=rr1,rw32 some of the jobs (growth: images of growing size), ROUNDS=3, SECONDS_EACH=4,
-# SIZE_MIB=512, URING=1, QSD=another qemu-storage-daemon, BENCH_DIR=/var/tmp on the disk to measure, OPTIONS=mount options
+# SIZE_MIB=512, URING=1, QSD=another qemu-storage-daemon, AGAINST=another build of
+# the program, to compare with that alone, BENCH_DIR=/var/tmp on the disk to measure, OPTIONS=mount options
 # to try.
 bench: build test-deps
 	packaging/scripts/install-deps bench
 	$(DOTNET) build tests/Qcow2Fuse.Bench -c Release -v q --nologo
 	$(DOTNET) tests/Qcow2Fuse.Bench/bin/Release/net10.0/Qcow2Fuse.Bench.dll $(PROGRAM) --output out/bench \
 		--work $(or $(BENCH_DIR),/var/tmp) --rounds $(or $(ROUNDS),3) --seconds $(or $(SECONDS_EACH),4) \
-		--size-mib $(or $(SIZE_MIB),512) $(if $(JOBS),--only $(JOBS)) $(if $(QSD),--qsd $(QSD)) \
+		--size-mib $(or $(SIZE_MIB),512) $(if $(JOBS),--only $(JOBS)) $(if $(QSD),--qsd $(QSD)) $(if $(AGAINST),--against $(AGAINST)) \
 		$(if $(OPTIONS),--own-options $(OPTIONS)) $(if $(URING),--uring)
 
 # Crash states of random runs of the engine with every feature, ten times as many as in make test: RUNS=N, STATES=N.

@@ -103,7 +103,11 @@ internal static class Fusermount
     {
         string reason = message.Split('\n').Select(line => line.Trim()).LastOrDefault(line => line.Length > 0)
             ?? "fusermount3 failed without a message";
-        reason = reason.Replace("fusermount3: ", "", StringComparison.Ordinal);
+
+        // It calls itself by the path that it was started by.
+        int name = reason.IndexOf(Program + ": ", StringComparison.Ordinal);
+        if (name >= 0)
+            reason = reason[(name + Program.Length + 2)..];
         if (reason.Contains("user_allow_other", StringComparison.Ordinal))
         {
             return new FuseMountException(

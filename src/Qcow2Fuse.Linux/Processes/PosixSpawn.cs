@@ -11,6 +11,7 @@ namespace Qcow2Fuse.Linux;
 internal static unsafe partial class PosixSpawn
 {
     private const int CloseOnExec = 0x80000;
+    private const uint MemoryFileCloseOnExec = 1;
     private const short SetSignalDefaults = 4;
     private const int BrokenPipeByte = 1;
     private const byte BrokenPipeBit = 1 << 4;
@@ -65,7 +66,7 @@ internal static unsafe partial class PosixSpawn
             case ProgramStream.Inherited:
                 return 0;
             case ProgramStream.Nothing:
-                theirs = LinuxFile.Open("/dev/null", OpenFlags.ReadWrite | OpenFlags.CloseOnExec);
+                theirs = OpenNothing();
                 return theirs < 0 ? theirs : RefuseStandard(theirs);
             default:
                 int* ends = stackalloc int[2];
@@ -74,6 +75,17 @@ internal static unsafe partial class PosixSpawn
                 (ours, theirs) = isInput ? (ends[1], ends[0]) : (ends[0], ends[1]);
                 return RefuseStandard(Math.Min(ours, theirs));
         }
+    }
+
+    /// <summary>/dev/null; where a system has none, an empty file in memory, which does as well for a while.</summary>
+    private static int OpenNothing()
+    {
+        int nothing = LinuxFile.Open("/dev/null", OpenFlags.ReadWrite | OpenFlags.CloseOnExec);
+        if (nothing >= 0)
+            return nothing;
+        fixed (byte* name = "nothing\0"u8)
+            nothing = MemfdNative(name, MemoryFileCloseOnExec);
+        return nothing >= 0 ? nothing : -Marshal.GetLastPInvokeError();
     }
 
     /// <summary>A process without standard streams would give them away for those of the program.</summary>
@@ -191,6 +203,9 @@ internal static unsafe partial class PosixSpawn
 
     [LibraryImport("libc", EntryPoint = "pipe2", SetLastError = true)]
     private static partial int Pipe2Native(int* ends, int flags);
+
+    [LibraryImport("libc", EntryPoint = "memfd_create", SetLastError = true)]
+    private static partial int MemfdNative(byte* name, uint flags);
 
     [LibraryImport("libc", EntryPoint = "signal")]
     private static partial nint SignalNative(int signal, nint handler);

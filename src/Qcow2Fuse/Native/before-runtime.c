@@ -30,8 +30,8 @@ static void open_standard_streams(void)
     for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; stream++) {
         if (fcntl(stream, F_GETFD) >= 0)
             continue;
-        // The lowest free number, so this one.
-        if (open("/dev/null", O_RDWR) != stream)
+        // The lowest free number is this one. Without /dev/null, something that takes no messages.
+        if (open("/dev/null", O_RDWR) != stream && open("/", O_RDONLY | O_DIRECTORY) != stream)
             _exit(4);
     }
 }

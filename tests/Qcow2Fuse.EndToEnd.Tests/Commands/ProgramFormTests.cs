@@ -113,6 +113,18 @@ public sealed class ProgramFormTests : MountTest
         Run("snapshot", "-c", "one", image).ShouldSucceed();
     }
 
+    /// <summary>Settings are read whole, into managed memory: more of them than there is of it.</summary>
+    [SkippableFact]
+    public void The_end_of_the_heap_is_one_line()
+    {
+        RequireNative();
+        Directory.CreateDirectory(PathOf("qcow2fuse"));
+        File.WriteAllText(
+            PathOf("qcow2fuse/qcow2fuse.json"), string.Concat("{\"source\":\"", new string('x', 100 << 20), "\"}"));
+        SetEnvironment("XDG_CONFIG_HOME", WorkDirectory);
+        ShouldPrint(2, "", "qcow2fuse: out of memory\n", NewImage(), NewMountPoint());
+    }
+
     /// <summary>The start of a mount does not leave the caller's locks with the daemon.</summary>
     [SkippableTheory]
     [InlineData(false)]
