@@ -22,7 +22,7 @@ internal sealed partial class ControlHost
         }
         else
         {
-            using FileDevice file = FileDevice.Open(nodes.Image.FilePath, readOnly: true);
+            using FileDevice file = nodes.Image.OpenFile();
             report = InfoCommand.Read(file, call.Shown, call.Format);
         }
 

@@ -86,7 +86,7 @@ internal sealed partial class ControlHost(
     private MountedImageReport Describe(ImageNodes nodes)
     {
         HostedImage image = nodes.Image;
-        StorageIdentity identity = FileIdentity.Of(image.FilePath) ?? default;
+        StorageIdentity identity = image.Identity ?? default;
         ImageCounters counters = image.Counters;
         return new MountedImageReport(
             image.Path,
