@@ -154,6 +154,10 @@ internal static class MountCommand
     {
         // A lock of the caller, or his file, is not to last as long as the mount.
         InheritedFiles.CloseOthers(NamedDescriptors.Of(settings));
+
+        // What root read before is not the other user's.
+        if (settings.OtherUser is not null)
+            ProcessCalls.HideMemory();
         LogLevel least = debug ? LogLevel.Debug : LogLevel.Information;
         bool isChild = BackgroundStart.IsChild;
         if (isChild)

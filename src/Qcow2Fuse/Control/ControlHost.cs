@@ -78,7 +78,7 @@ internal sealed partial class ControlHost(
     {
         MountReport report = new(
             Environment.ProcessId, mount.MountPoint, images.Path, images.IsReadOnly,
-            [.. images.Current().Select(Describe)]);
+            [.. images.Current().Select(Describe)], mount.Connection);
         return JsonSerializer.Serialize(new MountsReport(Schema, [report]), ControlJson.Default.MountsReport) + "\n";
     }
 

@@ -24,6 +24,7 @@ internal static class SecretReader
     {
         if (sources.Count == 0)
             return null;
+        ProcessCalls.HideMemory();
         List<ReadOnlyMemory<byte>> passphrases = [];
         List<byte[]> buffers = [];
         try
@@ -53,6 +54,7 @@ internal static class SecretReader
     {
         if (!sources.Any(static source => source.Descriptor == StandardInput))
             return [];
+        ProcessCalls.HideMemory();
         byte[] buffer = NewBuffer();
         try
         {
