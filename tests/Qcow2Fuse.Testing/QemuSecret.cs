@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 using Xunit;
 
 namespace Qcow2Fuse.Testing;
@@ -31,7 +32,7 @@ public sealed class QemuSecret
     public byte[] Passphrase { get; }
 
     /// <summary>The passphrase as the product takes it.</summary>
-    public ImageSecrets Secrets => new((ReadOnlyMemory<byte>)Passphrase);
+    public ImageSecrets Secrets => new(new SecretMemory(Passphrase));
 
     /// <summary>
     /// <c>qemu-img create</c> of an encrypted image. LUKS is made with few iterations; where QEMU cannot measure the

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-using System.Security.Cryptography;
+using System.Buffers;
 
 namespace Qcow2Fuse.Block;
 
@@ -9,30 +9,21 @@ namespace Qcow2Fuse.Block;
 /// </summary>
 public sealed class ImageSecrets : IDisposable
 {
-    private readonly byte[][] _passphrases;
+    private readonly IMemoryOwner<byte>[] _passphrases;
 
-    /// <summary>Takes copies of the passphrases; the caller wipes its own.</summary>
-    public ImageSecrets(params IEnumerable<ReadOnlyMemory<byte>> passphrases)
-    {
-        _passphrases = [.. passphrases.Select(static passphrase =>
-        {
-            // Pinned: the garbage collector would leave copies behind when it moves them.
-            byte[] copy = GC.AllocateUninitializedArray<byte>(passphrase.Length, pinned: true);
-            passphrase.CopyTo(copy);
-            return copy;
-        })];
-    }
+    /// <summary>Takes the passphrases over; their memory is such as wipes itself on dispose.</summary>
+    public ImageSecrets(params IEnumerable<IMemoryOwner<byte>> passphrases) => _passphrases = [.. passphrases];
 
     /// <summary>How many there are.</summary>
     public int Count => _passphrases.Length;
 
     /// <summary>Passphrase <paramref name="index"/>, any bytes.</summary>
-    public ReadOnlySpan<byte> this[int index] => _passphrases[index];
+    public ReadOnlySpan<byte> this[int index] => _passphrases[index].Memory.Span;
 
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (byte[] passphrase in _passphrases)
-            CryptographicOperations.ZeroMemory(passphrase);
+        foreach (IMemoryOwner<byte> passphrase in _passphrases)
+            passphrase.Dispose();
     }
 }

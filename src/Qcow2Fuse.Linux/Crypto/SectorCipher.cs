@@ -56,12 +56,12 @@ public sealed unsafe class SectorCipher : IDisposable
 
     private readonly SectorCipherSpec _spec;
     private readonly string _cipher;
-    private readonly byte[] _key;
-    private readonly byte[] _ivKey = [];
+    private readonly SecretMemory _key;
+    private readonly SecretMemory? _ivKey;
     private readonly CodecPool<Context> _encryptors;
     private readonly CodecPool<Context> _decryptors;
 
-    /// <summary>Prepares the cipher with a copy of <paramref name="key"/>, which is wiped on dispose.</summary>
+    /// <summary>Prepares the cipher with a copy of <paramref name="key"/>.</summary>
     /// <exception cref="CodecUnavailableException">libcrypto is not installed.</exception>
     /// <exception cref="CryptographicException">libcrypto refuses the key.</exception>
     public SectorCipher(SectorCipherSpec spec, ReadOnlySpan<byte> key)
@@ -71,15 +71,13 @@ public sealed unsafe class SectorCipher : IDisposable
         _spec = spec;
         _cipher = spec.CipherName(key.Length);
 
-        // Pinned: the garbage collector would leave copies behind when it moves them.
-        _key = GC.AllocateUninitializedArray<byte>(key.Length, pinned: true);
-        key.CopyTo(_key);
+        _key = new SecretMemory(key);
         if (spec.Iv == SectorIv.Essiv)
         {
             if (spec.EssivHash is not { Size: 16 or 32 } hash)
                 throw new ArgumentException("ESSIV needs a hash of 16 or 32 bytes", nameof(spec));
-            _ivKey = GC.AllocateUninitializedArray<byte>(hash.Size, pinned: true);
-            hash.Digest(key, _ivKey);
+            _ivKey = new SecretMemory(hash.Size);
+            hash.Digest(key, _ivKey.Span);
         }
 
         _encryptors = new CodecPool<Context>(() => new Context(this, encrypts: true));
@@ -106,10 +104,10 @@ public sealed unsafe class SectorCipher : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        CryptographicOperations.ZeroMemory(_key);
-        CryptographicOperations.ZeroMemory(_ivKey);
         _encryptors?.Clear();
         _decryptors?.Clear();
+        _key.Dispose();
+        _ivKey?.Dispose();
     }
 
     private void Transform(CodecPool<Context> pool, long sector, Span<byte> data)
@@ -139,11 +137,11 @@ public sealed unsafe class SectorCipher : IDisposable
     {
         public Context(SectorCipher owner, bool encrypts)
         {
-            Data = new CipherContext(owner._cipher, owner._key, encrypts);
-            if (owner._ivKey.Length > 0)
+            Data = new CipherContext(owner._cipher, owner._key.Span, encrypts);
+            if (owner._ivKey is { } ivKey)
                 Iv = new CipherContext(
-                    string.Create(CultureInfo.InvariantCulture, $"aes-{owner._ivKey.Length * 8}-ecb"),
-                    owner._ivKey,
+                    string.Create(CultureInfo.InvariantCulture, $"aes-{ivKey.Span.Length * 8}-ecb"),
+                    ivKey.Span,
                     encrypts: true);
         }
 

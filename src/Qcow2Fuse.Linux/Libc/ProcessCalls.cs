@@ -38,8 +38,8 @@ public static unsafe partial class ProcessCalls
     }
 
     /// <summary>
-    /// Keeps the memory of this process, which holds a secret, to itself: no core file of it (RLIMIT_CORE), and no other
-    /// process of the same user looks into it (PR_SET_DUMPABLE). Files of /proc about it are root's from then on.
+    /// Keeps the memory of this process, which holds a secret, to itself: no core file of it (RLIMIT_CORE), and no
+    /// other process of the same user looks into it (PR_SET_DUMPABLE). Its files in /proc are root's from then on.
     /// </summary>
     public static void HideMemory()
     {

@@ -23,7 +23,7 @@ internal static class AntiForensic
     {
         int last = split.Length - key.Length;
         CryptoHash.FillRandom(split[..last]);
-        using WipedBuffer sum = new(key.Length);
+        using SecretMemory sum = new(key.Length);
         Accumulate(split[..last], sum.Span, hash);
         sum.Span.CopyTo(split[last..]);
         Xor(split[last..], key);

@@ -63,7 +63,7 @@ internal sealed class GuestCipher : IDisposable
     {
         if (secrets is not { Count: > 0 })
             throw Missing(file, "AES");
-        using WipedBuffer key = new(AesKeyBytes);
+        using SecretMemory key = new(AesKeyBytes);
         secrets[0][..Math.Min(secrets[0].Length, AesKeyBytes)].CopyTo(key.Span);
         return new GuestCipher(
             new SectorCipher(new SectorCipherSpec(SectorChaining.Cbc, SectorIv.Plain64), key.Span), byHost: false);

@@ -41,7 +41,7 @@ internal static class LuksCreator
             Slots = [],
         };
         var keys = new LuksKeys(file, header);
-        using WipedBuffer master = new(options.KeyBytes);
+        using SecretMemory master = new(options.KeyBytes);
         CryptoHash.FillRandom(master.Span);
         int rounds = options.Iterations ?? Measure(keys.Hash, options);
         byte[] digest = new byte[LuksHeader.DigestBytes];
@@ -80,7 +80,7 @@ internal static class LuksCreator
     /// <summary>How many rounds take the time that was asked for, of a processor with nothing else to do.</summary>
     private static int Measure(CryptoHash hash, EncryptionOptions options)
     {
-        using WipedBuffer key = new(options.KeyBytes);
+        using SecretMemory key = new(options.KeyBytes);
         TimeSpan enough = TimeSpan.FromMilliseconds(100);
         for (int rounds = MeasuredIterationsMin; ; rounds *= 4)
         {

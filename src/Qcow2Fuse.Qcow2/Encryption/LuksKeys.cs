@@ -31,7 +31,7 @@ internal sealed class LuksKeys
     /// </summary>
     public SectorCipher? TryUnlock(ReadOnlySpan<byte> passphrase)
     {
-        using WipedBuffer master = new(_header.KeyBytes);
+        using SecretMemory master = new(_header.KeyBytes);
         foreach (LuksSlot slot in _header.Slots)
         {
             if (slot.IsActive && TryOpenSlot(slot, passphrase, master.Span))
@@ -47,9 +47,9 @@ internal sealed class LuksKeys
     public void SealSlot(
         LuksSlot slot, ReadOnlySpan<byte> passphrase, ReadOnlySpan<byte> master, Span<byte> material)
     {
-        using WipedBuffer slotKey = new(_header.KeyBytes);
+        using SecretMemory slotKey = new(_header.KeyBytes);
         Hash.DeriveKey(passphrase, slot.Salt.Span, slot.Iterations, slotKey.Span);
-        using WipedBuffer split = new(SplitBytes(slot));
+        using SecretMemory split = new(SplitBytes(slot));
         AntiForensic.Split(master, split.Span, Hash);
         using (SectorCipher cipher = CipherWith(slotKey.Span))
             cipher.Encrypt(sector: 0, split.Span);
@@ -86,9 +86,9 @@ internal sealed class LuksKeys
 
     private bool TryOpenSlot(LuksSlot slot, ReadOnlySpan<byte> passphrase, Span<byte> master)
     {
-        using WipedBuffer slotKey = new(_header.KeyBytes);
+        using SecretMemory slotKey = new(_header.KeyBytes);
         Hash.DeriveKey(passphrase, slot.Salt.Span, slot.Iterations, slotKey.Span);
-        using WipedBuffer split = new(SplitBytes(slot));
+        using SecretMemory split = new(SplitBytes(slot));
         _file.ReadPadded(_header.Offset + slot.MaterialOffset, split.Span);
         using (SectorCipher cipher = CipherWith(slotKey.Span))
             cipher.Decrypt(sector: 0, split.Span);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
-using System.Security.Cryptography;
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Fuse;
@@ -137,17 +136,10 @@ internal static class MountCommand
     /// <summary>The daemon finds on its standard input what a secret from there needs.</summary>
     private static int Start(IReadOnlyList<string> arguments, MountSettings settings)
     {
-        byte[] input = SecretReader.ReadInput(settings.Secrets);
-        try
-        {
-            return BackgroundStart.Run(
-                arguments, input, NamedDescriptors.Of(settings),
-                (status, id) => Confirm(settings.Source!, settings.Directory!, status, id));
-        }
-        finally
-        {
-            CryptographicOperations.ZeroMemory(input);
-        }
+        using SecretMemory? input = SecretReader.ReadInput(settings.Secrets);
+        return BackgroundStart.Run(
+            arguments, input is null ? [] : input.Span, NamedDescriptors.Of(settings),
+            (status, id) => Confirm(settings.Source!, settings.Directory!, status, id));
     }
 
     private static int Serve(MountSettings settings, bool debug)

@@ -6,8 +6,8 @@ using Qcow2Fuse.Stacks;
 namespace Qcow2Fuse.Control;
 
 /// <summary>
-/// Which process serves which mount, also where the kernel does not show it to the calling user: the files in /proc of a
-/// daemon that holds a secret are root's. Such a daemon says it over its control socket.
+/// Which process serves which mount, also where the kernel does not show it to the calling user: the files in /proc of
+/// a daemon that holds a secret are root's. Such a daemon says it over its control socket.
 /// </summary>
 internal static class DaemonFinder
 {

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Security.Cryptography;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Linux;
@@ -25,53 +24,38 @@ internal static class SecretReader
         if (sources.Count == 0)
             return null;
         ProcessCalls.HideMemory();
-        List<ReadOnlyMemory<byte>> passphrases = [];
-        List<byte[]> buffers = [];
+        List<SecretMemory> passphrases = [];
+        using SecretMemory buffer = new(BytesMax + 1);
         try
         {
             foreach (SecretSource source in sources)
-            {
-                byte[] buffer = NewBuffer();
-                buffers.Add(buffer);
-                passphrases.Add(buffer.AsMemory(0, Read(source, buffer)));
-            }
-
-            return new ImageSecrets(passphrases);
+                passphrases.Add(new SecretMemory(buffer.Span[..Read(source, buffer.Span)]));
         }
-        finally
+        catch
         {
-            foreach (byte[] buffer in buffers)
-                CryptographicOperations.ZeroMemory(buffer);
+            passphrases.ForEach(static passphrase => passphrase.Dispose());
+            throw;
         }
+
+        return new ImageSecrets(passphrases);
     }
 
     /// <summary>
-    /// Standard input, for the process behind a mount, which has a pipe instead; empty if no secret comes from there.
-    /// The caller wipes it.
+    /// Standard input, for the process behind a mount, which has a pipe instead; null if no secret comes from there, or
+    /// an empty one.
     /// </summary>
     /// <exception cref="BlockException">It cannot be read, or is too long.</exception>
-    public static byte[] ReadInput(IReadOnlyList<SecretSource> sources)
+    public static SecretMemory? ReadInput(IReadOnlyList<SecretSource> sources)
     {
         if (!sources.Any(static source => source.Descriptor == StandardInput))
-            return [];
+            return null;
         ProcessCalls.HideMemory();
-        byte[] buffer = NewBuffer();
-        try
-        {
-            int length = ReadAll(StandardInput, "fd:0", buffer);
-            byte[] input = GC.AllocateUninitializedArray<byte>(length, pinned: true);
-            buffer.AsSpan(0, length).CopyTo(input);
-            return input;
-        }
-        finally
-        {
-            CryptographicOperations.ZeroMemory(buffer);
-        }
+        using SecretMemory buffer = new(BytesMax + 1);
+        int length = ReadAll(StandardInput, "fd:0", buffer.Span);
+        return length == 0 ? null : new SecretMemory(buffer.Span[..length]);
     }
 
-    private static byte[] NewBuffer() => GC.AllocateUninitializedArray<byte>(BytesMax + 1, pinned: true);
-
-    private static int Read(SecretSource source, byte[] buffer)
+    private static int Read(SecretSource source, Span<byte> buffer)
     {
         int length = source.Kind switch
         {
@@ -102,7 +86,7 @@ internal static class SecretReader
         return Path.Combine(directory, name);
     }
 
-    private static int ReadFile(string path, byte[] buffer)
+    private static int ReadFile(string path, Span<byte> buffer)
     {
         string shown = Printable.Text(path);
         int fd = LinuxFile.Open(path, OpenFlags.ReadOnly | OpenFlags.CloseOnExec);
@@ -122,7 +106,7 @@ internal static class SecretReader
     /// Reads to the end and closes the descriptor: nothing else that this process starts shall have it. One that the
     /// runtime opened for itself is not meant, and has the flag close-on-exec, which an inherited one never has.
     /// </summary>
-    private static int ReadDescriptor(int fd, byte[] buffer)
+    private static int ReadDescriptor(int fd, Span<byte> buffer)
     {
         string shown = $"fd:{fd}";
         if (!LinuxStream.IsInherited(fd))
@@ -135,12 +119,12 @@ internal static class SecretReader
         return length;
     }
 
-    private static int ReadAll(int fd, string shown, byte[] buffer)
+    private static int ReadAll(int fd, string shown, Span<byte> buffer)
     {
         int length = 0;
         while (length < buffer.Length)
         {
-            int result = LinuxStream.Read(fd, buffer.AsSpan(length));
+            int result = LinuxStream.Read(fd, buffer[length..]);
             if (result < 0)
                 throw Unreadable(shown, -result);
             if (result == 0)

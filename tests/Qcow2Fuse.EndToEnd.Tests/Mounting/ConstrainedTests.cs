@@ -60,6 +60,35 @@ public sealed class ConstrainedTests : MountTest
         Assert.EndsWith("exit 1\n", output, StringComparison.Ordinal);
     }
 
+    /// <summary>
+    /// The kernel shows nothing of a process with a secret, not even to its owner, who controls it all the same.
+    /// </summary>
+    [SkippableFact]
+    public void A_user_s_mount_with_a_secret_is_closed_to_others_and_obeys_him()
+    {
+        QemuTools.RequireTool("fusermount3");
+        string output = RunScript(
+            """
+            user="$nobody XDG_RUNTIME_DIR=$PWD/run"
+            $nobody mkdir -m 700 run
+            printf secret > key
+            luks=encrypt.format=luks,encrypt.iter-time=10
+            $user "$1/bin/qcow2fuse" create -q -o $luks --secret file:key disk.qcow2 8M
+            $user "$1/bin/qcow2fuse" disk.qcow2 mnt --secret file:key
+            pid=$($user "$1/bin/qcow2fuse" list --output=json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
+            stat -c 'files in /proc of %u' /proc/$pid/environ
+            grep 'core file size' /proc/$pid/limits | tr -s ' '
+            $user cat /proc/$pid/environ 2>/dev/null || echo closed
+            $user "$1/bin/qcow2fuse" list -v | grep -c 'mnt/disk.raw: 8 MiB, open'
+            $user "$1/bin/qcow2fuse" snapshot -c one disk.qcow2
+            $user "$1/bin/qcow2fuse" umount mnt
+            grep -q '^State:.[^Z]' /proc/$pid/status 2>/dev/null || echo ended
+            $user "$1/bin/qcow2fuse" snapshot -l disk.qcow2 | grep -c one
+            """);
+        Assert.Equal(
+            "files in /proc of 0\nMax core file size 0 0 bytes\nclosed\n1\nended\n1\n", output.Replace(" \n", "\n"));
+    }
+
     [SkippableFact]
     public void Nothing_is_unpacked_at_the_start()
     {

@@ -37,7 +37,7 @@ public sealed class DataPathTests
             ExtendedL2 = extendedL2,
             Encryption = encryptedBytes > 0 ? EncryptedImages.Luks("cbc-essiv:sha256") : null,
         });
-        using ImageSecrets secrets = new(EncryptedImages.Passphrase);
+        using ImageSecrets secrets = EncryptedImages.Secrets(EncryptedImages.Passphrase.Span);
         using Qcow2Device device = Qcow2Device.Open(file, new FormatOpenArguments { Secrets = secrets });
         if (withBitmaps)
         {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Qcow2.Tests.Encryption;
 
@@ -9,14 +10,17 @@ internal static class EncryptedImages
     /// <summary>The passphrase of all of them.</summary>
     public static ReadOnlyMemory<byte> Passphrase { get; } = "a passphrase"u8.ToArray();
 
+    /// <summary>One passphrase.</summary>
+    public static ImageSecrets Secrets(ReadOnlySpan<byte> passphrase) => new(new SecretMemory(passphrase));
+
     /// <summary>The old method.</summary>
     public static EncryptionOptions Aes =>
-        new() { Secrets = new ImageSecrets(Passphrase), Format = EncryptionFormat.Aes };
+        new() { Secrets = Secrets(Passphrase.Span), Format = EncryptionFormat.Aes };
 
     /// <summary>LUKS with AES of 128 bits and 1000 rounds.</summary>
     public static EncryptionOptions Luks(string mode) => new()
     {
-        Secrets = new ImageSecrets(Passphrase),
+        Secrets = Secrets(Passphrase.Span),
         CipherMode = mode,
         KeyBytes = mode.StartsWith("xts", StringComparison.Ordinal) ? 32 : 16,
         Iterations = 1000,

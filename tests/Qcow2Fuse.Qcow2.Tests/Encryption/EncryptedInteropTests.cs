@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Testing;
 using Xunit;
@@ -94,7 +95,7 @@ public sealed class EncryptedInteropTests : IDisposable
         BlockException wrong = Assert.Throws<BlockException>(() => Qcow2Device.Open(
             file, new FormatOpenArguments { ReadOnly = true, Secrets = none.Secrets }));
         Assert.Equal($"{image}: the passphrase opens no key slot", wrong.Message);
-        using ImageSecrets both = new(none.Passphrase, third.Passphrase);
+        using ImageSecrets both = new(new SecretMemory(none.Passphrase), new SecretMemory(third.Passphrase));
         using Qcow2Device found = Qcow2Device.Open(
             FileDevice.Open(image, readOnly: true), new FormatOpenArguments { ReadOnly = true, Secrets = both });
         Assert.Equal(4 << 20, found.Length);

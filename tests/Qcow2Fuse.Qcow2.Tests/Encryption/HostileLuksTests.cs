@@ -3,6 +3,7 @@ using System.Buffers.Binary;
 using System.Diagnostics;
 using System.Text;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Oracle;
@@ -125,11 +126,11 @@ public sealed class HostileLuksTests
         BlockException missing = ShouldRefuse(image, BlockErrorKind.PermissionDenied, "", secrets: null);
         Assert.Equal("hostile.qcow2: the image is encrypted (LUKS)", missing.Message);
         Assert.Equal("give the passphrase with --secret file:PATH", missing.Hint);
-        using ImageSecrets wrong = new("a passphrasE"u8.ToArray());
+        using ImageSecrets wrong = EncryptedImages.Secrets("a passphrasE"u8);
         BlockException refused = ShouldRefuse(image, BlockErrorKind.PermissionDenied, "", wrong);
         Assert.Equal("hostile.qcow2: the passphrase opens no key slot", refused.Message);
         Assert.Null(refused.Hint);
-        using ImageSecrets two = new("b"u8.ToArray(), "a passphrase\n"u8.ToArray());
+        using ImageSecrets two = new(new SecretMemory("b"u8), new SecretMemory("a passphrase\n"u8));
         refused = ShouldRefuse(image, BlockErrorKind.PermissionDenied, "", two);
         Assert.Equal("hostile.qcow2: none of the 2 passphrases opens a key slot", refused.Message);
         Assert.Contains("newline", refused.Hint, StringComparison.Ordinal);
@@ -152,7 +153,7 @@ public sealed class HostileLuksTests
             if (Get(image, luks + 164) > 100_000 || Get(image, luks + Slot0 + 4) > 100_000)
                 continue;
             using MemoryDevice file = FileOf(image);
-            using ImageSecrets secrets = new(EncryptedImages.Passphrase);
+            using ImageSecrets secrets = EncryptedImages.Secrets(EncryptedImages.Passphrase.Span);
             try
             {
                 Qcow2Device.Open(file, new FormatOpenArguments { Secrets = secrets, ReadOnly = true }).Dispose();
@@ -198,7 +199,7 @@ public sealed class HostileLuksTests
 
     private static void ShouldRefuse(byte[] image, BlockErrorKind kind, string expected)
     {
-        using ImageSecrets secrets = new(EncryptedImages.Passphrase);
+        using ImageSecrets secrets = EncryptedImages.Secrets(EncryptedImages.Passphrase.Span);
         ShouldRefuse(image, kind, expected, secrets);
     }
 
