@@ -61,7 +61,7 @@ public sealed class ShownNameTests : MountTest
 
         ProcessResult text = Run("info", image).ShouldSucceed();
         ShouldBePlain(text.Output);
-        Assert.Contains($"\nbacking file: {Escaped} (actual", text.Output, StringComparison.Ordinal);
+        Assert.Contains($"\nbacking file: {Escaped}", text.Output, StringComparison.Ordinal);
         foreach (string[] command in (string[][])[["info", "--output=json", image], ["check", "--output=json", image]])
         {
             ProcessResult json = Run(command).ShouldSucceed();
@@ -100,6 +100,6 @@ public sealed class ShownNameTests : MountTest
     {
         Assert.DoesNotContain("\nMAINPID", output, StringComparison.Ordinal);
         Assert.All(output, static one => Assert.False(
-            one != '\n' && (char.IsControl(one) || one is '\u202e' or '\ufffd'), $"U+{(int)one:X4} is shown"));
+            one != '\n' && (char.IsControl(one) || one == '\u202e'), $"U+{(int)one:X4} is shown"));
     }
 }
