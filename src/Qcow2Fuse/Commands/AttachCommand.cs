@@ -38,7 +38,7 @@ internal static class AttachCommand
             return exitCode;
         int device = AttachTo(mount, autoClear: false, out int number);
         _ = LinuxFile.Close(device);
-        Console.Out.WriteLine(LoopDevice.PathOf(number));
+        StandardOutput.WriteLine(LoopDevice.PathOf(number));
         return ExitCode.Success;
     }
 

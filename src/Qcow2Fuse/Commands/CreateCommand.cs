@@ -72,7 +72,7 @@ internal static class CreateCommand
             throw CommandException.Usage($"{request.File}: the size is too large");
         using ImageSecrets? secrets = request.Secret is null ? null : SecretReader.Read([request.Secret]);
         if (!quiet)
-            Console.Out.WriteLine(request.Describe(size));
+            StandardOutput.WriteLine(request.Describe(size));
 
         // Sizes in whole sectors are what every reader of qcow2 can represent.
         long rounded = (size + SectorSize - 1) / SectorSize * SectorSize;

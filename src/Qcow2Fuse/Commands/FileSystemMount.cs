@@ -42,7 +42,7 @@ internal static class FileSystemMount
         if (exitCode != ExitCode.Success)
             mount.End();
         else if (!Console.IsOutputRedirected)
-            Console.Out.WriteLine($"mounted {source} on {settings.Directory}  [{LoopDevice.PathOf(number)}]");
+            StandardOutput.WriteLine($"mounted {source} on {settings.Directory}  [{LoopDevice.PathOf(number)}]");
         return exitCode;
     }
 

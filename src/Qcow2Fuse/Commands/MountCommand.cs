@@ -210,6 +210,6 @@ internal static class MountCommand
         }
 
         if (LinuxStream.IsTerminal(1))
-            Console.Out.WriteLine($"mounted {status} on {directory}  [pid {processId}]");
+            StandardOutput.WriteLine($"mounted {status} on {directory}  [pid {processId}]");
     }
 }

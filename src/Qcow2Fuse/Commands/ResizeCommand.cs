@@ -94,7 +94,7 @@ internal static class ResizeCommand
 
         Resize(image.Device, path, size, preallocation, mayShrink);
         if (!quiet)
-            Console.Out.WriteLine(Done);
+            StandardOutput.WriteLine(Done);
         return ExitCode.Success;
     }
 

@@ -125,8 +125,8 @@ internal sealed class RunningImage : IDisposable
     {
         ControlAnswer answer = _client.Call(verb, call, type, _name);
         foreach (string message in answer.Messages ?? [])
-            StandardError.WriteLine(Plain(message));
-        Console.Out.Write(Plain(answer.Output));
+            StandardError.WriteLine(message);
+        StandardOutput.WriteLines(answer.Output);
         if (answer.Error is { } error)
             throw new CommandException(answer.ExitCode, error, answer.Hint);
         if (answer.FileSize is { } size)
@@ -139,10 +139,6 @@ internal sealed class RunningImage : IDisposable
 
     private static bool IsLocked(Exception exception) =>
         (exception as BlockException ?? exception.InnerException as BlockException)?.Kind == BlockErrorKind.Locked;
-
-    /// <summary>Another user's daemon is not to move root's cursor.</summary>
-    private static string Plain(string text) =>
-        string.Concat(text.Select(static one => char.IsControl(one) && one != '\n' ? '?' : one));
 
     /// <summary>
     /// With the kernel's writeback cache the size of a file is what the kernel thinks it is. A truncation to the size

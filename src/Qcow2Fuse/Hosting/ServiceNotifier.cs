@@ -3,6 +3,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Net.Sockets;
 using System.Text;
+using Qcow2Fuse.Block;
 using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Hosting;
@@ -41,30 +42,33 @@ internal static class ServiceNotifier
             : null;
 
     /// <summary>The mount answers.</summary>
-    public static void Ready(string status) => Send($"READY=1\nSTATUS={status}\nMAINPID={Environment.ProcessId}");
+    public static void Ready(string status) => Send(
+        ("READY", "1"), ("STATUS", status),
+        ("MAINPID", Environment.ProcessId.ToString(CultureInfo.InvariantCulture)));
 
     /// <summary>A line for <c>systemctl status</c>.</summary>
-    public static void Status(string status) => Send($"STATUS={status}");
+    public static void Status(string status) => Send(("STATUS", status));
 
     /// <summary>The workers answer.</summary>
-    public static void Watchdog() => Send("WATCHDOG=1");
+    public static void Watchdog() => Send(("WATCHDOG", "1"));
 
     /// <summary>Settings are looked at again; to be followed by <see cref="Ready"/>.</summary>
     public static void Reloading()
     {
         long microseconds = (long)(Stopwatch.GetTimestamp() * 1e6 / Stopwatch.Frequency);
-        Send(string.Create(CultureInfo.InvariantCulture, $"RELOADING=1\nMONOTONIC_USEC={microseconds}"));
+        Send(("RELOADING", "1"), ("MONOTONIC_USEC", microseconds.ToString(CultureInfo.InvariantCulture)));
     }
 
     /// <summary>The daemon is on its way out.</summary>
-    public static void Stopping() => Send("STOPPING=1\nSTATUS=writing the image");
+    public static void Stopping() => Send(("STOPPING", "1"), ("STATUS", "writing the image"));
 
     /// <summary>Another process of the service will go on.</summary>
-    public static void HandingOver() => Send("STATUS=handing over to the next process");
+    public static void HandingOver() => Send(("STATUS", "handing over to the next process"));
 
     /// <summary>The start or the end goes on for up to <paramref name="allowance"/> from now.</summary>
     public static void Extend(TimeSpan allowance) =>
-        Send($"EXTEND_TIMEOUT_USEC={(long)allowance.TotalMicroseconds}");
+        Send((
+        "EXTEND_TIMEOUT_USEC", ((long)allowance.TotalMicroseconds).ToString(CultureInfo.InvariantCulture)));
 
     /// <summary>The manager keeps descriptors under a name, also when this process dies. Each message has some of them.
     /// </summary>
@@ -76,7 +80,7 @@ internal static class ServiceNotifier
             return;
 
         // Unasked, the manager would poll the descriptors, and each request of the kernel would wake it.
-        byte[] message = Encoding.UTF8.GetBytes($"FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
+        byte[] message = Message(("FDSTORE", "1"), ("FDPOLL", "0"), ("FDNAME", name));
         while (!descriptors.IsEmpty)
         {
             int count = Math.Min(descriptors.Length, DescriptorSocket.DescriptorsMax);
@@ -88,12 +92,21 @@ internal static class ServiceNotifier
     }
 
     /// <summary>The manager closes the descriptors it keeps under a name.</summary>
-    public static void Forget(string name) => Send($"FDSTOREREMOVE=1\nFDNAME={name}");
+    public static void Forget(string name) => Send(("FDSTOREREMOVE", "1"), ("FDNAME", name));
 
-    private static void Send(string state)
+    private static void Send(params ReadOnlySpan<(string Name, string Value)> fields)
     {
         using Socket? socket = Connect();
-        socket?.Send(Encoding.UTF8.GetBytes(state));
+        socket?.Send(Message(fields));
+    }
+
+    /// <summary>One field a line: what a value has of other lines is not to become fields.</summary>
+    private static byte[] Message(params ReadOnlySpan<(string Name, string Value)> fields)
+    {
+        StringBuilder message = new();
+        foreach ((string name, string value) in fields)
+            message.Append(message.Length > 0 ? "\n" : "").Append(name).Append('=').Append(Printable.Text(value));
+        return Encoding.UTF8.GetBytes(message.ToString());
     }
 
     private static Socket? Connect()

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Text;
-using System.Text.Encodings.Web;
 using System.Text.Json;
 using Qcow2Fuse.Qcow2;
 
@@ -13,13 +12,6 @@ namespace Qcow2Fuse.Output;
 /// </summary>
 internal static class CheckReport
 {
-    private static readonly JsonWriterOptions Options = new()
-    {
-        Indented = true,
-        IndentSize = 4,
-        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-    };
-
     /// <summary>Prints the findings, one a line.</summary>
     public static void WriteFindings(RepairResult result, Action<string> writeLine)
     {
@@ -79,30 +71,24 @@ internal static class CheckReport
     }
 
     /// <summary>The report as JSON. Figures that qemu-img leaves out where they are 0 are left out.</summary>
-    public static string Json(string fileName, RepairResult result)
+    public static string Json(string fileName, RepairResult result) => JsonText.Format(json =>
     {
-        using MemoryStream stream = new();
-        using (Utf8JsonWriter json = new(stream, Options))
-        {
-            CheckResult check = result.After;
-            json.WriteStartObject();
-            json.WriteNumber("image-end-offset", check.ImageEndOffset);
-            WriteUnlessZero(json, "total-clusters", check.TotalClusters);
-            json.WriteNumber("check-errors", check.CheckErrors);
-            WriteUnlessZero(json, "corruptions", check.Corruptions);
-            WriteUnlessZero(json, "leaks", check.Leaks);
-            WriteUnlessZero(json, "corruptions-fixed", result.CorruptionsFixed);
-            WriteUnlessZero(json, "leaks-fixed", result.LeaksFixed);
-            WriteUnlessZero(json, "allocated-clusters", check.AllocatedClusters);
-            WriteUnlessZero(json, "fragmented-clusters", check.FragmentedClusters);
-            WriteUnlessZero(json, "compressed-clusters", check.CompressedClusters);
-            json.WriteString("filename", fileName);
-            json.WriteString("format", "qcow2");
-            json.WriteEndObject();
-        }
-
-        return Encoding.UTF8.GetString(stream.ToArray()) + "\n";
-    }
+        CheckResult check = result.After;
+        json.WriteStartObject();
+        json.WriteNumber("image-end-offset", check.ImageEndOffset);
+        WriteUnlessZero(json, "total-clusters", check.TotalClusters);
+        json.WriteNumber("check-errors", check.CheckErrors);
+        WriteUnlessZero(json, "corruptions", check.Corruptions);
+        WriteUnlessZero(json, "leaks", check.Leaks);
+        WriteUnlessZero(json, "corruptions-fixed", result.CorruptionsFixed);
+        WriteUnlessZero(json, "leaks-fixed", result.LeaksFixed);
+        WriteUnlessZero(json, "allocated-clusters", check.AllocatedClusters);
+        WriteUnlessZero(json, "fragmented-clusters", check.FragmentedClusters);
+        WriteUnlessZero(json, "compressed-clusters", check.CompressedClusters);
+        json.WriteString("filename", fileName);
+        json.WriteString("format", "qcow2");
+        json.WriteEndObject();
+    }) + "\n";
 
     private static void WriteUnlessZero(Utf8JsonWriter json, string key, long value)
     {

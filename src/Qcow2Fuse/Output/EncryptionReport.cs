@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Text.Json;
+using Qcow2Fuse.Block;
 using Qcow2Fuse.Qcow2;
 
 namespace Qcow2Fuse.Output;
@@ -21,7 +22,7 @@ internal static class EncryptionReport
         }
 
         foreach ((string key, string value) in Fields(luks))
-            yield return $"{key.Replace('-', ' ')}: {value}";
+            yield return $"{key.Replace('-', ' ')}: {Printable.Text(value)}";
         yield return "slots:";
         foreach (LuksSlot slot in luks.Slots)
         {

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Text.Encodings.Web;
 using System.Text.Json;
 using Qcow2Fuse.Qcow2;
 
@@ -11,27 +10,12 @@ namespace Qcow2Fuse.Output;
 /// </summary>
 internal static class ImageReportJson
 {
-    private static readonly JsonWriterOptions Options = new()
-    {
-        Indented = true,
-        IndentSize = 4,
-        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-    };
-
     /// <summary>The report as text, without a newline at its end.</summary>
-    public static string Format(ImageReport report) => Format(json => Write(report, json));
+    public static string Format(ImageReport report) => JsonText.Format(json => Write(report, json));
 
     /// <summary>The snapshots as an array of SnapshotInfo, without a newline at its end.</summary>
     public static string FormatSnapshots(IReadOnlyList<SnapshotInfo> snapshots) =>
-        Format(json => WriteSnapshots(snapshots, json));
-
-    private static string Format(Action<Utf8JsonWriter> write)
-    {
-        using MemoryStream stream = new();
-        using (Utf8JsonWriter json = new(stream, Options))
-            write(json);
-        return System.Text.Encoding.UTF8.GetString(stream.ToArray());
-    }
+        JsonText.Format(json => WriteSnapshots(snapshots, json));
 
     private static void Write(ImageReport report, Utf8JsonWriter json)
     {

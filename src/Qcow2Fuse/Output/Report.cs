@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-
 namespace Qcow2Fuse.Output;
 
 /// <summary>
@@ -20,11 +18,8 @@ internal static class Report
 
     private static void Write(string kind, string message, string? hint)
     {
-        StandardError.WriteLine($"{ProgramName}: {kind}{OneLine(message)}");
+        StandardError.WriteLine($"{ProgramName}: {kind}{message}");
         if (hint is not null)
-            StandardError.WriteLine($"hint: {OneLine(hint)}");
+            StandardError.WriteLine($"hint: {hint}");
     }
-
-    // Names inside are escaped already by those who know them; escaping again changes nothing in plain text.
-    private static string OneLine(string text) => Printable.Text(text);
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Text;
-using System.Text.Encodings.Web;
 using System.Text.Json;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Control;
@@ -16,13 +15,6 @@ internal static class StackReport
     private const int Schema = 1;
 
     private static readonly string[] Titles = ["IMAGE", "MOUNTED ON", "PID", "USER", "LOOP DEVICES"];
-
-    private static readonly JsonWriterOptions Options = new()
-    {
-        Indented = true,
-        IndentSize = 4,
-        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-    };
 
     /// <summary>A table for people, with newlines; empty where nothing is mounted.</summary>
     /// <param name="stacks">The mounted images.</param>
@@ -62,22 +54,16 @@ internal static class StackReport
     }
 
     /// <summary>An object for programs, without a newline at its end; its parameters are those of the text.</summary>
-    public static string Json(IReadOnlyList<Stack> stacks, Func<Stack, MountReport?>? ask)
+    public static string Json(IReadOnlyList<Stack> stacks, Func<Stack, MountReport?>? ask) => JsonText.Format(json =>
     {
-        using MemoryStream stream = new();
-        using (Utf8JsonWriter json = new(stream, Options))
-        {
-            json.WriteStartObject();
-            json.WriteNumber("schema", Schema);
-            json.WriteStartArray("mounts");
-            foreach (Stack stack in stacks)
-                Write(stack, json, ask);
-            json.WriteEndArray();
-            json.WriteEndObject();
-        }
-
-        return Encoding.UTF8.GetString(stream.ToArray());
-    }
+        json.WriteStartObject();
+        json.WriteNumber("schema", Schema);
+        json.WriteStartArray("mounts");
+        foreach (Stack stack in stacks)
+            Write(stack, json, ask);
+        json.WriteEndArray();
+        json.WriteEndObject();
+    });
 
     private static string[] Row(Stack stack) =>
     [

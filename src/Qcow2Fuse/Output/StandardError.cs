@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
+using Qcow2Fuse.Block;
 using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Output;
@@ -13,10 +14,10 @@ internal static class StandardError
     /// <summary>Its descriptor.</summary>
     public const int Descriptor = 2;
 
-    /// <summary>Writes a line, in one piece. A failure is not reported, as there is nowhere to report it.</summary>
-    public static void WriteLine(string line) => _ = TryWriteLine(line);
-
-    /// <summary>Writes a line, in one piece. False if it could not be.</summary>
-    public static bool TryWriteLine(string line) =>
-        LinuxStream.Write(Descriptor, Encoding.UTF8.GetBytes(line + "\n")) == 0;
+    /// <summary>
+    /// Writes a line, in one piece. It stays one line whatever names are in it; characters that could move the cursor
+    /// are escaped. A failure is not reported, as there is nowhere to report it.
+    /// </summary>
+    public static void WriteLine(string line) =>
+        _ = LinuxStream.Write(Descriptor, Encoding.UTF8.GetBytes(Printable.Text(line) + "\n"));
 }

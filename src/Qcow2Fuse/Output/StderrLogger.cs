@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using Microsoft.Extensions.Logging;
-using Qcow2Fuse.Block;
 using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Output;
@@ -34,7 +33,7 @@ internal sealed class StderrLogger(LogLevel least) : ILoggerProvider, ILogger
     {
         if (!IsEnabled(logLevel))
             return;
-        string message = Printable.Text(formatter(state, exception));
+        string message = formatter(state, exception);
         string text = ForJournal ? $"<{SyslogPriority.Of(logLevel)}>{message}" : $"{Report.ProgramName}: {message}";
         StandardError.WriteLine(text);
     }

@@ -134,9 +134,8 @@ internal static class MetricsText
             CultureInfo.InvariantCulture, $"{name}{{image=\"{Escape(image.Name)}\"{label}}} {value}"));
 
     private static string Escape(string text) =>
-        text.Replace("\\", "\\\\", StringComparison.Ordinal)
-            .Replace("\"", "\\\"", StringComparison.Ordinal)
-            .Replace("\n", "\\n", StringComparison.Ordinal);
+        Printable.Text(text).Replace("\\", "\\\\", StringComparison.Ordinal)
+            .Replace("\"", "\\\"", StringComparison.Ordinal);
 
     /// <summary>The statistics of an image that is open and has tables.</summary>
     internal static MetadataStatistics? StatisticsOf(HostedImage image)

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+using System.Text;
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Output;
+
+/// <summary>JSON as it is printed: indented as qemu-img does, and fit to be shown on a terminal.</summary>
+internal static class JsonText
+{
+    private static readonly JsonWriterOptions Options = new()
+    {
+        Indented = true,
+        IndentSize = 4,
+        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
+    };
+
+    /// <summary>What is written, as text without a newline at its end.</summary>
+    public static string Format(Action<Utf8JsonWriter> write)
+    {
+        using MemoryStream stream = new();
+        using (Utf8JsonWriter json = new(stream, Options))
+            write(json);
+        return Printable.Json(Encoding.UTF8.GetString(stream.GetBuffer(), 0, (int)stream.Length));
+    }
+}
