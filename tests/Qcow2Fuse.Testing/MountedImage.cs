@@ -11,7 +11,7 @@ namespace Qcow2Fuse.Testing;
 /// </summary>
 public sealed class MountedImage : IDisposable
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     private readonly Process _process;
     private readonly StringBuilder _messages = new();

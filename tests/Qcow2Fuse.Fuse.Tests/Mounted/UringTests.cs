@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -8,6 +9,8 @@ namespace Qcow2Fuse.Fuse.Tests.Mounted;
 /// <summary>What is particular to requests over io_uring.</summary>
 public sealed class UringTests : IDisposable
 {
+    private const int Users = 4;
+
     private readonly MountDirectory _directory = new();
 
     public void Dispose() => _directory.Dispose();
@@ -45,7 +48,7 @@ public sealed class UringTests : IDisposable
             host.WaitForExit();
             Assert.Contains(
                 "no io_uring: auto_unmount works with /dev/fuse only", host.Errors, StringComparison.Ordinal);
-            Assert.True(SpinWait.SpinUntil(() => !_directory.IsMounted, TimeSpan.FromSeconds(5)));
+            Eventually.Holds(() => !_directory.IsMounted);
         }
     }
 
@@ -67,13 +70,13 @@ public sealed class UringTests : IDisposable
     public void AKilledServerLeavesNobodyWaiting()
     {
         using HostProcess host = HostProcess.StartOver("uring", _directory.MountPoint);
-        Task<(int ExitCode, string Output)>[] users = [.. Enumerable.Range(0, 4).Select(_ => Task.Run(() => Shell.Run(
+        Task<(int ExitCode, string Output)>[] users = [.. Enumerable.Range(0, Users).Select(i => Task.Run(() => Shell.Run(
             "while dd if=\"$1\" of=\"$1\" bs=4k count=500 iflag=direct oflag=direct conv=notrunc status=none; "
-            + "do :; done", host.FilePath)))];
-        Thread.Sleep(300);
+            + "do touch \"$2\"; done", host.FilePath, _directory.Beside($"user{i}"))))];
+        AwaitUsers();
         host.Signal("KILL");
         host.WaitForExit();
-        Assert.True(Task.WaitAll(users, TimeSpan.FromSeconds(20)));
+        Assert.True(Task.WaitAll(users, Eventually.Patience));
         Assert.All(users, static user => Assert.NotEqual(0, user.Result.ExitCode | user.Result.Output.Length));
     }
 
@@ -81,11 +84,22 @@ public sealed class UringTests : IDisposable
     public void AForcedUnmountUnderLoadEndsIt()
     {
         using HostProcess host = HostProcess.StartOver("uring", _directory.MountPoint);
-        Task<(int ExitCode, string Output)>[] users = [.. Enumerable.Range(0, 4).Select(_ => Task.Run(() => Shell.Run(
-            "while dd if=\"$1\" of=/dev/null bs=4k count=500 iflag=direct status=none; do :; done", host.FilePath)))];
-        Thread.Sleep(300);
+        Task<(int ExitCode, string Output)>[] users = [.. Enumerable.Range(0, Users).Select(i => Task.Run(() => Shell.Run(
+            "while dd if=\"$1\" of=/dev/null bs=4k count=500 iflag=direct status=none; do touch \"$2\"; done",
+            host.FilePath, _directory.Beside($"user{i}"))))];
+        AwaitUsers();
         Shell.Output("umount -f -l \"$1\"", host.MountPoint);
         Assert.Equal(0, host.WaitForExit());
-        Assert.True(Task.WaitAll(users, TimeSpan.FromSeconds(20)));
+        Assert.True(Task.WaitAll(users, Eventually.Patience));
+    }
+
+    /// <summary>Waits until every user has gone through the file once.</summary>
+    private void AwaitUsers()
+    {
+        for (int i = 0; i < Users; i++)
+        {
+            string sign = _directory.Beside($"user{i}");
+            Eventually.Holds(() => File.Exists(sign), $"{sign} does not appear");
+        }
     }
 }

@@ -170,9 +170,9 @@ public sealed class BitmapTests
 
             device.AddBitmap("later", 512, enabled: true);
             Volatile.Write(ref laterExists, true);
-            Thread.Sleep(30);
+            Eventually.Holds(() => Array.IndexOf(later, true) >= 0);
             Volatile.Write(ref stop, true);
-            Assert.All(writers, writer => Assert.True(writer.Join(TimeSpan.FromSeconds(30)), "deadlock"));
+            Assert.All(writers, Eventually.Ends);
             image.Close();
             IReadOnlyList<PlainBitmap> bitmaps = PlainBitmaps.Read(image.Plain);
             Assert.Equal(["always", "later"], bitmaps.Select(bitmap => bitmap.Name));

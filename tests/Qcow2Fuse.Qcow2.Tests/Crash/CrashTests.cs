@@ -17,6 +17,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     private const ulong DefaultSeed = 20_000;
 
     [Fact]
+    [Trait(Speed.Name, Speed.Scaled)]
     public void Crash_states_of_random_runs_are_right()
     {
         int runs = CrashSettings.Runs / 4;
@@ -42,6 +43,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     }
 
     [Fact]
+    [Trait(Speed.Name, Speed.Scaled)]
     public void Crash_states_of_compressed_writes_are_right()
     {
         int runs = CrashSettings.Runs / 40;
@@ -76,6 +78,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     [InlineData(16, false, 0)]
     [InlineData(16, false, 2)]
     [InlineData(14, true, 0)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Crash_states_after_a_failed_request_of_compressed_writes_are_right(
         int clusterBits, bool extended, int packers)
     {
@@ -104,6 +107,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     }
 
     [Fact]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Crash_states_of_all_short_sequences_are_right()
     {
         SeededRandom random = new(1);

@@ -119,13 +119,10 @@ public sealed class CompressedPackerTests
         second.WaitUntilHeld();
 
         // The flush finds the first cluster's failure, and the second cluster under way, which fails while it waits.
-        BlockException? told = null;
-        Thread flush = new(() => told = Assert.Throws<BlockException>(image.Device.Flush));
-        flush.Start();
-        Eventually.IsAsleep(flush);
+        TestThread flush = TestThread.Start(image.Device.Flush);
+        flush.ShouldWait("a packer is storing a cluster");
         second.Release();
-        Eventually.Ends(flush);
-        Assert.Equal(BlockErrorKind.Io, told?.Kind);
+        Assert.Equal(BlockErrorKind.Io, flush.ShouldThrow<BlockException>().Kind);
         image.Faults.Heal();
         image.Device.Flush();
         image.Reopen().ShouldRead(0, ClusterSize, 1).ShouldRead(ClusterSize, ClusterSize, 2)
