@@ -58,8 +58,8 @@ public sealed partial class Qcow2Device
 
     private void FlushAll()
     {
-        // The guest is told by this flush of what failed before, also if it is stored by now; and by one failure of all,
-        // or the next flush would fail for what this one has told of or stored.
+        // The guest is told by this flush of what failed before, also if it is stored by now. One failure stands for
+        // all, or the next flush would fail for what this one has told of or stored.
         BlockException? failure = _target?.TakeFailure();
         try
         {

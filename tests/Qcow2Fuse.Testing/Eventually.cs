@@ -46,7 +46,8 @@ public static class Eventually
     /// Waits until all threads of a process sleep, at many looks in a row. A thread that spins or polls is runnable
     /// also where the machine is too busy to run it, so nothing is measured and no load can hide it.
     /// </summary>
-    public static void Sleeps(int process) => Holds(() => IsAsleep(process), $"process {process} does not come to rest");
+    public static void Sleeps(int process) =>
+        Holds(() => IsAsleep(process), $"process {process} does not come to rest");
 
     /// <summary>Whether all threads of a process sleep, at many looks in a row.</summary>
     public static bool IsAsleep(int process)

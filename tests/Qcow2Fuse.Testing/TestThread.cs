@@ -24,7 +24,8 @@ public sealed class TestThread
     public void ShouldWait(string complaint)
     {
         Eventually.Holds(
-            () => !_thread.IsAlive || _thread.ThreadState.HasFlag(ThreadState.WaitSleepJoin), "it does not come to wait");
+            () => !_thread.IsAlive || _thread.ThreadState.HasFlag(ThreadState.WaitSleepJoin),
+            "it does not come to wait");
         Assert.True(_thread.IsAlive, complaint);
     }
 

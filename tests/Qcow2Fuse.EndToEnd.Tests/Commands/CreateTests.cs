@@ -8,7 +8,6 @@ namespace Qcow2Fuse.EndToEnd.Tests.Commands;
 /// <summary>
 /// <c>create</c> takes what <c>qemu-img create</c> takes, says what it says, and makes the same images.
 /// </summary>
-[Trait(Speed.Name, Speed.Quick)]
 public sealed class CreateTests : CommandTest
 {
     public static TheoryData<string, string> Requests => new()

@@ -6,7 +6,6 @@ using Xunit;
 namespace Qcow2Fuse.EndToEnd.Tests.Commands;
 
 /// <summary><c>info</c> against <c>qemu-img info</c>, key by key and line by line.</summary>
-[Trait(Speed.Name, Speed.Quick)]
 public sealed class InfoTests : CommandTest
 {
     public static TheoryData<string, string> Images => new()

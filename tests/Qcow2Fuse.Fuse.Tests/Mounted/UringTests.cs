@@ -70,10 +70,8 @@ public sealed class UringTests : IDisposable
     public void AKilledServerLeavesNobodyWaiting()
     {
         using HostProcess host = HostProcess.StartOver("uring", _directory.MountPoint);
-        Task<(int ExitCode, string Output)>[] users = [.. Enumerable.Range(0, Users).Select(i => Task.Run(() => Shell.Run(
-            "while dd if=\"$1\" of=\"$1\" bs=4k count=500 iflag=direct oflag=direct conv=notrunc status=none; "
-            + "do touch \"$2\"; done", host.FilePath, _directory.Beside($"user{i}"))))];
-        AwaitUsers();
+        Task<(int ExitCode, string Output)>[] users = StartUsers(
+            host, "dd if=\"$1\" of=\"$1\" bs=4k count=500 iflag=direct oflag=direct conv=notrunc status=none");
         host.Signal("KILL");
         host.WaitForExit();
         Assert.True(Task.WaitAll(users, Eventually.Patience));
@@ -84,22 +82,25 @@ public sealed class UringTests : IDisposable
     public void AForcedUnmountUnderLoadEndsIt()
     {
         using HostProcess host = HostProcess.StartOver("uring", _directory.MountPoint);
-        Task<(int ExitCode, string Output)>[] users = [.. Enumerable.Range(0, Users).Select(i => Task.Run(() => Shell.Run(
-            "while dd if=\"$1\" of=/dev/null bs=4k count=500 iflag=direct status=none; do touch \"$2\"; done",
-            host.FilePath, _directory.Beside($"user{i}"))))];
-        AwaitUsers();
-        Shell.Output("umount -f -l \"$1\"", host.MountPoint);
+        Task<(int ExitCode, string Output)>[] users = StartUsers(
+            host, "dd if=\"$1\" of=/dev/null bs=4k count=500 iflag=direct status=none");
+
+        // It ends the session first, and the server may take the mount down before umount comes to that.
+        Shell.Run("umount -f -l \"$1\"", host.MountPoint);
         Assert.Equal(0, host.WaitForExit());
+        Assert.False(_directory.IsMounted);
         Assert.True(Task.WaitAll(users, Eventually.Patience));
     }
 
-    /// <summary>Waits until every user has gone through the file once.</summary>
-    private void AwaitUsers()
+    /// <summary>
+    /// Starts users who run a command on the file again and again until it fails, and waits until each has once.
+    /// </summary>
+    private Task<(int ExitCode, string Output)>[] StartUsers(HostProcess host, string command)
     {
-        for (int i = 0; i < Users; i++)
-        {
-            string sign = _directory.Beside($"user{i}");
-            Eventually.Holds(() => File.Exists(sign), $"{sign} does not appear");
-        }
+        string[] signs = [.. Enumerable.Range(0, Users).Select(i => _directory.Beside($"user{i}"))];
+        Task<(int ExitCode, string Output)>[] users = [.. signs.Select(sign => Task.Run(
+            () => Shell.Run($"while {command}; do touch \"$2\"; done", host.FilePath, sign)))];
+        Eventually.Holds(() => signs.All(File.Exists), "a user does not come to the end of the file");
+        return users;
     }
 }

@@ -15,6 +15,7 @@ public sealed class BitmapTests
     [InlineData(4096)]
     [InlineData(65536)]
     [InlineData(2 << 20)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Random_operations_leave_what_the_model_holds(int clusterSize)
     {
         for (ulong seed = 1; seed <= 12; seed++)

@@ -132,6 +132,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     [Theory]
     [InlineData(1)]
     [InlineData(4)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Crash_states_while_the_refcount_table_grows_are_right(int writers)
     {
         ImageKind kind = ImageKind.Create(9, 3, extended: false, backing: 2, prefilledPercent: 0, new SeededRandom(3));
@@ -148,6 +149,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     [InlineData(12, false)]
     [InlineData(16, false)]
     [InlineData(14, true)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Crash_states_after_a_failed_request_are_right(int clusterBits, bool extended)
     {
         ImageKind kind = ImageKind.Create(clusterBits, 3, extended, 2, 30, new SeededRandom(2));
@@ -174,6 +176,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     }
 
     [Fact]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Crash_states_of_one_seed_are_right()
     {
         string? with = Environment.GetEnvironmentVariable("QCOW2FUSE_CRASH_WITH");
