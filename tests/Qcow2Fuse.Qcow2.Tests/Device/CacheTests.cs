@@ -16,8 +16,8 @@ public sealed class CacheTests
         using Qcow2Device device = Qcow2Device.Open(
             file, new FormatOpenArguments { CacheCleanInterval = TimeSpan.FromMilliseconds(50) });
         device.Write(0, Stamp.Bytes(0, 100_000, 1));
-        device.Flush();
         Assert.True(device.Statistics.L2.Held > 0);
+        device.Flush();
         Eventually.Holds(() => device.Statistics is { L2.Held: 0, RefcountBlocks.Held: 0 }, "tables are still held");
         long misses = device.Statistics.L2.Misses;
         byte[] seen = new byte[100_000];
