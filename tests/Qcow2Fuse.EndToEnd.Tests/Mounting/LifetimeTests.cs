@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -218,6 +219,38 @@ public sealed class LifetimeTests : MountTest
         Assert.Equal(64 << 20, new FileInfo(mountPoint).Length);
         Unmount(mountPoint);
         Assert.Equal(0, new FileInfo(mountPoint).Length);
+    }
+
+    /// <summary>Whoever looks through all processes touches no file that one of them has open.</summary>
+    [SkippableFact]
+    public void A_mount_that_does_not_answer_holds_nobody_else_up()
+    {
+        string hungPoint = NewMountPoint("hung");
+        string hung = Mount(NewImage(name: "hung.qcow2"), hungPoint);
+        int daemon = Assert.Single(DaemonsOf(hungPoint));
+        string mountPoint = NewMountPoint();
+        string raw = Mount(NewImage(), mountPoint);
+        using FileStream user = File.OpenRead(raw);
+
+        // Another process has it open: of its own, the program knows what it needs.
+        using Process holder = Process.Start("sh", ["-c", "exec sleep 600 <\"$1\"", "sh", hung]);
+        WaitUntil(
+            () => OpenDescriptors.Of($"/proc/{holder.Id}").Any(descriptor => descriptor.Target == hung),
+            "it opens nothing");
+        StopProcess(daemon);
+        try
+        {
+            ProcessResult result = Run("umount", mountPoint);
+            OneLine.Error(result, "in use: ");
+            user.Dispose();
+            Run("umount", mountPoint).ShouldSucceed();
+        }
+        finally
+        {
+            Signal(daemon, "CONT");
+            holder.Kill();
+            holder.WaitForExit();
+        }
     }
 
     [SkippableFact]

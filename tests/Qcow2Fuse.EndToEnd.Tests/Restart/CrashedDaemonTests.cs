@@ -159,6 +159,5 @@ public sealed class CrashedDaemonTests : RestartTest
     }
 
     private static bool HasOpen(int process, string path) =>
-        Directory.EnumerateFileSystemEntries($"/proc/{process}/fd").Any(
-            link => File.ResolveLinkTarget(link, returnFinalTarget: false)?.FullName == path);
+        OpenDescriptors.Of($"/proc/{process}").Any(descriptor => descriptor.Target == path);
 }
