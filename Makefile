@@ -26,7 +26,7 @@ export DOTNET_CLI_HOME ?= $(if $(HOME),$(HOME),$(CURDIR)/out/home)
 SOURCES := $(shell find src -name obj -prune -o -name bin -prune -o \( -name '*.cs' -o -name '*.c' -o -name '*.csproj' -o -name '*.props' \) -print) \
 	Directory.Build.props Directory.Packages.props global.json
 
-.PHONY: build run test test-boot check bench crash soak install uninstall clean deps test-deps help
+.PHONY: build run test quick shake test-boot check bench crash soak install uninstall clean deps test-deps help
 
 build: $(PROGRAM)
 
@@ -46,6 +46,16 @@ run: build deps
 
 test: build test-deps
 	packaging/scripts/run-tests
+
+# After each edit: builds, and runs the tests that need little time, at most 90 s on two processors.
+quick: test-deps
+	packaging/scripts/need-sdk
+	packaging/scripts/run-tests quick
+
+# Every project ROUNDS times (20) on a machine kept busy, at most two hours; out/shake holds what is done, and an
+# interrupted run goes on there. ONLY=Block,Fuse: some of the projects.
+shake: build test-deps
+	ROUNDS=$(ROUNDS) MINUTES=$(MINUTES) ONLY=$(ONLY) packaging/scripts/shake-tests
 
 # A virtual machine with a mounted image as its disk; downloads QEMU and a kernel, more than 100 MB.
 test-boot: build test-deps
@@ -112,6 +122,8 @@ help:
 	@echo 'build      out/qcow2fuse, native; NATIVE=0 makes the form that needs no C compiler'
 	@echo 'run        demonstration; IMAGE=file DIR=directory mounts your own image instead'
 	@echo 'test       all tests, with a summary in the last line'
+	@echo 'quick      the tests that need little time, for after each edit'
+	@echo 'shake      every test project 20 times on a busy machine: ROUNDS=20'
 	@echo 'check      formatting and the rules of the source tree'
 	@echo 'bench      the mount beside its peers and a plain file: table and chart in out/bench'
 	@echo 'crash      more crash states: RUNS=20000'

@@ -58,16 +58,25 @@ public sealed partial class Qcow2Device
 
     private void FlushAll()
     {
-        // The guest is told by this flush of what failed before, also if it is stored by now.
-        BlockException? earlier = _target?.TakeFailure();
-        StoreGathered();
-        lock (_gate)
+        // The guest is told by this flush of what failed before, also if it is stored by now. One failure stands for
+        // all, or the next flush would fail for what this one has told of or stored.
+        BlockException? failure = _target?.TakeFailure();
+        try
         {
-            _caches.Flush();
-            _map.PunchKept();
+            StoreGathered();
+            lock (_gate)
+            {
+                _caches.Flush();
+                _map.PunchKept();
+            }
+        }
+        finally
+        {
+            BlockException? later = _target?.TakeFailure();
+            failure ??= later;
         }
 
-        if ((earlier ?? _target?.TakeFailure()) is { } failure)
+        if (failure is not null)
             throw failure;
     }
 

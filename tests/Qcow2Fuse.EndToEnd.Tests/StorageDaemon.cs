@@ -7,8 +7,6 @@ namespace Qcow2Fuse.EndToEnd.Tests;
 /// <summary>A qemu-storage-daemon that has an image open for as long as this object lives.</summary>
 public sealed class StorageDaemon : IDisposable
 {
-    private const int PollMilliseconds = 20;
-    private const int PollsMax = 500;
     private readonly Process _process;
     private readonly TempDirectory _directory;
 
@@ -25,13 +23,8 @@ public sealed class StorageDaemon : IDisposable
     {
         TempDirectory directory = new();
         StorageDaemon daemon = new(Start(image, readOnly, directory), directory);
-        for (int i = 0; i < PollsMax && !File.Exists(directory.File("ready")); i++)
-        {
-            if (daemon._process.HasExited)
-                break;
-            Thread.Sleep(PollMilliseconds);
-        }
-
+        Eventually.Comes(
+            () => File.Exists(directory.File("ready")) || daemon._process.HasExited);
         if (File.Exists(directory.File("ready")))
             return daemon;
         string reason = daemon._process.HasExited ? daemon._process.StandardError.ReadToEnd() : "it says nothing";

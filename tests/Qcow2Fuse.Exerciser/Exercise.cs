@@ -17,7 +17,7 @@ internal sealed unsafe class Exercise : IDisposable
     /// A change through another view is announced to the kernel by a thread of its own, and an fsync waits for that,
     /// but not for ever.
     /// </summary>
-    private static readonly TimeSpan NewsPatience = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan NewsPatience = TimeSpan.FromMinutes(2);
 
     private readonly View[] _views;
     private readonly byte[] _disk;

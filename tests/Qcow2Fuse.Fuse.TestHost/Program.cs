@@ -12,7 +12,7 @@ namespace Qcow2Fuse.Fuse.TestHost;
 /// </summary>
 internal static class Program
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(1);
 
     private static int Main(string[] arguments)
     {

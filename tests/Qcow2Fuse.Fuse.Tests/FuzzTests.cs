@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 using Xunit.Abstractions;
@@ -18,7 +19,7 @@ public sealed class FuzzTests(ITestOutputHelper output) : IDisposable
     // Without FUSE_MAX_PAGES a write has 128 KiB at most, and the buffers are larger.
     private const ulong NoMaxPages = ~(1ul << 22);
     private const int Negotiated = 128 << 10;
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(60);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     private readonly MemoryFileSystem _files = new(4 << 20);
 

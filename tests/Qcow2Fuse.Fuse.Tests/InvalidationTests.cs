@@ -9,7 +9,7 @@ namespace Qcow2Fuse.Fuse.Tests;
 /// <summary>Notifications that pages of the kernel's are out of date.</summary>
 public sealed class InvalidationTests
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     [Fact]
     public void A_notification_has_the_form_of_the_protocol()

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -33,7 +34,7 @@ public sealed class NegotiationTests : IDisposable
         Assert.Equal(48, reply.CongestionThreshold);
         Assert.Equal(0x20000u, reply.MaxReadAhead);
         Assert.Equal(1u, reply.TimeGranularity);
-        Assert.True(fixture.Server.WaitForInit(TimeSpan.FromSeconds(5)));
+        Assert.True(fixture.Server.WaitForInit(Eventually.Patience));
         Assert.Equal(45, fixture.Server.Session.ProtocolMinor);
     }
 

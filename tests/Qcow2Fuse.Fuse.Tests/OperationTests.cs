@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -264,7 +265,7 @@ public sealed class OperationTests : IDisposable
         _session.Kernel.Post((uint)FuseOpcode.Interrupt, 0, new byte[8]);
         _session.Kernel.Post((uint)FuseOpcode.Forget, SessionFixture.File, []);
         Assert.Equal(0, _session.GetAttributes().Error);
-        Assert.True(SpinWait.SpinUntil(() => _session.Kernel.Received == before + 5, TimeSpan.FromSeconds(10)));
+        Eventually.Holds(() => _session.Kernel.Received == before + 5);
         Assert.Empty(_session.Kernel.Complaints);
     }
 

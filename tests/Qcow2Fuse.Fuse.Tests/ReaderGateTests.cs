@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Testing;
 using Xunit;
 
 namespace Qcow2Fuse.Fuse.Tests;
@@ -6,7 +7,7 @@ namespace Qcow2Fuse.Fuse.Tests;
 /// <summary>Few workers wait for requests, and there is always one.</summary>
 public sealed class ReaderGateTests
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan Patience = Eventually.Patience;
     private static readonly TimeSpan Glance = TimeSpan.FromMilliseconds(50);
 
     [Fact]
@@ -19,7 +20,7 @@ public sealed class ReaderGateTests
         gate.Leave();
         Assert.False(third.Join(Glance) || fourth.Join(Glance));
         gate.Leave();
-        Assert.True(SpinWait.SpinUntil(() => third.IsAlive != fourth.IsAlive, Patience));
+        Eventually.Holds(() => third.IsAlive != fourth.IsAlive);
         Thread last = third.IsAlive ? third : fourth;
         Assert.False(last.Join(Glance));
         gate.Leave();
@@ -91,7 +92,7 @@ public sealed class ReaderGateTests
     {
         Thread thread = new(() => gate.Enter(isDeep)) { IsBackground = true };
         thread.Start();
-        Assert.True(SpinWait.SpinUntil(() => thread.ThreadState.HasFlag(ThreadState.WaitSleepJoin), Patience));
+        Eventually.Holds(() => thread.ThreadState.HasFlag(ThreadState.WaitSleepJoin));
         return thread;
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Numerics;
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -10,7 +11,7 @@ namespace Qcow2Fuse.Fuse.Tests;
 public sealed class RingTests : IDisposable
 {
     private const ulong Unique = 77;
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan Patience = Eventually.Patience;
     private static readonly FuseServerOptions Options = new() { Workers = 4, Uring = true };
 
     private readonly MemoryFileSystem _files = new(1 << 20);
@@ -45,7 +46,7 @@ public sealed class RingTests : IDisposable
 
         // What does not come by rings is still taken.
         session.Kernel.Post((uint)FuseOpcode.Forget, SessionFixture.File, new byte[8]);
-        Assert.True(SpinWait.SpinUntil(() => session.Kernel.Received == 2, Patience));
+        Eventually.Holds(() => session.Kernel.Received == 2);
     }
 
     [Fact]

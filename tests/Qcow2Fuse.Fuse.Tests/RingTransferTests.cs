@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -9,7 +10,7 @@ namespace Qcow2Fuse.Fuse.Tests;
 public sealed class RingTransferTests : IDisposable
 {
     private const int Workers = 4;
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     private readonly TransferFileSystem _files = new(1 << 20);
 
@@ -25,7 +26,7 @@ public sealed class RingTransferTests : IDisposable
         Assert.Equal(data, Ring(session).Send(Read(2, 4096, 8192)).Payload);
         Assert.Equal(2, Ring(session).Transfers);
         Assert.Equal(["begin write", "done", "begin read", "done"], _files.Calls);
-        Assert.True(SpinWait.SpinUntil(() => session.Server.Activity.Served == 3, Patience));
+        Eventually.Holds(() => session.Server.Activity.Served == 3);
     }
 
     [Theory]
@@ -148,10 +149,10 @@ public sealed class RingTransferTests : IDisposable
         _files.Syncing = () => gate.Wait(Patience);
         Task<FakeReply>[] waiting = [.. Enumerable.Range(1, Workers).Select(unique => Ring(session).SendAsync(
             Request((ulong)unique, FuseOpcode.Fsync, default(FuseFsyncIn))))];
-        Assert.True(SpinWait.SpinUntil(() => session.Server.Activity.Busy == Workers, Patience));
+        Eventually.Holds(() => session.Server.Activity.Busy == Workers);
         FuseActivity before = session.Server.Activity;
         Assert.Equal(4096, Ring(session).Send(Read(100, 0, 4096)).Payload.Length);
-        Assert.True(SpinWait.SpinUntil(() => !session.Server.Activity.IsStuckSince(before), Patience));
+        Eventually.Holds(() => !session.Server.Activity.IsStuckSince(before));
         before = session.Server.Activity;
         Assert.True(session.Server.Activity.IsStuckSince(before));
         gate.Set();
@@ -166,12 +167,12 @@ public sealed class RingTransferTests : IDisposable
         session.Kernel.OnTransfer = _ => gate.Wait(Patience) ? null : 0;
         Task<FakeReply>[] reads = [.. Enumerable.Range(1, 4).Select(
             unique => Ring(session).SendAsync(Read((ulong)unique, 0, 4096)))];
-        Assert.True(SpinWait.SpinUntil(
-            () => session.Server.Activity.IsStuckSince(session.Server.Activity), Patience));
+        Eventually.Holds(
+            () => session.Server.Activity.IsStuckSince(session.Server.Activity));
         gate.Set();
         Assert.True(Task.WaitAll(reads, Patience));
-        Assert.True(SpinWait.SpinUntil(
-            () => !session.Server.Activity.IsStuckSince(session.Server.Activity), Patience));
+        Eventually.Holds(
+            () => !session.Server.Activity.IsStuckSince(session.Server.Activity));
     }
 
     /// <summary>The fake ring complains where one is closed that has a transfer under way.</summary>
@@ -186,8 +187,8 @@ public sealed class RingTransferTests : IDisposable
         _files.Syncing = () => gate.Wait(Patience);
         Task<FakeReply> read = Ring(session).SendAsync(Read(1, 0, 4096));
         Task<FakeReply> sync = Ring(session).SendAsync(Request(2, FuseOpcode.Fsync, default(FuseFsyncIn)));
-        Assert.True(SpinWait.SpinUntil(
-            () => Ring(session).Transfers == 1 && session.Server.Activity.Busy == 1, Patience));
+        Eventually.Holds(
+            () => Ring(session).Transfers == 1 && session.Server.Activity.Busy == 1);
         Task stop = Task.Run(unmount ? session.Kernel.End : session.Server.Stop);
         Assert.False(session.Server.WaitForEnd(TimeSpan.FromMilliseconds(200)));
         gate.Set();

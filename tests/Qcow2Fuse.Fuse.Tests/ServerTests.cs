@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -7,7 +8,7 @@ namespace Qcow2Fuse.Fuse.Tests;
 /// <summary>Workers: they begin, they serve at once, and they end.</summary>
 public sealed class ServerTests
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     [Fact]
     public void InitIsAnnouncedOnceItIsAnswered()
@@ -24,7 +25,7 @@ public sealed class ServerTests
         Assert.True(session.Server.WaitForInit(Patience));
         for (int i = 0; i < 10; i++)
             Assert.Equal(0, session.GetAttributes().Error);
-        Assert.True(SpinWait.SpinUntil(() => Volatile.Read(ref announced) == 1, Patience));
+        Eventually.Holds(() => Volatile.Read(ref announced) == 1);
     }
 
     [Fact]
@@ -77,10 +78,10 @@ public sealed class ServerTests
         };
         Task<FakeReply> reply = session.Kernel.SendAsync((uint)FuseOpcode.GetAttr, SessionFixture.File, new byte[16]);
         Assert.True(entered.Wait(Patience));
-        Task stop = Task.Run(session.Server.Stop);
-        Assert.False(stop.Wait(TimeSpan.FromMilliseconds(50)));
+        TestThread stop = TestThread.Start(session.Server.Stop);
+        stop.ShouldWait("a request is in work");
         release.Set();
-        Assert.True(stop.Wait(Patience));
+        stop.ShouldEnd();
         Assert.Equal(0, reply.Result.Error);
     }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -10,7 +11,7 @@ namespace Qcow2Fuse.Fuse.Tests;
 public sealed class TransferQueueTests : IDisposable
 {
     private const int Workers = 3;
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     private readonly TransferFileSystem _files = new(1 << 20);
     private readonly ManualResetEventSlim _entered = new();
@@ -136,7 +137,7 @@ public sealed class TransferQueueTests : IDisposable
         using ManualResetEventSlim gate = new();
         _files.Ending = () => Assert.True(gate.Wait(Patience));
         Task<FakeReply> read = SendRead(session, 0, 4096);
-        Assert.True(SpinWait.SpinUntil(() => !_files.Calls.IsEmpty, Patience));
+        Eventually.Holds(() => !_files.Calls.IsEmpty);
         Release(other);
         Task stop = Task.Run(unmount ? session.Kernel.End : session.Server.Stop);
         Assert.False(session.Server.WaitForEnd(TimeSpan.FromMilliseconds(200)));
@@ -182,7 +183,7 @@ public sealed class TransferQueueTests : IDisposable
 
     /// <summary>Replies are seen before they are counted.</summary>
     private static void AwaitServed(SessionFixture session, long count) =>
-        Assert.True(SpinWait.SpinUntil(() => session.Server.Activity.Served == count, Patience));
+        Eventually.Holds(() => session.Server.Activity.Served == count);
 
     /// <summary>Keeps a worker busy, so that whoever comes is not alone.</summary>
     private Task<FakeReply> Occupy(SessionFixture session)

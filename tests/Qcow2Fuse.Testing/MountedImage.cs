@@ -11,7 +11,7 @@ namespace Qcow2Fuse.Testing;
 /// </summary>
 public sealed class MountedImage : IDisposable
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     private readonly Process _process;
     private readonly StringBuilder _messages = new();
@@ -98,18 +98,12 @@ public sealed class MountedImage : IDisposable
 
     private void WaitUntilThere()
     {
-        Stopwatch waited = Stopwatch.StartNew();
-        while (!File.Exists(RawFile))
-        {
-            if (_process.HasExited || waited.Elapsed > Patience)
-            {
-                string text = $"{RawFile} has not appeared\n{_messages}";
-                Dispose();
-                throw new InvalidOperationException(text);
-            }
-
-            Thread.Sleep(20);
-        }
+        Eventually.Comes(() => File.Exists(RawFile) || _process.HasExited);
+        if (File.Exists(RawFile))
+            return;
+        string text = $"{RawFile} has not appeared\n{_messages}";
+        Dispose();
+        throw new InvalidOperationException(text);
     }
 
     private void Collect(object sender, DataReceivedEventArgs line)

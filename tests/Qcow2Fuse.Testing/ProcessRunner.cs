@@ -22,7 +22,7 @@ public sealed record ProcessResult(int ExitCode, string Output, string Error)
 public static class ProcessRunner
 {
     /// <summary>The time limit where none is given.</summary>
-    public static readonly TimeSpan DefaultTimeout = TimeSpan.FromSeconds(60);
+    public static readonly TimeSpan DefaultTimeout = Eventually.Patience;
 
     /// <summary>
     /// Runs <paramref name="program"/> to its end. Standard input is empty. Past the time limit the program and its

@@ -54,15 +54,15 @@ internal static class MountUsers
     {
         try
         {
-            foreach (FileInfo descriptor in new DirectoryInfo(process + "/fd").EnumerateFiles())
+            foreach ((_, string target) in OpenDescriptors.Of(process))
             {
-                if (descriptor.LinkTarget is { } target && IsWithin(target, mountPoint))
+                if (IsWithin(target, mountPoint))
                     return $"has {NameIn(mountPoint, target)} open";
             }
 
             foreach (string name in (string[])["cwd", "root"])
             {
-                if (new FileInfo($"{process}/{name}").LinkTarget is { } target && IsWithin(target, mountPoint))
+                if (new FileInfo($"{process}/{name}").LinkTarget is { } place && IsWithin(place, mountPoint))
                     return "stands in it";
             }
 

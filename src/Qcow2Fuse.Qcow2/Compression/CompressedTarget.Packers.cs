@@ -9,7 +9,8 @@ namespace Qcow2Fuse.Qcow2;
 /// </summary>
 /// <remarks>
 /// A cluster that could not be stored is an open slot again. Its failure is kept until a flush reports it; until then
-/// whoever finishes a cluster stores it itself, and is told at once what comes of it.
+/// whoever finishes a cluster stores it itself, and is told at once what comes of it. A flush that fails, whatever it
+/// fails with, has told of all that was handed over before it: it returns when the packers are done with that.
 /// </remarks>
 internal sealed unsafe partial class CompressedTarget
 {
@@ -97,6 +98,17 @@ internal sealed unsafe partial class CompressedTarget
         }
 
         Store(slot);
+    }
+
+    /// <summary>Waits until the packers are done with all that was handed over before the call.</summary>
+    private void WaitForPackers()
+    {
+        lock (_lock)
+        {
+            long handedOver = _handedOver;
+            while (_linked < handedOver)
+                Monitor.Wait(_lock);
+        }
     }
 
     private bool MayHandOver() => _packersWanted > 0 && _failure is null && !_image.HasFailed;

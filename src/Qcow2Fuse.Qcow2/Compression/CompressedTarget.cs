@@ -174,7 +174,10 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
         }
     }
 
-    /// <summary>Stores all that was gathered before the call.</summary>
+    /// <summary>
+    /// Stores all that was gathered before the call. When it returns or throws, packers are done with all of that, and
+    /// <see cref="TakeFailure"/> knows of it.
+    /// </summary>
     /// <exception cref="BlockException">Something could not be stored; it is still gathered.</exception>
     public void StoreAll()
     {
@@ -186,17 +189,26 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
             isMany = _used > 1;
         }
 
-        // All at once first. What a packer could not store is tried again here, so that the caller learns why.
-        foreach (Slot slot in _slots)
+        try
         {
-            if (isMany && Seize(slot, last, waits: false))
-                HandOver(slot, isAwaited: true);
-        }
+            // All at once first. What a packer could not store is tried again here, so that the caller learns why.
+            foreach (Slot slot in _slots)
+            {
+                if (isMany && Seize(slot, last, waits: false))
+                    HandOver(slot, isAwaited: true);
+            }
 
-        foreach (Slot slot in _slots)
+            foreach (Slot slot in _slots)
+            {
+                if (Seize(slot, last, waits: true))
+                    Store(slot);
+            }
+        }
+        catch
         {
-            if (Seize(slot, last, waits: true))
-                Store(slot);
+            // Where one fails, others fail: none of them after the caller was told.
+            WaitForPackers();
+            throw;
         }
     }
 

@@ -2,6 +2,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Stacks;
@@ -92,11 +93,10 @@ internal sealed class DaemonTable
         Candidate candidate = new(id, [], new HashSet<string>(StringComparer.Ordinal));
         try
         {
-            foreach (FileInfo descriptor in new DirectoryInfo(directory + "/fd").EnumerateFiles())
+            foreach ((string number, string target) in OpenDescriptors.Of(directory))
             {
-                string target = descriptor.LinkTarget ?? "";
                 candidate.Files.Add(target);
-                if (target is DevicePath && ConnectionOf($"{directory}/fdinfo/{descriptor.Name}") is { } connection)
+                if (target is DevicePath && ConnectionOf($"{directory}/fdinfo/{number}") is { } connection)
                     candidate.Connections.Add(connection);
             }
         }

@@ -11,8 +11,7 @@ public sealed class SequentialWriteCacheTests : IDisposable
 {
     private const int ClusterSize = 4096;
     private const int Capacity = 4;
-    private static readonly TimeSpan Moment = TimeSpan.FromMilliseconds(200);
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     private readonly MemoryDevice _memory = new();
     private readonly FaultyDevice _faults;
@@ -154,11 +153,11 @@ public sealed class SequentialWriteCacheTests : IDisposable
         using HeldRequest held = _faults.Hold(BlockOp.Write);
         Task flush = Task.Run(_cache.Flush);
         held.WaitUntilHeld();
-        Task discard = Task.Run(() => _cache.Discard(0));
-        await Task.Delay(Moment);
-        Assert.False(discard.IsCompleted);
+        TestThread discard = TestThread.Start(() => _cache.Discard(0));
+        discard.ShouldWait("the cluster is being written");
         held.Release();
-        await Task.WhenAll(flush, discard).WaitAsync(Patience);
+        await flush.WaitAsync(Patience);
+        discard.ShouldEnd();
     }
 
     [Fact]

@@ -195,12 +195,12 @@ public sealed class DirectFileDeviceTests() : FileDeviceContract(direct: true)
         Assert.False(device.TryBeginPlain(0, block - 1, isWrite: true, out _));
         Assert.True(device.TryBeginPlain(0, block, isWrite: true, out PlainRun run));
         Assert.True(device.TryBeginPlain(0, block, isWrite: true, out PlainRun second));
-        Task part = Task.Run(() => device.Write(1, [7]));
-        Assert.False(part.Wait(TimeSpan.FromMilliseconds(100)));
+        TestThread part = TestThread.Start(() => device.Write(1, [7]));
+        part.ShouldWait("a transfer is under way in its block");
         PlainAccess.Move(run, DeviceModel.Pattern(block, seed: 1), destination: []);
         device.EndPlain(run);
         device.EndPlain(second);
-        Assert.True(part.Wait(TimeSpan.FromSeconds(20)));
+        part.ShouldEnd();
         byte[] expected = DeviceModel.Pattern(block, seed: 1);
         expected[1] = 7;
         Assert.Equal(expected, ReadAll(device)[..block]);

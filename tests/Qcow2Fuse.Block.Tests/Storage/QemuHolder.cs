@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
+using Qcow2Fuse.Testing;
 
 namespace Qcow2Fuse.Block.Tests;
 
@@ -75,10 +76,7 @@ internal sealed class QemuHolder : IDisposable
                 "--blockdev", $"qcow2,node-name=disk,file=file,read-only={mode}",
                 "--pidfile", pidFile,
             ]);
-        bool done = SpinWait.SpinUntil(
-            () => process.HasExited || File.Exists(pidFile), TimeSpan.FromSeconds(20));
-        if (!done)
-            throw new TimeoutException("qemu-storage-daemon is not ready after 20 seconds");
+        Eventually.Holds(() => process.HasExited || File.Exists(pidFile), "qemu-storage-daemon does not become ready");
         return Judge(process, File.Exists(pidFile));
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Testing;
 using Xunit;
 
 namespace Qcow2Fuse.Block.Tests;
@@ -38,7 +39,7 @@ public sealed class SharedFlushTests
             return 0;
         });
         Thread[] all = Start(flush, 8, out int[] results);
-        SpinWait.SpinUntil(() => all.Count(t => t.ThreadState == ThreadState.WaitSleepJoin) == 8, 10_000);
+        Eventually.Holds(() => all.Count(t => t.ThreadState == ThreadState.WaitSleepJoin) == 8);
         Assert.Equal(1, Volatile.Read(ref calls));
         mayEnd.Set();
         JoinAll(all);
@@ -56,7 +57,7 @@ public sealed class SharedFlushTests
             return -Errno.ENOSPC;
         });
         Thread[] all = Start(flush, 8, out int[] results);
-        SpinWait.SpinUntil(() => all.Count(t => t.ThreadState == ThreadState.WaitSleepJoin) == 8, 10_000);
+        Eventually.Holds(() => all.Count(t => t.ThreadState == ThreadState.WaitSleepJoin) == 8);
         mayEnd.Set();
         JoinAll(all);
         Assert.All(results, result => Assert.Equal(Errno.ENOSPC, result));
@@ -76,6 +77,6 @@ public sealed class SharedFlushTests
     private static void JoinAll(Thread[] threads)
     {
         foreach (Thread thread in threads)
-            Assert.True(thread.Join(TimeSpan.FromSeconds(10)), "a flush did not return");
+            Eventually.Ends(thread);
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
 using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Testing;
 using Xunit;
 using static Qcow2Fuse.Testing.DeviceAssert;
 
@@ -186,7 +187,7 @@ public sealed class StoragePolicyTests : IDisposable
                 ShouldFail(BlockErrorKind.InvalidFormat, () => FileDevice.Open(_scratch.At("images/fifo")));
             Assert.EndsWith(": is a FIFO", failure.Message, StringComparison.Ordinal);
         });
-        Assert.True(opening.Wait(TimeSpan.FromSeconds(10)), "it waits for the other end");
+        Assert.True(opening.Wait(Eventually.Patience), "it waits for the other end");
     }
 
     [Fact]

@@ -12,6 +12,7 @@ namespace Qcow2Fuse.EndToEnd.Tests.Acceptance;
 /// its own that knows what it wrote. QCOW2FUSE_EXERCISE_SECONDS makes each run longer, QCOW2FUSE_EXERCISE_SEED another
 /// one.
 /// </summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class ExerciserTests(ITestOutputHelper log) : MountTest
 {
     private const double SecondsDefault = 2;

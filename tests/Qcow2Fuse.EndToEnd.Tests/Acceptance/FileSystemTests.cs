@@ -8,6 +8,7 @@ namespace Qcow2Fuse.EndToEnd.Tests.Acceptance;
 
 /// <summary>The file systems people have in images, made and used through a loop device, judged by their own checkers.
 /// </summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class FileSystemTests(FileTree tree) : StackTest, IClassFixture<FileTree>
 {
     [SkippableTheory]

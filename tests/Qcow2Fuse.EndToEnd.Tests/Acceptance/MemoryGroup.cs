@@ -78,8 +78,7 @@ internal sealed class MemoryGroup : IDisposable
     public void Dispose()
     {
         // A process leaves its group a moment after it has ended.
-        for (int i = 0; i < 500 && File.ReadAllText(Processes).Length > 0; i++)
-            Thread.Sleep(10);
+        Eventually.Holds(() => File.ReadAllText(Processes).Length == 0, "a process stays in the control group");
         Directory.Delete(_directory);
     }
 

@@ -11,6 +11,7 @@ namespace Qcow2Fuse.EndToEnd.Tests.Acceptance;
 /// The daemon and those who write through it share too little memory. A page can be freed only when the daemon has
 /// written it, and the daemon must not need memory that is freed only then.
 /// </summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class MemoryLimitTests(ITestOutputHelper log) : StackTest
 {
     private const long Mebibyte = 1 << 20;
@@ -19,7 +20,7 @@ public sealed class MemoryLimitTests(ITestOutputHelper log) : StackTest
     private const int WrittenMebibytes = 600;
     private const int CapabilityOfResources = 24;
 
-    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(2);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     /// <summary>A daemon alone in a group of 64 MiB, as in a small container; its writers are outside.</summary>
     [SkippableTheory]

@@ -10,6 +10,7 @@ namespace Qcow2Fuse.EndToEnd.Tests.Acceptance;
 /// Mounting again and again, every third time after a killed daemon: nothing is lost and nothing is left.
 /// QCOW2FUSE_MOUNT_ROUNDS says how often.
 /// </summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class RepeatedMountTests : StackTest
 {
     private const int RoundsDefault = 50;

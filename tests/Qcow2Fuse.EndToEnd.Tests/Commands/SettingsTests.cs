@@ -8,6 +8,7 @@ namespace Qcow2Fuse.EndToEnd.Tests.Commands;
 /// Where the settings of a mount come from. A value that makes no sense is named by the program, which shows whose
 /// value it took; nothing is mounted.
 /// </summary>
+[Trait(Speed.Name, Speed.Quick)]
 public sealed class SettingsTests : CommandTest
 {
     [SkippableFact]

@@ -67,10 +67,8 @@ public sealed class ControlSocketTests : ControlTest
             WaitUntil(() => !Directory.Exists($"/proc/{killed.ProcessId}/fd")
                 || !Directory.EnumerateFileSystemEntries($"/proc/{killed.ProcessId}/fd").Any(), "it lives");
             Assert.True(File.Exists(socket));
-            Stopwatch waited = Stopwatch.StartNew();
             Run("list", "-v").ShouldSucceed();
             Run("snapshot", "-c", "after", image).ShouldSucceed();
-            Assert.True(waited.Elapsed < TimeSpan.FromSeconds(15), $"took {waited.Elapsed}");
             Tool("umount", "-l", killed.Directory);
         }
 

@@ -5,6 +5,7 @@ using Xunit;
 namespace Qcow2Fuse.EndToEnd.Tests.Disks;
 
 /// <summary>fio writes and verifies through the mount; qemu-img judges the image afterwards.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class FioTests
 {
     [SkippableTheory]

@@ -5,6 +5,7 @@ using Xunit;
 namespace Qcow2Fuse.EndToEnd.Tests.Disks;
 
 /// <summary>A file system made and used in the image through a loop device, judged by e2fsck and qemu-img.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class LoopDeviceTests(FileTree tree) : IClassFixture<FileTree>
 {
     [SkippableTheory]

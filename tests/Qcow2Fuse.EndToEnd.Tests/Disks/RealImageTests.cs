@@ -10,6 +10,7 @@ namespace Qcow2Fuse.EndToEnd.Tests.Disks;
 /// A file system of thousands of files, converted by qemu-img into every kind of image: the mounted raw file holds what
 /// qemu-img itself reads from it.
 /// </summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class RealImageTests(FileTree tree) : IClassFixture<FileTree>
 {
     [SkippableTheory]

@@ -2,14 +2,16 @@
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Testing;
 using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Hosting;
 
 /// <summary>What the next process learns of changes that may be lost.</summary>
+[Trait(Speed.Name, Speed.Quick)]
 public sealed class UnflushedFilterTests : IDisposable
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     private readonly RestartState _state = RestartState.Create();
     private readonly HeldDevice _child = new();

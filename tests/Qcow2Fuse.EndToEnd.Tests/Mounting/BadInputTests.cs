@@ -200,7 +200,7 @@ public sealed class BadInputTests : MountTest
         byte[]? before = File.Exists(image) && !image.Contains("fifo", StringComparison.Ordinal)
             ? File.ReadAllBytes(image)
             : null;
-        ProcessResult result = Run(TimeSpan.FromSeconds(10), image, mountPoint);
+        ProcessResult result = Run(image, mountPoint);
         Assert.Equal((32, ""), (result.ExitCode, result.Output));
         OneLine.Error(result, expected);
         Assert.False(IsMounted(mountPoint));

@@ -79,7 +79,7 @@ public sealed partial class CompressTests : MountTest
         Tool("dd", $"if={PathOf("soft")}", $"of={raw}", "bs=4k", "count=1", "conv=notrunc,fsync", "status=none");
         (long Offset, long Length)[] after = WritesIn(trace, image)[before.Length..];
         Unmount(mountPoint);
-        Assert.True(strace.WaitForExit(TimeSpan.FromSeconds(30)));
+        Assert.True(strace.WaitForExit(Eventually.Patience));
 
         Assert.True(before.Length >= 10, $"only {before.Length} writes");
         Assert.All(before, static write => Assert.Equal((0, ClusterSize), (write.Offset % ClusterSize, write.Length)));

@@ -48,7 +48,15 @@ public sealed class ImageDirectoryTests : MountTest
         {
             file.Write(content);
             Assert.Equal(["a.qcow2"], OpenImages(daemon));
-            Thread.Sleep(TimeSpan.FromSeconds(8));
+
+            // The other one is used later, and closed when that is some seconds ago.
+            using (FileStream other = File.OpenRead(Path.Combine(mountPoint, "b.raw")))
+            {
+                other.ReadExactly(new byte[4096]);
+                Assert.Contains("b.qcow2", OpenImages(daemon));
+            }
+
+            WaitUntil(() => !OpenImages(daemon).Contains("b.qcow2"), "the other image stays open");
             Assert.Equal(["a.qcow2"], OpenImages(daemon));
         }
 

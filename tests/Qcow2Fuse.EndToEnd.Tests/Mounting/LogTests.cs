@@ -98,7 +98,7 @@ public sealed class LogTests : MountTest
         using Process daemon = Process.Start(start)!;
         WaitUntil(() => File.Exists(RawFileOf(image, mountPoint)), "the raw file does not appear");
         Unmount(mountPoint);
-        Assert.True(daemon.WaitForExit(TimeSpan.FromSeconds(20)), "the daemon does not end");
+        Assert.True(daemon.WaitForExit(Eventually.Patience), "the daemon does not end");
         Assert.StartsWith(expected, File.ReadAllText(PathOf("err")), StringComparison.Ordinal);
     }
 
@@ -123,7 +123,7 @@ public sealed class LogTests : MountTest
     {
         SetEnvironment("QCOW2FUSE_LOG_SOCKET", PathOf("log"));
         Socket socket = new(AddressFamily.Unix, SocketType.Dgram, ProtocolType.Unspecified)
-        { ReceiveTimeout = 20_000 };
+        { ReceiveTimeout = (int)Eventually.Patience.TotalMilliseconds };
         socket.Bind(new UnixDomainSocketEndPoint(PathOf("log")));
         return socket;
     }

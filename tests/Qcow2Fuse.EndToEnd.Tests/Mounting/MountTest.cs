@@ -9,8 +9,6 @@ namespace Qcow2Fuse.EndToEnd.Tests.Mounting;
 /// <summary>A test that mounts images. Whatever it mounted is gone when it ends, also where it failed.</summary>
 public abstract class MountTest : CommandTest
 {
-    private static readonly TimeSpan EndTimeout = TimeSpan.FromSeconds(20);
-    private static readonly TimeSpan PollInterval = TimeSpan.FromMilliseconds(20);
     private readonly List<string> _mountPoints = [];
 
     /// <summary>Skips the test where nothing can be mounted; fails it in CI.</summary>
@@ -143,14 +141,34 @@ public abstract class MountTest : CommandTest
     }
 
     /// <summary>Waits until a condition holds.</summary>
-    protected static void WaitUntil(Func<bool> condition, string complaint)
+    protected static void WaitUntil(Func<bool> condition, string complaint) =>
+        Eventually.Holds(condition, complaint);
+
+    /// <summary>
+    /// Runs <paramref name="begin"/> and waits until the image file has been written since: what it started is in
+    /// work.
+    /// </summary>
+    protected static T BeginWriting<T>(string image, Func<T> begin)
     {
-        for (DateTime end = DateTime.UtcNow + EndTimeout; !condition(); Thread.Sleep(PollInterval))
-        {
-            if (DateTime.UtcNow > end)
-                throw new TimeoutException($"{complaint} ({EndTimeout.TotalSeconds} s)");
-        }
+        DateTime before = File.GetLastWriteTimeUtc(image);
+        T begun = begin();
+        WaitUntil(() => File.GetLastWriteTimeUtc(image) > before, $"nobody writes {image}");
+        return begun;
     }
+
+    /// <summary>Stops a process as SIGSTOP does, and returns when it has stopped.</summary>
+    protected static void StopProcess(int process)
+    {
+        Signal(process, "STOP");
+        WaitUntil(() => IsStopped(process), $"process {process} does not stop");
+    }
+
+    /// <summary>Whether every thread of a process has stopped; each does so when it next returns to its code.</summary>
+    private static bool IsStopped(int process) => Directory.GetDirectories($"/proc/{process}/task").All(static task =>
+    {
+        string status = File.ReadAllText(task + "/stat");
+        return status[(status.LastIndexOf(')') + 2)..].StartsWith('T');
+    });
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)

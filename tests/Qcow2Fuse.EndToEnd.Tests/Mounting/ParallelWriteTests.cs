@@ -5,6 +5,7 @@ using Xunit;
 namespace Qcow2Fuse.EndToEnd.Tests.Mounting;
 
 /// <summary>Writers that meet in one cluster, through the mount.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class ParallelWriteTests : MountTest
 {
     private const int Writers = 8;

@@ -7,6 +7,7 @@ using Xunit;
 namespace Qcow2Fuse.EndToEnd.Tests.Mounting;
 
 /// <summary>The raw file behaves as a block device of the image's size does, for the tools people use.</summary>
+[Trait(Speed.Name, Speed.Quick)]
 public sealed class RawFileTests : MountTest
 {
     private const int Mebibyte = 1 << 20;

@@ -85,7 +85,7 @@ public sealed class StandaloneTests : MountTest
             AddressFamily.Unix,
             SocketType.Dgram,
             ProtocolType.Unspecified)
-        { ReceiveTimeout = 10_000 };
+        { ReceiveTimeout = (int)Eventually.Patience.TotalMilliseconds };
         socket.Bind(new UnixDomainSocketEndPoint(PathOf("notify")));
         SetEnvironment("NOTIFY_SOCKET", PathOf("notify"));
         Mount(image, mountPoint);

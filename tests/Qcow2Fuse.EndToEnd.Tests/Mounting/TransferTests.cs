@@ -8,6 +8,7 @@ namespace Qcow2Fuse.EndToEnd.Tests.Mounting;
 /// Requests that the daemon hands to the kernel as transfers, among all others: over io_uring, and by /dev/fuse with
 /// O_DIRECT.
 /// </summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class TransferTests : MountTest
 {
     private const string Rings = "transport=uring";
@@ -50,7 +51,7 @@ public sealed class TransferTests : MountTest
         Fio(verified);
         Fio([.. verified, "--readwrite=randrw"]);
         stop.Cancel();
-        Assert.True(discards.Wait(TimeSpan.FromSeconds(60)));
+        Assert.True(discards.Wait(Eventually.Patience));
         Tool("cp", "--sparse=auto", raw, PathOf("copy"));
         Unmount(mountPoint);
         QemuTools.ShouldPassCheck(image);
@@ -117,20 +118,20 @@ public sealed class TransferTests : MountTest
         string raw = MountWithTransfers(image, mountPoint, mountOptions);
         Tool("dd", "if=/dev/urandom", "of=" + raw, "bs=1M", "count=64", "conv=notrunc,fsync", "status=none");
         int daemon = Assert.Single(DaemonsOf(mountPoint));
-        Task<ProcessResult> load = Task.Run(() => TryTool(
+        Task<ProcessResult> load = BeginWriting(image, () => Task.Run(() => TryTool(
             "timeout", [
-                "30", "fio", .. Job.Split(' '), "--filename=" + raw, "--rw=randrw", "--bsrange=4k-128k", "--numjobs=3",
+                "100", "fio", .. Job.Split(' '), "--filename=" + raw, "--rw=randrw", "--bsrange=4k-128k", "--numjobs=3",
                 "--runtime=3", "--time_based", "--output=" + PathOf("fio.log"),
-            ]));
-        Thread.Sleep(700);
+            ])));
         if (how.StartsWith("kill", StringComparison.Ordinal))
             Signal(daemon, how[6..]);
-        else
-            Tool("umount", [.. how.Split(' ')[1..], mountPoint]);
-        Assert.True(load.Wait(TimeSpan.FromSeconds(40)), "fio hangs");
+        else if (TryTool("umount", [.. how.Split(' ')[1..], mountPoint]).ExitCode != 0)
+            Assert.Equal("umount -f -l", how);
+        Assert.True(load.Wait(Eventually.Patience), "fio hangs");
         WaitForEnd(daemon);
 
-        // After a lazy unmount whoever has the file open goes on until he closes it.
+        // With -f umount ends the session first, and the daemon may take the mount down before it. After a lazy unmount
+        // whoever has the file open goes on until he closes it.
         if (how == "umount -l")
             Assert.Equal(0, load.Result.ExitCode);
         if (how == "kill -KILL")
@@ -149,13 +150,15 @@ public sealed class TransferTests : MountTest
         string mountPoint = NewMountPoint();
         string raw = MountWithTransfers(image, mountPoint, mountOptions);
         Tool("dd", "if=/dev/zero", "of=" + raw, "bs=1M", "count=32", "conv=notrunc", "status=none");
-        Task<ProcessResult> load = Task.Run(() => TryTool(
+        Task<ProcessResult> load = BeginWriting(image, () => Task.Run(() => TryTool(
             "fio", [
                 .. Job.Split(' '), "--filename=" + raw, "--rw=randwrite", "--bs=4k", "--size=32m", "--runtime=2",
                 "--time_based", "--output=" + PathOf("fio.log"),
-            ]));
-        Thread.Sleep(500);
-        Assert.NotEqual(0, TryTool("umount", mountPoint).ExitCode);
+            ])));
+
+        // In use also where fio is done before umount has begun.
+        using (File.OpenRead(raw))
+            Assert.NotEqual(0, TryTool("umount", mountPoint).ExitCode);
         Assert.Equal(0, load.Result.ExitCode);
         Unmount(mountPoint);
         QemuTools.ShouldPassCheck(image);

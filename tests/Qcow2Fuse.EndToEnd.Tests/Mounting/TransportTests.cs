@@ -39,7 +39,7 @@ public sealed class TransportTests : MountTest
         string mountPoint = NewMountPoint();
         SetEnvironment("QCOW2FUSE_LOG_SOCKET", PathOf("log"));
         using Socket log = new(AddressFamily.Unix, SocketType.Dgram, ProtocolType.Unspecified)
-        { ReceiveTimeout = 20_000 };
+        { ReceiveTimeout = (int)Eventually.Patience.TotalMilliseconds };
         log.Bind(new UnixDomainSocketEndPoint(PathOf("log")));
         string raw = MountWith(on: false, image, mountPoint, "transport=uring");
         int daemon = Assert.Single(DaemonsOf(mountPoint));
@@ -75,14 +75,13 @@ public sealed class TransportTests : MountTest
         string mountPoint = NewMountPoint();
         string raw = MountWith(on: true, image, mountPoint, "transport=uring");
         int daemon = Assert.Single(DaemonsOf(mountPoint));
-        Task<ProcessResult> load = Task.Run(() => TryTool(
-            "timeout", "20", "fio", "--name=job", "--filename=" + raw, "--allow_file_create=0", "--direct=1",
+        Task<ProcessResult> load = BeginWriting(image, () => Task.Run(() => TryTool(
+            "timeout", "100", "fio", "--name=job", "--filename=" + raw, "--allow_file_create=0", "--direct=1",
             "--rw=randrw", "--bs=4k", "--ioengine=libaio", "--iodepth=16", "--runtime=3", "--time_based",
-            "--output=" + PathOf("fio.log")));
-        Thread.Sleep(500);
+            "--output=" + PathOf("fio.log"))));
         Signal(daemon, signal);
         WaitForEnd(daemon);
-        Assert.True(load.Wait(TimeSpan.FromSeconds(30)), "fio hangs");
+        Assert.True(load.Wait(Eventually.Patience), "fio hangs");
         if (signal == "KILL")
             Tool("umount", "-l", mountPoint);
         Assert.False(IsMounted(mountPoint));

@@ -86,7 +86,7 @@ public sealed class UnitFileTests : MountTest
             WaitUntil(() => traced.HasExited || File.Exists(raw), $"{raw} does not appear");
             Tool("mkfs.ext4", "-q", "-F", raw);
             Signal(Assert.Single(DaemonsOf(mountPoint)), "TERM");
-            Assert.True(traced.WaitForExit(TimeSpan.FromSeconds(30)), "the daemon does not end");
+            Assert.True(traced.WaitForExit(Eventually.Patience), "the daemon does not end");
         }
 
         HashSet<string> used = [.. File.ReadLines(PathOf("trace"))

@@ -113,14 +113,18 @@ public sealed class CrashedDaemonTests : RestartTest
             : Launch("true");
         request.WaitForExit();
         string output = PathOf("read");
-        Signal(outer, "STOP");
-        WaitUntil(() => IsStopped(outer), $"process {outer} does not stop");
+        StopProcess(outer);
         using Process second = writes
             ? Launch("dd", "if=/dev/zero", "of=" + Raw, "bs=4k", "count=1", "seek=512", "oflag=direct", "conv=notrunc")
             : Launch("dd", "if=" + Raw, "of=" + output, "bs=4k", "count=1", "skip=300", "iflag=direct");
         try
         {
-            Thread.Sleep(TimeSpan.FromSeconds(1));
+            // It has the file open, and everybody sleeps: the request is on its way and waits for the outer mount.
+            WaitUntil(() => second.HasExited || HasOpen(second.Id, Raw), $"nobody opens {Raw}");
+            WaitUntil(
+                () => second.HasExited
+                    || (Eventually.IsAsleep(second.Id) && Eventually.IsAsleep(Manager.ProcessId)),
+                "the request does not come to wait");
             Assert.False(second.HasExited, "the request did not wait for the outer mount");
             Signal(Manager.ProcessId, "KILL");
         }
@@ -131,7 +135,7 @@ public sealed class CrashedDaemonTests : RestartTest
 
         Assert.Equal(137, Manager.WaitForEnd());
         Start();
-        Assert.True(second.WaitForExit(TimeSpan.FromSeconds(20)), "the request never comes back");
+        Assert.True(second.WaitForExit(Eventually.Patience), "the request never comes back");
         string error = second.StandardError.ReadToEnd();
         if (writes)
         {
@@ -148,16 +152,12 @@ public sealed class CrashedDaemonTests : RestartTest
         Unmount(outerPoint);
     }
 
-    /// <summary>Whether every thread of a process has stopped; each does so when it next returns to its code.</summary>
-    private static bool IsStopped(int process) => Directory.GetDirectories($"/proc/{process}/task").All(static task =>
-    {
-        string status = File.ReadAllText(task + "/stat");
-        return status[(status.LastIndexOf(')') + 2)..].StartsWith('T');
-    });
-
     private static bool IsBefore(int major, int minor)
     {
         Version kernel = Environment.OSVersion.Version;
         return kernel < new Version(major, minor);
     }
+
+    private static bool HasOpen(int process, string path) =>
+        OpenDescriptors.Of($"/proc/{process}").Any(descriptor => descriptor.Target == path);
 }

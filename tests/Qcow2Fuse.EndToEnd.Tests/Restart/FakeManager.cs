@@ -21,7 +21,7 @@ internal sealed class FakeManager : IDisposable
 
     private const int FirstDescriptor = 3;
     private const int FirstSpare = 700;
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     private readonly string _address;
     private readonly Socket _socket;
@@ -122,26 +122,23 @@ internal sealed class FakeManager : IDisposable
     /// <summary>Waits until the daemon has sent a line.</summary>
     public void WaitForMessage(string line)
     {
-        Stopwatch waited = Stopwatch.StartNew();
-        while (true)
-        {
-            lock (_messages)
-            {
-                if (_messages.Contains(line, StringComparer.Ordinal))
-                    return;
-            }
-
-            if (_daemon!.HasExited || waited.Elapsed > Patience)
-                throw new TimeoutException($"the daemon has not said {line}\n{Log}");
-            Thread.Sleep(10);
-        }
+        bool isSaid = false;
+        Eventually.Comes(() => _daemon!.HasExited | (isSaid = HasSaid(line)));
+        if (!isSaid && !HasSaid(line))
+            throw new TimeoutException($"the daemon has not said {line}\n{Log}");
     }
 
     /// <summary>Waits until the log holds a text.</summary>
     public void ShouldLog(string text)
     {
-        for (Stopwatch waited = Stopwatch.StartNew(); !Log.Contains(text, StringComparison.Ordinal); Thread.Sleep(10))
-            Assert.True(waited.Elapsed < Patience, $"not logged: {text}\n{Log}");
+        bool isLogged = Eventually.Comes(() => Log.Contains(text, StringComparison.Ordinal));
+        Assert.True(isLogged, $"not logged: {text}\n{Log}");
+    }
+
+    private bool HasSaid(string line)
+    {
+        lock (_messages)
+            return _messages.Contains(line, StringComparer.Ordinal);
     }
 
     /// <summary>Sends a signal to the daemon and waits until it has ended.</summary>

@@ -195,7 +195,7 @@ public sealed class AttachTests : StackTest
         {
             using (File.OpenRead(raw))
                 Assert.True(IsMounted(mountPoint));
-            Thread.Sleep(300);
+            Eventually.Sleeps(daemon);
             Assert.True(IsMounted(mountPoint));
         }
 

@@ -9,7 +9,7 @@ namespace Qcow2Fuse.EndToEnd.Tests.Stacks;
 /// <summary><c>qcow2fuse run</c>: a command beside a mount that lives as long as the command.</summary>
 public sealed class RunTests : StackTest
 {
-    private static readonly TimeSpan EndTimeout = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan EndTimeout = Eventually.Patience;
 
     [SkippableFact]
     public void The_command_writes_the_disk_and_its_exit_code_is_passed_on()
@@ -145,7 +145,7 @@ public sealed class RunTests : StackTest
             Assert.Single(DaemonsOf(directory));
 
             // The daemon hears of the end of the command more than once.
-            Thread.Sleep(TimeSpan.FromMilliseconds(500));
+            Eventually.Sleeps(Assert.Single(DaemonsOf(directory)));
             Assert.Single(DaemonsOf(directory));
         }
         finally

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 using System.Text.RegularExpressions;
+using Qcow2Fuse.Testing;
 using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Tidy;
 
 /// <summary>The rules for source files that the compiler does not check.</summary>
+[Trait(Speed.Name, Speed.Quick)]
 public sealed partial class CodeTidyTests
 {
     private const int FileLinesMax = 600;

@@ -6,6 +6,7 @@ using Xunit;
 namespace Qcow2Fuse.EndToEnd.Tests.Tidy;
 
 /// <summary>What the program can do is in its manual, and links in the documentation lead somewhere.</summary>
+[Trait(Speed.Name, Speed.Quick)]
 public sealed partial class DocumentationTidyTests : CommandTest
 {
     private static readonly HashSet<string> NotMountOptions =

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 using System.Xml.Linq;
+using Qcow2Fuse.Testing;
 using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Tidy;
 
 /// <summary>The structure of the solution: who may use whom.</summary>
+[Trait(Speed.Name, Speed.Quick)]
 public sealed class ProjectTidyTests
 {
     private static readonly Dictionary<string, string[]> Allowed = new(StringComparer.Ordinal)

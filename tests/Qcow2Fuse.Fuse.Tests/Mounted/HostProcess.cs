@@ -2,6 +2,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Text;
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -12,7 +13,7 @@ internal sealed class HostProcess : IDisposable
 {
     public const long Size = 64 << 20;
 
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     private readonly Process _process;
     private readonly StringBuilder _errors = new();

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-using System.Diagnostics;
-using System.Globalization;
+using Qcow2Fuse.Testing;
 using Xunit;
 
 namespace Qcow2Fuse.Fuse.Tests.Mounted;
@@ -14,7 +13,7 @@ public sealed class MountLifeTests() : MountLife("fuse")
         using HostProcess host = Start(Place.MountPoint, "auto_unmount");
         Assert.True(File.Exists(host.FilePath));
         host.Signal("KILL");
-        Assert.True(SpinWait.SpinUntil(() => !Place.IsMounted, Quick));
+        Eventually.Holds(() => !Place.IsMounted);
     }
 }
 
@@ -24,8 +23,6 @@ public sealed class UringMountLifeTests() : MountLife("uring");
 /// <summary>How mounts begin and end.</summary>
 public abstract class MountLife(string transport) : IDisposable
 {
-    private protected static readonly TimeSpan Quick = TimeSpan.FromSeconds(5);
-
     private readonly MountDirectory _directory = new();
 
     private protected MountDirectory Place => _directory;
@@ -41,10 +38,8 @@ public abstract class MountLife(string transport) : IDisposable
     public void SignalEndsIt()
     {
         using HostProcess host = Start(_directory.MountPoint);
-        Stopwatch watch = Stopwatch.StartNew();
         host.Signal("TERM");
         Assert.Equal(0, host.WaitForExit());
-        Assert.InRange(watch.Elapsed, TimeSpan.Zero, Quick);
         Assert.False(_directory.IsMounted);
     }
 
@@ -56,10 +51,12 @@ public abstract class MountLife(string transport) : IDisposable
     public void UnmountEndsIt(string command)
     {
         using HostProcess host = Start(_directory.MountPoint);
-        Stopwatch watch = Stopwatch.StartNew();
-        Shell.Output(command, host.MountPoint);
+        (int exitCode, string output) = Shell.Run(command, host.MountPoint);
+
+        // With -f it ends the session first, and the server may take the mount down before umount comes to that.
+        Assert.True(exitCode == 0 || command.StartsWith("umount -f", StringComparison.Ordinal), output);
         Assert.Equal(0, host.WaitForExit());
-        Assert.InRange(watch.Elapsed, TimeSpan.Zero, Quick);
+        Assert.False(_directory.IsMounted);
     }
 
     [SkippableFact]
@@ -82,19 +79,15 @@ public abstract class MountLife(string transport) : IDisposable
     {
         using HostProcess host = Start(_directory.MountPoint);
         File.ReadAllBytes(host.FilePath);
-        TimeSpan before = ProcessorTime(host.Id);
-        Thread.Sleep(1000);
-        Assert.InRange(ProcessorTime(host.Id) - before, TimeSpan.Zero, TimeSpan.FromMilliseconds(200));
+        Eventually.Sleeps(host.Id);
     }
 
     [SkippableFact]
     public void StopEndsWorkersThatWaitForTheKernel()
     {
         using HostProcess host = Start(_directory.MountPoint, "stop");
-        Stopwatch watch = Stopwatch.StartNew();
         host.Signal("TERM");
         Assert.Equal(0, host.WaitForExit());
-        Assert.InRange(watch.Elapsed, TimeSpan.Zero, Quick);
         Assert.False(_directory.IsMounted);
     }
 
@@ -107,8 +100,8 @@ public abstract class MountLife(string transport) : IDisposable
         Assert.True(_directory.IsMounted);
 
         // Rings outlive their process for a moment, and the session with them.
-        Assert.True(SpinWait.SpinUntil(
-            () => MountPoint.Inspect(_directory.MountPoint, "qcow2fuse").State == MountPointState.Stale, Quick));
+        Eventually.Holds(
+            () => MountPoint.Inspect(_directory.MountPoint, "qcow2fuse").State == MountPointState.Stale);
 
         using HostProcess host = Start(_directory.MountPoint);
         Assert.Equal(HostProcess.Size, new FileInfo(host.FilePath).Length);
@@ -171,7 +164,7 @@ public abstract class MountLife(string transport) : IDisposable
         }
 
         // A program that another test is starting has a copy of the open file until it runs.
-        Assert.True(SpinWait.SpinUntil(() => CanUnmount(link), Quick));
+        Eventually.Holds(() => CanUnmount(link));
         Assert.Equal(0, host.WaitForExit());
         FuseMountException again = Assert.Throws<FuseMountException>(() => FuseMount.Unmount(link, lazy: false));
         Assert.Equal(FuseMountError.NotMounted, again.Error);
@@ -183,7 +176,7 @@ public abstract class MountLife(string transport) : IDisposable
         using HostProcess host = Start(_directory.MountPoint);
         string path = $"/sys/class/bdi/{MountTable.FindAt(_directory.MountPoint)!.Device}/read_ahead_kb";
         Skip.IfNot(File.Exists(path), $"{path} does not exist");
-        Assert.True(SpinWait.SpinUntil(() => File.ReadAllText(path) == "2048\n", Quick));
+        Eventually.Holds(() => File.ReadAllText(path) == "2048\n");
     }
 
     private protected HostProcess Start(string mountPoint, string words = "") =>
@@ -200,15 +193,5 @@ public abstract class MountLife(string transport) : IDisposable
         {
             return false;
         }
-    }
-
-    private static TimeSpan ProcessorTime(int process)
-    {
-        // /proc/PID/stat: the fields behind the name in parentheses; utime and stime are the 12th and 13th of them.
-        string stat = File.ReadAllText(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}/stat"));
-        string[] fields = stat[(stat.LastIndexOf(')') + 2)..].Split(' ');
-        long ticks = long.Parse(fields[11], CultureInfo.InvariantCulture)
-            + long.Parse(fields[12], CultureInfo.InvariantCulture);
-        return TimeSpan.FromMilliseconds(ticks * 10);
     }
 }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
+using Qcow2Fuse.Testing;
 
 namespace Qcow2Fuse.Fuse.Tests.Mounted;
 
 /// <summary>Runs scripts with sh(1).</summary>
 internal static class Shell
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(60);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     /// <summary>Runs a script; its exit code and all it printed. Arguments are $1, $2 ... in it.</summary>
     public static (int ExitCode, string Output) Run(string script, params string[] arguments)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -8,6 +9,8 @@ namespace Qcow2Fuse.Fuse.Tests.Mounted;
 /// <summary>What is particular to requests over io_uring.</summary>
 public sealed class UringTests : IDisposable
 {
+    private const int Users = 4;
+
     private readonly MountDirectory _directory = new();
 
     public void Dispose() => _directory.Dispose();
@@ -45,7 +48,7 @@ public sealed class UringTests : IDisposable
             host.WaitForExit();
             Assert.Contains(
                 "no io_uring: auto_unmount works with /dev/fuse only", host.Errors, StringComparison.Ordinal);
-            Assert.True(SpinWait.SpinUntil(() => !_directory.IsMounted, TimeSpan.FromSeconds(5)));
+            Eventually.Holds(() => !_directory.IsMounted);
         }
     }
 
@@ -67,13 +70,11 @@ public sealed class UringTests : IDisposable
     public void AKilledServerLeavesNobodyWaiting()
     {
         using HostProcess host = HostProcess.StartOver("uring", _directory.MountPoint);
-        Task<(int ExitCode, string Output)>[] users = [.. Enumerable.Range(0, 4).Select(_ => Task.Run(() => Shell.Run(
-            "while dd if=\"$1\" of=\"$1\" bs=4k count=500 iflag=direct oflag=direct conv=notrunc status=none; "
-            + "do :; done", host.FilePath)))];
-        Thread.Sleep(300);
+        Task<(int ExitCode, string Output)>[] users = StartUsers(
+            host, "dd if=\"$1\" of=\"$1\" bs=4k count=500 iflag=direct oflag=direct conv=notrunc status=none");
         host.Signal("KILL");
         host.WaitForExit();
-        Assert.True(Task.WaitAll(users, TimeSpan.FromSeconds(20)));
+        Assert.True(Task.WaitAll(users, Eventually.Patience));
         Assert.All(users, static user => Assert.NotEqual(0, user.Result.ExitCode | user.Result.Output.Length));
     }
 
@@ -81,11 +82,25 @@ public sealed class UringTests : IDisposable
     public void AForcedUnmountUnderLoadEndsIt()
     {
         using HostProcess host = HostProcess.StartOver("uring", _directory.MountPoint);
-        Task<(int ExitCode, string Output)>[] users = [.. Enumerable.Range(0, 4).Select(_ => Task.Run(() => Shell.Run(
-            "while dd if=\"$1\" of=/dev/null bs=4k count=500 iflag=direct status=none; do :; done", host.FilePath)))];
-        Thread.Sleep(300);
-        Shell.Output("umount -f -l \"$1\"", host.MountPoint);
+        Task<(int ExitCode, string Output)>[] users = StartUsers(
+            host, "dd if=\"$1\" of=/dev/null bs=4k count=500 iflag=direct status=none");
+
+        // It ends the session first, and the server may take the mount down before umount comes to that.
+        Shell.Run("umount -f -l \"$1\"", host.MountPoint);
         Assert.Equal(0, host.WaitForExit());
-        Assert.True(Task.WaitAll(users, TimeSpan.FromSeconds(20)));
+        Assert.False(_directory.IsMounted);
+        Assert.True(Task.WaitAll(users, Eventually.Patience));
+    }
+
+    /// <summary>
+    /// Starts users who run a command on the file again and again until it fails, and waits until each has once.
+    /// </summary>
+    private Task<(int ExitCode, string Output)>[] StartUsers(HostProcess host, string command)
+    {
+        string[] signs = [.. Enumerable.Range(0, Users).Select(i => _directory.Beside($"user{i}"))];
+        Task<(int ExitCode, string Output)>[] users = [.. signs.Select(sign => Task.Run(
+            () => Shell.Run($"while {command}; do touch \"$2\"; done", host.FilePath, sign)))];
+        Eventually.Holds(() => signs.All(File.Exists), "a user does not come to the end of the file");
+        return users;
     }
 }

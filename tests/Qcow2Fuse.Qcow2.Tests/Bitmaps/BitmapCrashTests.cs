@@ -12,6 +12,7 @@ namespace Qcow2Fuse.Qcow2.Tests.Bitmaps;
 /// After a crash at any moment the metadata is sound, and each bitmap is in use or holds exactly what it should: no
 /// bitmap lies, and those that record nothing are never lost.
 /// </summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class BitmapCrashTests(ITestOutputHelper output)
 {
     private const int Steps = 40;

@@ -15,6 +15,7 @@ public sealed class BitmapTests
     [InlineData(4096)]
     [InlineData(65536)]
     [InlineData(2 << 20)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Random_operations_leave_what_the_model_holds(int clusterSize)
     {
         for (ulong seed = 1; seed <= 12; seed++)
@@ -170,9 +171,9 @@ public sealed class BitmapTests
 
             device.AddBitmap("later", 512, enabled: true);
             Volatile.Write(ref laterExists, true);
-            Thread.Sleep(30);
+            Eventually.Holds(() => Array.IndexOf(later, true) >= 0);
             Volatile.Write(ref stop, true);
-            Assert.All(writers, writer => Assert.True(writer.Join(TimeSpan.FromSeconds(30)), "deadlock"));
+            Assert.All(writers, Eventually.Ends);
             image.Close();
             IReadOnlyList<PlainBitmap> bitmaps = PlainBitmaps.Read(image.Plain);
             Assert.Equal(["always", "later"], bitmaps.Select(bitmap => bitmap.Name));

@@ -11,6 +11,7 @@ namespace Qcow2Fuse.Qcow2.Tests.Check;
 /// <summary>
 /// Power cuts during a repair. Whatever they leave, the disk holds what it held, and the repair can be done again.
 /// </summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class RepairCrashTests
 {
     private const int StatesPerImage = 60;

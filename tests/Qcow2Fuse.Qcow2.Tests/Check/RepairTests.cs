@@ -8,6 +8,7 @@ using Xunit;
 namespace Qcow2Fuse.Qcow2.Tests.Check;
 
 /// <summary>Repairs: afterwards all is right, and every byte of the disk is as before.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class RepairTests
 {
     private const long Guest = 64 << 10;

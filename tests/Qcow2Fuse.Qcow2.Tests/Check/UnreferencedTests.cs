@@ -12,7 +12,7 @@ public sealed class UnreferencedTests
 {
     private const int Cluster = 65536;
 
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     [Theory]
     [Qcow2Matrix]

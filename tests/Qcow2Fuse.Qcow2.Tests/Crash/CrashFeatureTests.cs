@@ -12,6 +12,7 @@ namespace Qcow2Fuse.Qcow2.Tests.Crash;
 /// Crash states of random runs with everything an image can have and every way to open it, alone and together. The
 /// same variables as for <see cref="CrashTests"/> scale and move them.
 /// </summary>
+[Trait(Speed.Name, Speed.Scaled)]
 public sealed class CrashFeatureTests(ITestOutputHelper output)
 {
     private const ulong FirstSeed = 500_000;

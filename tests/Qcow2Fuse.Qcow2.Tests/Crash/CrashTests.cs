@@ -17,6 +17,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     private const ulong DefaultSeed = 20_000;
 
     [Fact]
+    [Trait(Speed.Name, Speed.Scaled)]
     public void Crash_states_of_random_runs_are_right()
     {
         int runs = CrashSettings.Runs / 4;
@@ -42,6 +43,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     }
 
     [Fact]
+    [Trait(Speed.Name, Speed.Scaled)]
     public void Crash_states_of_compressed_writes_are_right()
     {
         int runs = CrashSettings.Runs / 40;
@@ -76,6 +78,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     [InlineData(16, false, 0)]
     [InlineData(16, false, 2)]
     [InlineData(14, true, 0)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Crash_states_after_a_failed_request_of_compressed_writes_are_right(
         int clusterBits, bool extended, int packers)
     {
@@ -104,6 +107,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     }
 
     [Fact]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Crash_states_of_all_short_sequences_are_right()
     {
         SeededRandom random = new(1);
@@ -128,6 +132,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     [Theory]
     [InlineData(1)]
     [InlineData(4)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Crash_states_while_the_refcount_table_grows_are_right(int writers)
     {
         ImageKind kind = ImageKind.Create(9, 3, extended: false, backing: 2, prefilledPercent: 0, new SeededRandom(3));
@@ -144,6 +149,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     [InlineData(12, false)]
     [InlineData(16, false)]
     [InlineData(14, true)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Crash_states_after_a_failed_request_are_right(int clusterBits, bool extended)
     {
         ImageKind kind = ImageKind.Create(clusterBits, 3, extended, 2, 30, new SeededRandom(2));
@@ -170,6 +176,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     }
 
     [Fact]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Crash_states_of_one_seed_are_right()
     {
         string? with = Environment.GetEnvironmentVariable("QCOW2FUSE_CRASH_WITH");

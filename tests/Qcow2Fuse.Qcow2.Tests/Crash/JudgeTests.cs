@@ -8,6 +8,7 @@ using Xunit.Abstractions;
 namespace Qcow2Fuse.Qcow2.Tests.Crash;
 
 /// <summary>The crash judge accepts an engine that is right and catches each of several that are wrong.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class JudgeTests(ITestOutputHelper output)
 {
     public static TheoryData<NaiveFault> Faults =>

@@ -13,6 +13,7 @@ namespace Qcow2Fuse.Qcow2.Tests.Crash;
 /// A power cut while the size changes leaves the old size or the new one, all data that both have, and nothing else in
 /// what is new, also after the disk has grown again.
 /// </summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class ResizeCrashTests(ITestOutputHelper output)
 {
     private const long SizeMax = 1 << 20;

@@ -7,6 +7,7 @@ using Xunit;
 namespace Qcow2Fuse.Qcow2.Tests.Device;
 
 /// <summary>Compressed writes in random order beside a plain array, and from many threads.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class CompressedModelTests
 {
     [Theory]

@@ -33,8 +33,8 @@ public sealed class CompressedMomentTests
         for (int i = 1; i <= Snapshots; i++)
         {
             int wanted = i * Writer.Pieces / (Snapshots + 1);
-            while (!tasks.Any(static task => task.IsCompleted) && writers.Any(writer => writer.Done < wanted))
-                await Task.Delay(1);
+            Eventually.Holds(() =>
+                tasks.Any(static task => task.IsCompleted) || writers.All(writer => writer.Done >= wanted));
             int[] before = [.. writers.Select(static writer => writer.Done)];
             device.CreateSnapshot($"s{i}");
 
@@ -90,13 +90,13 @@ public sealed class CompressedMomentTests
         for (int round = 0; (round < 20 || Volatile.Read(ref refused) == 0) && !writer.IsCompleted; round++)
         {
             int seen = Volatile.Read(ref written);
-            while (Volatile.Read(ref written) < seen + 50 && !writer.IsCompleted)
-                await Task.Delay(1);
+            Eventually.Holds(() => Volatile.Read(ref written) >= seen + 50 || writer.IsCompleted);
             image.Device.Resize(Small);
             image.Device.Flush();
             Assert.Equal(Small, image.Device.Length);
+            int turnedAway = Volatile.Read(ref refused);
             if (round % 2 == 0)
-                await Task.Delay(1);
+                Eventually.Holds(() => Volatile.Read(ref refused) > turnedAway || writer.IsCompleted);
             image.Device.Resize(Large);
         }
 

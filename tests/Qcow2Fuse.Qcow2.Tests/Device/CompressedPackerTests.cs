@@ -64,7 +64,7 @@ public sealed class CompressedPackerTests
         // What does not become smaller is written at once, and that may be tried again.
         image.Faults.Fail(new FaultRule { Op = BlockOp.Write });
         image.Write(ClusterSize, ClusterSize, 2);
-        WaitUntil(() => image.Faults.FailureCount > 0);
+        Eventually.Holds(() => image.Faults.FailureCount > 0);
         image.ShouldRead(ClusterSize, ClusterSize, 2);
         BlockException failure = Assert.Throws<BlockException>(image.Device.Flush);
         Assert.Equal(BlockErrorKind.Io, failure.Kind);
@@ -81,7 +81,7 @@ public sealed class CompressedPackerTests
         image.Write(0, ClusterSize, 1).Device.Flush();
         image.Faults.Fail(new FaultRule { Op = BlockOp.Write, Times = int.MaxValue });
         image.Write(ClusterSize, ClusterSize, 2);
-        WaitUntil(() => image.Faults.FailureCount > 0);
+        Eventually.Holds(() => image.Faults.FailureCount > 0);
 
         // The packer says what it met only after the request has failed.
         int accepted = 0;
@@ -103,21 +103,47 @@ public sealed class CompressedPackerTests
             .ShouldRead(2 * ClusterSize, accepted * ClusterSize, 3).ShouldPassCheck();
     }
 
+    [Theory]
+    [InlineData(2)]
+    [InlineData(int.MaxValue)]
+    public void A_flush_that_fails_tells_of_all_that_was_written_before_it(int failures)
+    {
+        using TestImage image = Create(16, packers: 2);
+        image.Write(0, ClusterSize, 1).Device.Flush();
+        image.Faults.Fail(new FaultRule { Op = BlockOp.Write, Times = failures });
+        using HeldRequest first = image.Faults.Hold(BlockOp.Write);
+        using HeldRequest second = image.Faults.Hold(BlockOp.Write, nth: 2);
+        image.Write(ClusterSize, ClusterSize, 2).Write(2 * ClusterSize, ClusterSize, 3);
+        first.WaitUntilHeld();
+        first.Release();
+        second.WaitUntilHeld();
+
+        // The flush finds the first cluster's failure, and the second cluster under way, which fails while it waits.
+        TestThread flush = TestThread.Start(image.Device.Flush);
+        flush.ShouldWait("a packer is storing a cluster");
+        second.Release();
+        Assert.Equal(BlockErrorKind.Io, flush.ShouldThrow<BlockException>().Kind);
+        image.Faults.Heal();
+        image.Device.Flush();
+        image.Reopen().ShouldRead(0, ClusterSize, 1).ShouldRead(ClusterSize, ClusterSize, 2)
+            .ShouldRead(2 * ClusterSize, ClusterSize, 3).ShouldPassCheck();
+    }
+
     [Fact]
     public void A_failed_write_of_packed_clusters_that_nobody_was_told_of_fails_the_close()
     {
-        using TestImage image = Create(64, packers: 2);
+        // No writer waits for room in the queue of eight packers, and none comes after the failure, which is held back.
+        const int Clusters = 16;
+        using TestImage image = Create(64, packers: 8);
         image.Write(0, ClusterSize, Soft | 1).Device.Flush();
-        image.Faults.Fail(new FaultRule { Op = BlockOp.Write, Times = int.MaxValue });
-        image.Write(ClusterSize, ClusterSize, Soft | 2);
-        for (int i = 2; i < 40 && image.Faults.FailureCount == 0; i++)
-        {
+        image.Faults.Fail(new FaultRule { Op = BlockOp.Write });
+        using HeldRequest held = image.Faults.Hold(BlockOp.Write);
+        for (int i = 1; i <= Clusters; i++)
             image.Write(i * ClusterSize, ClusterSize, Soft | 3);
-            Thread.Sleep(5);
-        }
-
-        Assert.True(image.Faults.FailureCount > 0);
+        held.WaitUntilHeld();
+        held.Release();
         Assert.Throws<BlockException>(image.Device.Dispose);
+        Assert.Equal(1, image.Faults.FailureCount);
         image.Faults.Heal();
         image.Reopen().ShouldRead(0, ClusterSize, Soft | 1).ShouldPassCheck(allowLeaks: true);
     }
@@ -143,9 +169,14 @@ public sealed class CompressedPackerTests
             device.Flush();
             if (round % 3 == 0)
                 device.CreateSnapshot("now");
-            Thread.Sleep(1);
-            if (round % 3 == 0)
-                device.DeleteSnapshot("now");
+            if (round % 3 != 0)
+                continue;
+
+            // Somebody writes while there is a snapshot.
+            int before = writers.Sum(static writer => writer.Done);
+            Eventually.Holds(() => writers.Sum(static writer => writer.Done) > before
+                || !Array.Exists(threads, static thread => thread.IsAlive));
+            device.DeleteSnapshot("now");
         }
 
         foreach (Thread thread in threads)
@@ -161,9 +192,6 @@ public sealed class CompressedPackerTests
         null,
         new FormatOpenArguments { Compress = CompressedWrites.AsImage, CompressionThreads = packers });
 
-    private static void WaitUntil(Func<bool> condition) =>
-        Assert.True(SpinWait.SpinUntil(condition, TimeSpan.FromSeconds(30)));
-
     /// <summary>Changes a region of the disk that nobody else changes, and knows what it holds.</summary>
     private sealed class Regional(Qcow2Device device, int number)
     {
@@ -171,14 +199,19 @@ public sealed class CompressedPackerTests
 
         private const int Rounds = 250;
 
+        private int _done;
+
         public long Start { get; } = (long)number * Clusters * ClusterSize;
 
         public byte[] Expected { get; } = new byte[Clusters * ClusterSize];
 
+        /// <summary>How many operations it has done.</summary>
+        public int Done => Volatile.Read(ref _done);
+
         public void Run()
         {
             SeededRandom random = new((ulong)number + 7);
-            for (int round = 0; round < Rounds; round++)
+            for (int round = 0; round < Rounds; round++, Interlocked.Increment(ref _done))
             {
                 int at = random.Below(Clusters) * ClusterSize;
                 int length = Math.Min((1 + random.Below(4)) * ClusterSize, Expected.Length - at);

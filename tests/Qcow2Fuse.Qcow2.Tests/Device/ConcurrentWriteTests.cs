@@ -11,8 +11,7 @@ public sealed class ConcurrentWriteTests
 {
     private const int ClusterSize = 16384;
     private const int SubclusterSize = 512;
-    private static readonly TimeSpan Moment = TimeSpan.FromMilliseconds(200);
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     [Fact]
     public async Task Two_writers_fill_different_subclusters_of_one_cluster_at_once()
@@ -43,14 +42,15 @@ public sealed class ConcurrentWriteTests
         Task first = Task.Run(() => image.Write(1000, 3000, 1));
         held.WaitUntilHeld();
 
-        Task second = Task.Run(() => image.Write(2000, 6000, 2));
-        await Task.Delay(Moment);
-        Assert.False(second.IsCompleted, "both allocate the same cluster");
+        TestThread second = TestThread.Start(() => image.Write(2000, 6000, 2));
+        second.ShouldWait("both allocate the same cluster");
         Task other = Task.Run(() => image.Write(5L * ClusterSize, 4096, 3));
         await other.WaitAsync(Patience);
+        second.ShouldNotHaveEnded("both allocate the same cluster");
 
         held.Release();
-        await Task.WhenAll(first, second).WaitAsync(Patience);
+        await first.WaitAsync(Patience);
+        second.ShouldEnd();
         byte[] expected = new byte[8000];
         Stamp.Bytes(1000, 3000, 1).CopyTo(expected, 1000);
         Stamp.Bytes(2000, 6000, 2).CopyTo(expected, 2000);
@@ -94,14 +94,11 @@ public sealed class ConcurrentWriteTests
         using HeldRequest held = image.Faults.Hold(BlockOp.Flush);
         Task first = Task.Run(image.Device.Flush);
         held.WaitUntilHeld();
-        Task[] others =
-        [
-            .. Enumerable.Range(0, 8).Select(_ => Task.Factory.StartNew(
-                image.Device.Flush, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default)),
-        ];
-        await Task.Delay(Moment);
+        TestThread[] others = [.. Enumerable.Range(0, 8).Select(_ => TestThread.Start(image.Device.Flush))];
+        Assert.All(others, static other => other.ShouldWait("a flush is under way"));
         held.Release();
-        await Task.WhenAll([first, .. others]).WaitAsync(Patience);
+        await first.WaitAsync(Patience);
+        Assert.All(others, static other => other.ShouldEnd());
         Assert.InRange(image.Order.FlushCount, 2, 4);
     }
 

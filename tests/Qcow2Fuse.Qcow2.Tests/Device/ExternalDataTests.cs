@@ -21,6 +21,7 @@ public sealed class ExternalDataTests
     [InlineData("data_file_raw=on", false, 36)]
     [InlineData("data_file_raw=on,cluster_size=512", false, 37)]
     [InlineData("data_file_raw=on,extended_l2=on,lazy_refcounts=on", false, 38)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Random_changes_leave_what_a_plain_array_holds(string options, bool hasBacking, int seed)
     {
         QemuTools.RequireTool("qemu-img");

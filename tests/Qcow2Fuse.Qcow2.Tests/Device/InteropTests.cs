@@ -8,6 +8,7 @@ using Xunit;
 namespace Qcow2Fuse.Qcow2.Tests.Device;
 
 /// <summary>Images of QEMU's making, changed here, and judged by QEMU again.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class InteropTests
 {
     private const int DiskBytes = 4 << 20;

@@ -10,6 +10,7 @@ using Xunit;
 namespace Qcow2Fuse.Qcow2.Tests.Device;
 
 /// <summary>The largest disks there are, and tables that can grow no more.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class LimitTests
 {
     private const long ExbiByte = 1L << 60;

@@ -57,6 +57,7 @@ public sealed class PlainSubclusterContractTests : PlainContract
     protected override Qcow2CreateOptions Options => new() { Size = 0, ExtendedL2 = true };
 }
 
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class PlainDirectContractTests : PlainContract
 {
     protected override Qcow2CreateOptions Options => new() { Size = 0, ClusterSize = 4096 };

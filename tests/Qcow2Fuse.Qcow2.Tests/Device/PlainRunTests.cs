@@ -15,7 +15,7 @@ public sealed class PlainRunTests : IDisposable
 {
     private const int Cluster = 65536;
     private const int Disk = 4 << 20;
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan Patience = Eventually.Patience;
     private static readonly Qcow2CreateOptions Standard = new() { Size = Disk };
 
     private readonly TempDirectory _directory = new();
@@ -254,13 +254,13 @@ public sealed class PlainRunTests : IDisposable
         using Qcow2Device device = Create(Standard);
         device.Write(0, Stamp.Bytes(0, 2 * Cluster, 1));
         Assert.True(device.TryBeginPlain(0, Cluster, isWrite: true, out PlainRun run));
-        Task snapshot = Task.Run(() => device.CreateSnapshot("s"));
-        Assert.True(SpinWait.SpinUntil(() => !Begins(device, Cluster, 4096, isWrite: true), Patience));
-        Assert.False(snapshot.Wait(TimeSpan.FromMilliseconds(100)));
+        TestThread snapshot = TestThread.Start(() => device.CreateSnapshot("s"));
+        Eventually.Holds(() => !Begins(device, Cluster, 4096, isWrite: true));
+        snapshot.ShouldWait("a transfer is under way");
         byte[] late = Stamp.Bytes(0, Cluster, 7);
         PlainAccess.Move(run, late, destination: []);
         device.EndPlain(run);
-        Assert.True(snapshot.Wait(Patience));
+        snapshot.ShouldEnd();
         using BlockDevice view = device.OpenSnapshot("s");
         byte[] seen = new byte[Cluster];
         view.Read(0, seen);

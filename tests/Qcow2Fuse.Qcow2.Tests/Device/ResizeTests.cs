@@ -22,6 +22,7 @@ public sealed class ResizeTests
     [InlineData("extended_l2=on", null, 6)]
     [InlineData("cluster_size=2M", SizeMax * 2, 7)]
     [InlineData("compat=0.10,cluster_size=4k", SizeMax * 2, 8)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Random_sizes_leave_what_a_plain_array_holds(string options, int? backingLength, int seed)
     {
         QemuTools.RequireTool("qemu-img");
@@ -152,6 +153,7 @@ public sealed class ResizeTests
     [InlineData(12)]
     [InlineData(16)]
     [InlineData(21)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Growing_to_the_largest_size_takes_few_requests(int clusterBits)
     {
         using TestImage image = TestImage.Create(

@@ -12,6 +12,7 @@ namespace Qcow2Fuse.Qcow2.Tests.Encryption;
 /// Power cuts on encrypted images. The judge decrypts with a cipher of its own; torn states are torn between sectors,
 /// so each decrypts to what one of its writers meant.
 /// </summary>
+[Trait(Speed.Name, Speed.Scaled)]
 public sealed class EncryptedCrashTests(ITestOutputHelper output)
 {
     [Theory]

@@ -11,8 +11,7 @@ public sealed class EncryptedDeviceTests
 {
     private const int ClusterSize = 16384;
     private const int SectorSize = 512;
-    private static readonly TimeSpan Moment = TimeSpan.FromMilliseconds(200);
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     public static TheoryData<string, bool> Kinds => new()
     {
@@ -125,16 +124,17 @@ public sealed class EncryptedDeviceTests
         Task first = Task.Run(() => image.Write(100, 50, 2));
         held.WaitUntilHeld();
 
-        Task writer = Task.Run(() => image.Write(300, 50, 3));
-        Task reader = Task.Run(() => image.Read(400, 10));
+        TestThread writer = TestThread.Start(() => image.Write(300, 50, 3));
+        TestThread reader = TestThread.Start(() => image.Read(400, 10));
         await Task.Run(() => image.Write(SectorSize, 50, 4)).WaitAsync(Patience);
         await Task.Run(() => image.Read(2 * SectorSize, 1000)).WaitAsync(Patience);
-        await Task.Delay(Moment);
-        Assert.False(writer.IsCompleted, "it would change the sector from what it was before");
-        Assert.False(reader.IsCompleted, "it could meet half a sector");
+        writer.ShouldWait("it would change the sector from what it was before");
+        reader.ShouldWait("it could meet half a sector");
 
         held.Release();
-        await Task.WhenAll(first, writer, reader).WaitAsync(Patience);
+        await first.WaitAsync(Patience);
+        writer.ShouldEnd();
+        reader.ShouldEnd();
         image.ShouldRead(0, 100, 1).ShouldRead(100, 50, 2).ShouldRead(300, 50, 3).ShouldRead(SectorSize, 50, 4)
             .ShouldPassCheck();
     }

@@ -9,6 +9,7 @@ using Xunit;
 namespace Qcow2Fuse.Qcow2.Tests.Encryption;
 
 /// <summary>Encrypted images of either making, changed by one program and read by the other.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class EncryptedInteropTests : IDisposable
 {
     private const int DiskBytes = (4 << 20) + 1536;

@@ -12,6 +12,7 @@ namespace Qcow2Fuse.Qcow2.Tests.Faults;
 /// Every single request of recorded workloads fails once with EIO, once with ENOSPC and once half-done.
 /// QCOW2FUSE_SWEEP_OPS makes the workloads longer, QCOW2FUSE_SWEEP_SEED makes other ones.
 /// </summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class FaultSweepTests(ITestOutputHelper output)
 {
     private const int DefaultOps = 100;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Faults;
 using Xunit;
 
@@ -72,7 +73,7 @@ public sealed class FaultyDeviceTests
         Assert.Equal(afterEffect ? 7 : 0, seen[0]);
         Assert.True(writer.IsAlive);
         held.Release();
-        Assert.True(writer.Join(TimeSpan.FromSeconds(10)));
+        Eventually.Ends(writer);
         _faulty.Read(512, seen);
         Assert.Equal(7, seen[0]);
     }

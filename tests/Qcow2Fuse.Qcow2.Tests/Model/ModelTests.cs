@@ -15,6 +15,7 @@ namespace Qcow2Fuse.Qcow2.Tests.Model;
 /// QCOW2FUSE_MODEL_SECONDS how long to go on instead of a number of cases, and QCOW2FUSE_MODEL_REPLAY one case with its
 /// steps, as a failure prints it.
 /// </summary>
+[Trait(Speed.Name, Speed.Scaled)]
 public sealed class ModelTests(ITestOutputHelper output)
 {
     private const ulong DefaultSeed = 0xC0DE0000;

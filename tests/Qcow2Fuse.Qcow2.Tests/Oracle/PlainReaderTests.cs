@@ -7,6 +7,7 @@ using Xunit;
 namespace Qcow2Fuse.Qcow2.Tests.Oracle;
 
 /// <summary>The plain reader sees what QEMU sees, on images QEMU made.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class PlainReaderTests : IDisposable
 {
     private readonly TempDirectory _directory = new();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Faults;
 using Qcow2Fuse.Testing.Oracle;
 using Xunit;
@@ -7,6 +8,7 @@ using Xunit;
 namespace Qcow2Fuse.Qcow2.Tests.Snapshots;
 
 /// <summary>Every request to the file fails once, and the power fails at every moment.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class SnapshotFaultTests
 {
     /// <summary>What is written after a failure, to the end of the disk.</summary>

@@ -120,6 +120,7 @@ public sealed class SnapshotInteropTests
         });
         var device = (Qcow2Device)image.Device;
         using CancellationTokenSource stop = new();
+        int written = 0;
 
         // Each writer goes through its blocks in order with rising tags: at any moment the tags fall at most once.
         Task[] writers = [.. Enumerable.Range(0, Writers).Select(writer => Task.Run(() =>
@@ -131,6 +132,7 @@ public sealed class SnapshotInteropTests
                     byte[] bytes = new byte[block];
                     bytes.AsSpan().Fill((byte)tag);
                     device.Write(((writer * Blocks) + i) * (long)block, bytes);
+                    Interlocked.Increment(ref written);
                 }
             }
         }))];
@@ -139,7 +141,9 @@ public sealed class SnapshotInteropTests
             var kept = new Dictionary<string, byte[]>(StringComparer.Ordinal);
             for (int i = 0; i < 12; i++)
             {
-                await Task.Delay(15);
+                int before = Volatile.Read(ref written);
+                Eventually.Holds(() => Volatile.Read(ref written) - before >= Writers * Blocks
+                    || Array.Exists(writers, static writer => writer.IsCompleted));
                 string id = device.CreateSnapshot($"s{i}").Id;
                 using BlockDevice opened = device.OpenSnapshot(id);
                 byte[] seen = All(opened);

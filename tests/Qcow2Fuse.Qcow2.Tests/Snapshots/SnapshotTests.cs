@@ -73,6 +73,7 @@ public sealed class SnapshotTests
 
     [Theory]
     [MemberData(nameof(Kinds))]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Random_operations_agree_with_a_model(int version, int clusterSize, bool extendedL2, int bits)
     {
         for (ulong seed = 1; seed <= (clusterSize > 65536 ? 3UL : 8UL); seed++)

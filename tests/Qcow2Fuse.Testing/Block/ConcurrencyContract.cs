@@ -146,6 +146,6 @@ public abstract class ConcurrencyContract : BlockDeviceContract
     {
         Task[] tasks = [.. Enumerable.Range(0, Threads).Select(thread => Task.Factory.StartNew(
             () => work(thread), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default))];
-        Assert.True(Task.WaitAll(tasks, TimeSpan.FromMinutes(1)), "the threads are not done after a minute");
+        Assert.True(Task.WaitAll(tasks, Eventually.Patience), "the threads are not done");
     }
 }

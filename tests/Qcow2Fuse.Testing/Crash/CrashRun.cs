@@ -325,7 +325,7 @@ public sealed partial class CrashRun
 
         foreach (Thread thread in threads)
         {
-            if (!thread.Join(TimeSpan.FromSeconds(30)))
+            if (!thread.Join(Eventually.Patience))
                 throw new InvalidOperationException("deadlock: " + string.Join(", ", ops.Select(op => op.ToString())));
         }
 

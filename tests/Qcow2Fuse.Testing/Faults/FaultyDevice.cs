@@ -57,10 +57,10 @@ public sealed class HeldRequest : IDisposable
 
     internal bool AfterEffect { get; }
 
-    /// <summary>Waits until the request is there; throws <see cref="TimeoutException"/> after 10 s.</summary>
+    /// <summary>Waits until the request is there; throws <see cref="TimeoutException"/> where it never comes.</summary>
     public void WaitUntilHeld()
     {
-        if (!_arrived.Task.Wait(TimeSpan.FromSeconds(10)))
+        if (!_arrived.Task.Wait(Eventually.Patience))
             throw new TimeoutException($"no {Match.Op} request arrived to be held");
     }
 
@@ -73,7 +73,7 @@ public sealed class HeldRequest : IDisposable
     internal void Enter()
     {
         _arrived.TrySetResult();
-        if (!_released.Task.Wait(TimeSpan.FromSeconds(60)))
+        if (!_released.Task.Wait(2 * Eventually.Patience))
             throw new TimeoutException($"a held {Match.Op} request was never released");
     }
 }

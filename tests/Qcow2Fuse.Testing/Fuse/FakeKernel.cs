@@ -28,7 +28,7 @@ public sealed unsafe class FakeKernel : IFuseTransport
 {
     private const int HeaderSize = 40;
     private const int ReplyHeaderSize = 16;
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     private readonly BlockingCollection<byte[]> _requests = [];
     private readonly ConcurrentDictionary<ulong, TaskCompletionSource<FakeReply>> _waiting = new();

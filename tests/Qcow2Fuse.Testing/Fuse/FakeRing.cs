@@ -30,7 +30,7 @@ public sealed unsafe class FakeRing : IFuseRing
     private const int ArgumentsOffset = 128;
     private const int CommitOffset = 264;
     private const int PayloadSizeOffset = 272;
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+    private static readonly TimeSpan Patience = Eventually.Patience;
 
     private readonly FakeKernel _kernel;
     private readonly FuseRingEntry[] _entries;

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT
+namespace Qcow2Fuse.Linux;
+
+/// <summary>What processes have open, as /proc says it.</summary>
+public static class OpenDescriptors
+{
+    /// <summary>
+    /// The numbers of a process's descriptors and the paths they were opened by. Nothing that is open is touched: a
+    /// listing of <c>/proc/PID/fd</c> would follow the links to see which are directories, and wait for ever for a file
+    /// on a mount that does not answer. So the numbers are those of <c>/proc/PID/fdinfo</c>.
+    /// </summary>
+    /// <param name="process">The directory of the process, <c>/proc/PID</c>.</param>
+    /// <exception cref="IOException">It has ended.</exception>
+    /// <exception cref="UnauthorizedAccessException">It belongs to somebody else.</exception>
+    public static IEnumerable<(string Number, string Target)> Of(string process)
+    {
+        foreach (string details in Directory.EnumerateFiles(process + "/fdinfo"))
+        {
+            string number = Path.GetFileName(details);
+            if (new FileInfo($"{process}/fd/{number}").LinkTarget is { } target)
+                yield return (number, target);
+        }
+    }
+}
