@@ -230,6 +230,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         {
             _target?.Dispose();
             _bitmaps?.Dispose();
+            _snapshotCharge?.Dispose();
             _guestData.Dispose();
             _compressed.Dispose();
             lock (_gate)

@@ -68,7 +68,7 @@ internal sealed class ServedImage : IDisposable
 
     private static ServedImage Open(MountSettings settings, ImageOpenOptions options, MountKeeper? keeper = null)
     {
-        using ImageSecrets? secrets = SecretReader.Read(settings.Secrets);
+        using ImageSecrets? secrets = SecretReader.Read(settings.Secrets, settings.UnlockTime);
         FileStorage files = new(keeper?.Files);
         OptionalDirectStorage? optional =
             settings is { GivenCache: null, PrefersDirect: true } ? new OptionalDirectStorage(files) : null;

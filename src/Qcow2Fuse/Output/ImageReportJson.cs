@@ -11,6 +11,8 @@ namespace Qcow2Fuse.Output;
 /// </summary>
 internal static class ImageReportJson
 {
+    private const int PendingMax = 64 << 10;
+
     private static readonly JsonWriterOptions Options = new()
     {
         Indented = true,
@@ -18,19 +20,25 @@ internal static class ImageReportJson
         Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
     };
 
-    /// <summary>The report as text, without a newline at its end.</summary>
-    public static string Format(ImageReport report) => Format(json => Write(report, json));
+    /// <summary>Prints the report, without a newline at its end.</summary>
+    public static void Write(ImageReport report, TextWriter output) => Write(output, json => Write(report, json));
 
-    /// <summary>The snapshots as an array of SnapshotInfo, without a newline at its end.</summary>
-    public static string FormatSnapshots(IReadOnlyList<SnapshotInfo> snapshots) =>
-        Format(json => WriteSnapshots(snapshots, json));
+    /// <summary>Prints the snapshots as an array of SnapshotInfo, without a newline at its end.</summary>
+    public static void WriteSnapshots(IEnumerable<SnapshotInfo> snapshots, TextWriter output) =>
+        Write(output, json => WriteSnapshots(snapshots, json));
 
-    private static string Format(Action<Utf8JsonWriter> write)
+    private static void Write(TextWriter output, Action<Utf8JsonWriter> write)
     {
-        using MemoryStream stream = new();
+        using Utf8TextStream stream = new(output);
         using (Utf8JsonWriter json = new(stream, Options))
             write(json);
-        return System.Text.Encoding.UTF8.GetString(stream.ToArray());
+    }
+
+    /// <summary>Passes on what has been written, so that it does not pile up.</summary>
+    private static void PassOn(Utf8JsonWriter json)
+    {
+        if (json.BytesPending > PendingMax)
+            json.Flush();
     }
 
     private static void Write(ImageReport report, Utf8JsonWriter json)
@@ -92,7 +100,7 @@ internal static class ImageReportJson
         json.WriteEndObject();
     }
 
-    private static void WriteBitmaps(IReadOnlyList<BitmapInfo> bitmaps, Utf8JsonWriter json)
+    private static void WriteBitmaps(IEnumerable<BitmapInfo> bitmaps, Utf8JsonWriter json)
     {
         json.WriteStartArray("bitmaps");
         foreach (BitmapInfo bitmap in bitmaps)
@@ -105,12 +113,13 @@ internal static class ImageReportJson
             json.WriteString("name", bitmap.Name);
             json.WriteNumber("granularity", bitmap.Granularity);
             json.WriteEndObject();
+            PassOn(json);
         }
 
         json.WriteEndArray();
     }
 
-    private static void WriteSnapshots(IReadOnlyList<SnapshotInfo> snapshots, Utf8JsonWriter json)
+    private static void WriteSnapshots(IEnumerable<SnapshotInfo> snapshots, Utf8JsonWriter json)
     {
         json.WriteStartArray();
         foreach (SnapshotInfo snapshot in snapshots)
@@ -126,6 +135,7 @@ internal static class ImageReportJson
             if (snapshot.InstructionCount is { } count)
                 json.WriteNumber("icount", count);
             json.WriteEndObject();
+            PassOn(json);
         }
 
         json.WriteEndArray();
