@@ -11,8 +11,11 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 RID := $(if $(filter aarch64,$(shell uname -m)),linux-arm64,linux-x64)
 DOTNET ?= dotnet
+# 0: the form that needs no linker, ReadyToRun; slower to start, and larger.
+NATIVE ?= 1
 PROGRAM := out/qcow2fuse
 
+export NATIVE
 export DOTNET_CLI_TELEMETRY_OPTOUT := 1
 export DOTNET_NOLOGO := 1
 export DOTNET_SKIP_FIRST_TIME_EXPERIENCE := 1
@@ -20,7 +23,7 @@ export DOTNET_CLI_UI_LANGUAGE := en
 # dotnet refuses to work without a home directory, and service managers have none.
 export DOTNET_CLI_HOME ?= $(if $(HOME),$(HOME),$(CURDIR)/out/home)
 
-SOURCES := $(shell find src -name obj -prune -o -name bin -prune -o \( -name '*.cs' -o -name '*.csproj' -o -name '*.props' \) -print) \
+SOURCES := $(shell find src -name obj -prune -o -name bin -prune -o \( -name '*.cs' -o -name '*.c' -o -name '*.csproj' -o -name '*.props' \) -print) \
 	Directory.Build.props Directory.Packages.props global.json
 
 .PHONY: build run test test-boot check bench crash soak install uninstall clean deps test-deps help
@@ -29,9 +32,7 @@ build: $(PROGRAM)
 
 $(PROGRAM): $(SOURCES)
 	packaging/scripts/need-sdk
-	$(DOTNET) publish src/Qcow2Fuse/Qcow2Fuse.csproj -c $(CONFIGURATION) -r $(RID) -o out/publish -v q --nologo
-	install -m 0755 out/publish/qcow2fuse $@
-	touch $@
+	DOTNET='$(DOTNET)' NATIVE='$(NATIVE)' packaging/scripts/build-program $(CONFIGURATION) $(RID) $@
 
 # What the program needs beside itself. Nothing is asked of apt when all of it is there.
 deps:
@@ -56,14 +57,15 @@ check:
 	$(DOTNET) test tests/Qcow2Fuse.EndToEnd.Tests --filter 'FullyQualifiedName~.Tidy.' -v q --nologo
 
 # All subjects side by side: JOBS=rr1,rw32 some of the jobs (growth: images of growing size), ROUNDS=3, SECONDS_EACH=4,
-# SIZE_MIB=512, URING=1, QSD=another qemu-storage-daemon, BENCH_DIR=/var/tmp on the disk to measure, OPTIONS=mount options
+# SIZE_MIB=512, URING=1, QSD=another qemu-storage-daemon, AGAINST=another build of
+# the program, to compare with that alone, BENCH_DIR=/var/tmp on the disk to measure, OPTIONS=mount options
 # to try.
 bench: build test-deps
 	packaging/scripts/install-deps bench
 	$(DOTNET) build tests/Qcow2Fuse.Bench -c Release -v q --nologo
 	$(DOTNET) tests/Qcow2Fuse.Bench/bin/Release/net10.0/Qcow2Fuse.Bench.dll $(PROGRAM) --output out/bench \
 		--work $(or $(BENCH_DIR),/var/tmp) --rounds $(or $(ROUNDS),3) --seconds $(or $(SECONDS_EACH),4) \
-		--size-mib $(or $(SIZE_MIB),512) $(if $(JOBS),--only $(JOBS)) $(if $(QSD),--qsd $(QSD)) \
+		--size-mib $(or $(SIZE_MIB),512) $(if $(JOBS),--only $(JOBS)) $(if $(QSD),--qsd $(QSD)) $(if $(AGAINST),--against $(AGAINST)) \
 		$(if $(OPTIONS),--own-options $(OPTIONS)) $(if $(URING),--uring)
 
 # Crash states of random runs of the engine with every feature, ten times as many as in make test: RUNS=N, STATES=N.
@@ -107,7 +109,7 @@ clean:
 	find src tests -type d \( -name bin -o -name obj -o -name TestResults \) -prune -exec rm -rf {} +
 
 help:
-	@echo 'build      out/qcow2fuse'
+	@echo 'build      out/qcow2fuse, native; NATIVE=0 makes the form that needs no C compiler'
 	@echo 'run        demonstration; IMAGE=file DIR=directory mounts your own image instead'
 	@echo 'test       all tests, with a summary in the last line'
 	@echo 'check      formatting and the rules of the source tree'

@@ -2,7 +2,6 @@
 using System.Runtime.InteropServices;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
-using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
@@ -27,9 +26,6 @@ internal static class Program
         try
         {
             IReadOnlyList<string> normal = Personality.Normalise(CalledAs(), arguments, out bool isFake);
-            if (!isFake && EarlyStart.IsMeant(normal) && EarlyStart.TryRun(normal, out int exitCode))
-                return exitCode;
-
             // A write beyond the limit of file sizes is to fail as too large, and not to end the process.
             using PosixSignalRegistration sizeLimit =
                 PosixSignalRegistration.Create(FileSizeLimit, context => context.Cancel = true);
@@ -44,6 +40,12 @@ internal static class Program
         {
             Report.Error(exception.Message + TypeOf(exception, debug), exception.Hint);
             return ExitCode.Failure;
+        }
+        catch (OutOfMemoryException)
+        {
+            Report.Error("out of memory");
+            return arguments is ["info" or "check" or "create" or "snapshot" or "bitmap" or "resize", ..]
+                ? ExitCode.Failure : ExitCode.System;
         }
         catch (Exception exception)
         {

@@ -10,6 +10,9 @@ public sealed record BenchOptions
     /// <summary>Other builds of qemu-storage-daemon beside the installed one: name and path.</summary>
     public string? OtherStorageDaemon { get; init; }
 
+    /// <summary>Another build of this project's program, to which alone it is compared; null for the peers.</summary>
+    public string? Against { get; init; }
+
     /// <summary>Directory for images, on the disk that is to be measured.</summary>
     public required string Work { get; init; }
 

@@ -20,7 +20,7 @@ internal sealed class ChainOpening(
         BlockDevice device = Complete(top, depth: 1);
         if (!top.ReadOnly && options.Cache is CacheMode.Writethrough or CacheMode.DirectSync)
             device = new WriteThroughFilter(device);
-        return new OpenedImage(device, _layers, _messages);
+        return new OpenedImage(device, top.File, _layers, _messages);
     }
 
     private Layer PrepareTop()
@@ -32,15 +32,29 @@ internal sealed class ChainOpening(
             if ((layer.References.ReadOnlyReason ?? loss) is not { } reason)
                 return layer;
 
-            // Opened anew, so that neither the descriptor nor the locks claim what is not going to happen.
-            layer.File.Device.Dispose();
-            _opened.Remove(layer.File.Identity);
+            // Opened anew, so that neither the descriptor nor the locks claim what is not going to happen. It is the
+            // same file, whatever its name leads to by now.
+            IStorageFile same = ReopenReadOnly(layer.File);
             _messages.Add(new ImageMessage($"{layer.File.Device.Name}: is opened read-only: {reason}", reason != loss
                 ? null : "-o drop_bitmaps writes to it and gives its bitmaps up"));
+            return Prepare(same, options.Format, ImageLockMode.Reader, readOnly: true);
         }
 
         IStorageFile readable = storage.OpenNamed(options.Path, new StorageAccess(ReadOnly: true, _direct));
         return Prepare(readable, options.Format, ImageLockMode.Reader, readOnly: true);
+    }
+
+    private IStorageFile ReopenReadOnly(IStorageFile file)
+    {
+        try
+        {
+            return storage.Reopen(file, new StorageAccess(ReadOnly: true, _direct));
+        }
+        finally
+        {
+            file.Device.Dispose();
+            _opened.Remove(file.Identity);
+        }
     }
 
     /// <summary>The image's file, or null with a message if it can only be read.</summary>
@@ -94,6 +108,7 @@ internal sealed class ChainOpening(
         {
             IStorageFile? data = OpenDataFile(layer, isTop: depth == 1);
             dataFile = data?.Device;
+            data?.LeaveDirectory();
             _layers.Add(new ImageLayer(layer.File.Path, layer.Format.Name, data?.Path));
             backing = OpenBacking(layer, depth);
             if (depth == 1)
@@ -146,7 +161,7 @@ internal sealed class ChainOpening(
         else if (layer.References.DataFileName is { Length: > 0 } name)
         {
             file = storage.OpenReference(
-                new StorageReference(layer.File.Path, name, ReferenceKind.DataFile, []), access);
+                new StorageReference(layer.File, name, ReferenceKind.DataFile, []), access);
         }
         else
         {
@@ -172,9 +187,23 @@ internal sealed class ChainOpening(
 
     private BlockDevice? OpenBacking(Layer layer, int depth)
     {
+        IStorageFile? file = OpenBackingFile(layer, depth, out string? format);
+        layer.File.LeaveDirectory();
+        if (file is null)
+            return null;
+        bool isRaw = string.Equals(format, RawName, StringComparison.Ordinal);
+        Layer below = Prepare(
+            file, format, isRaw ? ImageLockMode.RawBacking : ImageLockMode.Reader, readOnly: true);
+        return Complete(below, depth + 1);
+    }
+
+    /// <summary>The file below a layer and its format, or null where there is none.</summary>
+    private IStorageFile? OpenBackingFile(Layer layer, int depth, out string? format)
+    {
         bool isTop = depth == 1;
         string? chosen = isTop ? options.BackingFile : null;
         string? name = layer.References.BackingName;
+        format = null;
         if ((isTop && options.NoBacking) || (chosen is null && string.IsNullOrEmpty(name)))
             return null;
 
@@ -186,31 +215,20 @@ internal sealed class ChainOpening(
                 $"{image}: is layer {depth} of its chain and has a backing file; no deeper chain is opened");
         }
 
-        string format = BackingFormat(layer, chosen)
+        format = BackingFormat(layer, chosen)
             ?? throw BackingErrors.FormatUnknown(layer.File.Path, chosen ?? name!);
         StorageAccess access = new(ReadOnly: true, _direct);
-        IStorageFile file;
         if (chosen is not null)
+            return storage.OpenNamed(chosen, access);
+        try
         {
-            file = storage.OpenNamed(chosen, access);
+            return storage.OpenReference(
+                new StorageReference(layer.File, name!, ReferenceKind.Backing, options.AllowPaths), access);
         }
-        else
+        catch (BlockException e) when (e.Kind == BlockErrorKind.NotFound)
         {
-            try
-            {
-                file = storage.OpenReference(
-                    new StorageReference(layer.File.Path, name!, ReferenceKind.Backing, options.AllowPaths), access);
-            }
-            catch (BlockException e) when (e.Kind == BlockErrorKind.NotFound)
-            {
-                throw BackingErrors.Missing(_layers, name!, format, e);
-            }
+            throw BackingErrors.Missing(_layers, name!, format, e);
         }
-
-        bool isRaw = string.Equals(format, RawName, StringComparison.Ordinal);
-        Layer below = Prepare(
-            file, format, isRaw ? ImageLockMode.RawBacking : ImageLockMode.Reader, readOnly: true);
-        return Complete(below, depth + 1);
     }
 
     /// <summary>A file chosen by the user need not be of the format that the image states for its own choice.</summary>

@@ -9,6 +9,13 @@ public interface IStorageOpener
     /// hold an image.</exception>
     IStorageFile OpenNamed(string path, StorageAccess access);
 
+    /// <summary>
+    /// Opens a file that was opened with <see cref="OpenNamed"/> once more, in another way and without looking its
+    /// name up again. References are resolved from the new one from now on; the old one can be closed.
+    /// </summary>
+    /// <exception cref="BlockException">It may not be opened so.</exception>
+    IStorageFile Reopen(IStorageFile file, StorageAccess access);
+
     /// <summary>Opens a file an image named, which is not trusted.</summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.Policy"/> if the policy refuses the name, with a
     /// hint how to allow it; otherwise as <see cref="OpenNamed"/>.</exception>
@@ -21,11 +28,16 @@ public interface IStorageFile
     /// <summary>The bytes of the file.</summary>
     BlockDevice Device { get; }
 
-    /// <summary>Where it lies; names in the image are looked up from its directory. Not escaped.</summary>
+    /// <summary>Where it was found, for messages. Not escaped.</summary>
     string Path { get; }
 
     /// <summary>What tells this file from all others.</summary>
     StorageIdentity Identity { get; }
+
+    /// <summary>
+    /// Says that no more names are looked up from where it was found: the storage need not remember that any longer.
+    /// </summary>
+    void LeaveDirectory();
 
     /// <summary>
     /// Registers what the caller is going to do with the file, for as long as it is open, and refuses if another
@@ -57,12 +69,12 @@ public enum ReferenceKind
 }
 
 /// <summary>A file named by an image.</summary>
-/// <param name="ImagePath">The image that names it.</param>
+/// <param name="Image">The open image that names it; names are looked up from where that one was found.</param>
 /// <param name="Name">The name as the image holds it.</param>
 /// <param name="Kind">What it is named for.</param>
 /// <param name="AllowPaths">Directories besides the image's own in which backing files may lie.</param>
 public readonly record struct StorageReference(
-    string ImagePath, string Name, ReferenceKind Kind, IReadOnlyList<string> AllowPaths);
+    IStorageFile Image, string Name, ReferenceKind Kind, IReadOnlyList<string> AllowPaths);
 
 /// <summary>What somebody may do with an image file, as far as others have to know.</summary>
 [Flags]

@@ -5,15 +5,22 @@ namespace Qcow2Fuse.Block;
 public sealed class OpenedImage : IDisposable
 {
     internal OpenedImage(
-        BlockDevice device, IReadOnlyList<ImageLayer> layers, IReadOnlyList<ImageMessage> messages)
+        BlockDevice device,
+        IStorageFile file,
+        IReadOnlyList<ImageLayer> layers,
+        IReadOnlyList<ImageMessage> messages)
     {
         Device = device;
+        File = file;
         Layers = layers;
         Messages = messages;
     }
 
     /// <summary>What the guest sees as its disk.</summary>
     public BlockDevice Device { get; }
+
+    /// <summary>The file of the image itself, which the device owns.</summary>
+    public IStorageFile File { get; }
 
     /// <summary>Whether it cannot be written, whatever was asked for.</summary>
     public bool ReadOnly => Device.IsReadOnly;

@@ -30,6 +30,11 @@ public sealed partial class FuseMount : IDisposable
         _entry = entry;
     }
 
+    /// <summary>
+    /// The kernel's number of the session, which is the minor number of the mount's device; −1 where it is not known.
+    /// </summary>
+    public int Connection => _entry is null ? -1 : _entry.Minor;
+
     /// <summary>Where it is mounted: an absolute path without symbolic links.</summary>
     public string MountPoint { get; }
 

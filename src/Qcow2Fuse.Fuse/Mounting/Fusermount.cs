@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Diagnostics;
 using System.Globalization;
 using Qcow2Fuse.Linux;
 
@@ -11,11 +10,13 @@ namespace Qcow2Fuse.Fuse;
 /// </summary>
 internal static class Fusermount
 {
-    private static readonly string[] Directories = ["/usr/bin", "/bin"];
+    private const string Program = "fusermount3";
+
+    /// <summary>More than it ever says.</summary>
+    private const int MessageBytesMax = 65536;
 
     /// <summary>The helper's path; null where it is not installed.</summary>
-    public static string? Find() =>
-        Directories.Select(directory => Path.Combine(directory, "fusermount3")).FirstOrDefault(File.Exists);
+    public static string? Find() => SystemPrograms.Find(Program);
 
     /// <summary>
     /// Mounts and returns the session's descriptor. <paramref name="keepAlive"/> is −1, or with auto_unmount the
@@ -23,7 +24,6 @@ internal static class Fusermount
     /// </summary>
     public static int Mount(MountSpec spec, string path, out int keepAlive)
     {
-        string helper = Find() ?? throw FuseMountErrors.NoHelper();
         keepAlive = -1;
         int result = DescriptorSocket.CreatePair(out int ours, out int theirs);
         if (result < 0)
@@ -32,19 +32,14 @@ internal static class Fusermount
         int device;
         try
         {
-            ProcessStartInfo start = CreateStart(helper);
-            start.Environment["_FUSE_COMMFD"] = theirs.ToString(CultureInfo.InvariantCulture);
-            foreach (string argument in (string[])["-o", Options(spec), "--", path])
-                start.ArgumentList.Add(argument);
-
-            using Process process = Start(start, path);
+            using StartedProgram process = Start(path, ["-o", Options(spec), "--", path], theirs);
             FuseDevice.Close(theirs);
             theirs = -1;
             device = DescriptorSocket.Receive(ours);
             if (device < 0)
             {
-                string message = process.StandardError.ReadToEnd();
-                process.WaitForExit();
+                string message = process.ReadErrors(MessageBytesMax);
+                _ = process.Wait();
                 throw Failure(path, message);
             }
 
@@ -55,7 +50,7 @@ internal static class Fusermount
             }
             else
             {
-                process.WaitForExit();
+                _ = process.Wait();
             }
         }
         finally
@@ -72,14 +67,9 @@ internal static class Fusermount
     /// <summary>Unmounts a mount of this user.</summary>
     public static void Unmount(string path, bool lazy)
     {
-        ProcessStartInfo start = CreateStart(Find() ?? throw FuseMountErrors.NoHelper());
-        foreach (string argument in (string[])[lazy ? "-uz" : "-u", "--", path])
-            start.ArgumentList.Add(argument);
-
-        using Process process = Start(start, path);
-        string message = process.StandardError.ReadToEnd();
-        process.WaitForExit();
-        if (process.ExitCode == 0)
+        using StartedProgram process = Start(path, [lazy ? "-uz" : "-u", "--", path], socket: -1);
+        string message = process.ReadErrors(MessageBytesMax);
+        if (process.Wait() == 0)
             return;
 
         if (message.Contains("busy", StringComparison.OrdinalIgnoreCase))
@@ -113,7 +103,11 @@ internal static class Fusermount
     {
         string reason = message.Split('\n').Select(line => line.Trim()).LastOrDefault(line => line.Length > 0)
             ?? "fusermount3 failed without a message";
-        reason = reason.Replace("fusermount3: ", "", StringComparison.Ordinal);
+
+        // It calls itself by the path that it was started by.
+        int name = reason.IndexOf(Program + ": ", StringComparison.Ordinal);
+        if (name >= 0)
+            reason = reason[(name + Program.Length + 2)..];
         if (reason.Contains("user_allow_other", StringComparison.Ordinal))
         {
             return new FuseMountException(
@@ -135,31 +129,26 @@ internal static class Fusermount
     private static string Escape(string value) =>
         value.Replace("\\", "\\\\", StringComparison.Ordinal).Replace(",", "\\,", StringComparison.Ordinal);
 
-    private static ProcessStartInfo CreateStart(string helper)
+    /// <summary>Starts the helper; with a socket for the descriptor of the session, or −1.</summary>
+    private static StartedProgram Start(string path, string[] arguments, int socket)
     {
-        ProcessStartInfo start = new(helper)
+        string helper = Find() ?? throw FuseMountErrors.NoHelper();
+        List<(string, string?)> variables = [("PATH", SystemPrograms.SearchPath), ("LC_ALL", "C")];
+        if (socket >= 0)
+            variables.Add(("_FUSE_COMMFD", socket.ToString(CultureInfo.InvariantCulture)));
+        ProgramStart start = new()
         {
-            UseShellExecute = false,
-            RedirectStandardError = true,
-            RedirectStandardInput = true,
+            Path = helper,
+            Arguments = arguments,
+            Variables = variables,
+            HasOwnEnvironment = true,
+            Output = ProgramStream.Inherited,
+            Errors = ProgramStream.Pipe,
+            Descriptors = socket >= 0 ? [socket] : [],
             WorkingDirectory = "/",
         };
-        start.Environment.Clear();
-        start.Environment["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin";
-        start.Environment["LC_ALL"] = "C";
-        return start;
-    }
-
-    private static Process Start(ProcessStartInfo start, string path)
-    {
-        try
-        {
-            return Process.Start(start)
-                ?? throw new FuseMountException(FuseMountError.System, $"{path}: fusermount3 did not start");
-        }
-        catch (System.ComponentModel.Win32Exception error)
-        {
-            throw new FuseMountException(FuseMountError.System, $"{path}: fusermount3: {error.Message}");
-        }
+        int result = StartedProgram.TryStart(start, out StartedProgram? program);
+        return program
+            ?? throw new FuseMountException(FuseMountError.System, $"{path}: {helper}: {Errno.Text(-result)}");
     }
 }

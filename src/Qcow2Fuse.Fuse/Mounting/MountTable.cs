@@ -13,7 +13,22 @@ namespace Qcow2Fuse.Fuse;
 /// <param name="Source">What was mounted.</param>
 /// <param name="SuperOptions">Options of the file system, comma-separated.</param>
 public sealed record MountEntry(
-    int Id, int ParentId, string Device, string MountPoint, string Type, string Source, string SuperOptions);
+    int Id, int ParentId, string Device, string MountPoint, string Type, string Source, string SuperOptions)
+{
+    private const string UserField = "user_id=";
+
+    /// <summary>The minor number of the device, for FUSE the number of the session; −1 where it is none.</summary>
+    public int Minor => int.TryParse(
+        Device.AsSpan(Device.IndexOf(':', StringComparison.Ordinal) + 1), NumberStyles.None,
+        CultureInfo.InvariantCulture, out int minor) ? minor : -1;
+
+    /// <summary>For FUSE the user who mounted it; null where the kernel does not say.</summary>
+    public uint? UserId => SuperOptions.Split(',')
+        .FirstOrDefault(static word => word.StartsWith(UserField, StringComparison.Ordinal)) is { } word
+        && uint.TryParse(word.AsSpan(UserField.Length), NumberStyles.None, CultureInfo.InvariantCulture, out uint id)
+            ? id
+            : null;
+}
 
 /// <summary>The kernel's list of mounts (/proc/self/mountinfo, proc_pid_mountinfo(5)).</summary>
 public static class MountTable

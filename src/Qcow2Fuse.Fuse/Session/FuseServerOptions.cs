@@ -46,7 +46,7 @@ public sealed record FuseServerOptions
     public TimeSpan CacheTimeout { get; init; } = TimeSpan.FromHours(1);
 
     /// <summary>
-    /// Whether the buffers of the workers, 2 MiB for each, are filled with memory at the start instead of when they are
+    /// Whether the buffers of the workers, 1 MiB for each, are filled with memory at the start instead of when they are
     /// first used.
     /// </summary>
     public bool PopulateBuffers { get; init; }

@@ -4,20 +4,18 @@ using System.Runtime.InteropServices;
 namespace Qcow2Fuse.Fuse;
 
 /// <summary>
-/// The native buffers of one worker: one request is received into them, worked on and answered from them.
+/// The native buffer of one worker: one request is received into it, worked on and answered from it.
 /// </summary>
 /// <remarks>
 /// A WRITE request is struct fuse_in_header and struct fuse_write_in, 40 bytes each, followed by the data. The
 /// request therefore begins 80 bytes before a page boundary, so that the data can go to a file opened with O_DIRECT
-/// without a copy. In the same way the reply begins 16 bytes (struct fuse_out_header) before one. Request and reply
-/// may share their memory: a handler that has begun to build a payload has done with the request's.
+/// without a copy. In the same way the reply begins 16 bytes (struct fuse_out_header) before the same one. Request and
+/// reply share their memory: a handler that has begun to build a payload has done with the request's, and the header of
+/// the reply is written last.
 /// </remarks>
 public sealed unsafe class FuseSlot : IDisposable
 {
     internal const int PageSize = 4096;
-
-    private const int RequestStart = PageSize - FuseAbi.InHeaderSize - FuseAbi.WriteInSize;
-    private const int ReplyStart = PageSize - FuseAbi.OutHeaderSize;
 
     private byte* _memory;
     private volatile int _threadId;
@@ -25,20 +23,14 @@ public sealed unsafe class FuseSlot : IDisposable
     private long _served;
 
     /// <summary>
-    /// Allocates buffers for requests with up to <paramref name="payloadCapacity"/> bytes of data (a multiple of
+    /// Allocates a buffer for requests with up to <paramref name="payloadCapacity"/> bytes of data (a multiple of
     /// 4096, at least 8192). <paramref name="descriptor"/> is the transport's own business.
     /// </summary>
     public FuseSlot(int payloadCapacity, int descriptor)
+        : this(Allocate(payloadCapacity) + PageSize, payloadCapacity)
     {
-        ArgumentOutOfRangeException.ThrowIfLessThan(payloadCapacity, 2 * PageSize);
-        if (payloadCapacity % PageSize != 0)
-            throw new ArgumentOutOfRangeException(nameof(payloadCapacity), payloadCapacity, "not whole pages");
-        PayloadCapacity = payloadCapacity;
         Descriptor = descriptor;
-        nuint half = (nuint)(PageSize + payloadCapacity);
-        _memory = (byte*)NativeMemory.AlignedAlloc(2 * half, PageSize);
-        Request = _memory + RequestStart;
-        Reply = _memory + half + ReplyStart;
+        _memory = Request + FuseAbi.InHeaderSize + FuseAbi.WriteInSize - PageSize;
     }
 
     /// <summary>
@@ -87,10 +79,10 @@ public sealed unsafe class FuseSlot : IDisposable
     internal Span<byte> ReplyPayload => new(Reply + FuseAbi.OutHeaderSize, PayloadCapacity);
 
     /// <summary>
-    /// Has the kernel find all memory of the buffers now. Memory looked for while a request is received could be such
+    /// Has the kernel find all memory of the buffer now. Memory looked for while a request is received could be such
     /// as is freed only when that request has been answered.
     /// </summary>
-    internal void Populate() => NativeMemory.Clear(_memory, 2 * (nuint)(PageSize + PayloadCapacity));
+    internal void Populate() => NativeMemory.Clear(_memory, (nuint)(PageSize + PayloadCapacity));
 
     /// <summary>Called by the worker when it has received a request.</summary>
     internal void Begin() => _busy = true;
@@ -100,6 +92,14 @@ public sealed unsafe class FuseSlot : IDisposable
     {
         Volatile.Write(ref _served, _served + 1);
         _busy = false;
+    }
+
+    private static byte* Allocate(int payloadCapacity)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(payloadCapacity, 2 * PageSize);
+        if (payloadCapacity % PageSize != 0)
+            throw new ArgumentOutOfRangeException(nameof(payloadCapacity), payloadCapacity, "not whole pages");
+        return (byte*)NativeMemory.AlignedAlloc((nuint)(PageSize + payloadCapacity), PageSize);
     }
 
     /// <inheritdoc/>

@@ -33,6 +33,7 @@ public static class Errno
     public const int ENOSYS = 38;
     public const int ELOOP = 40;
     public const int EOPNOTSUPP = 95;
+    public const int ESTALE = 116;
     public const int EDQUOT = 122;
 
     /// <summary>The system's sentence for an error number: "No such file or directory".</summary>

@@ -26,6 +26,9 @@ public enum FileType
 /// <param name="DirectMemoryAlignment">Alignment of buffers for O_DIRECT in bytes; 0 where it is not known.</param>
 /// <param name="DirectOffsetAlignment">Alignment of offsets and lengths for O_DIRECT; 0 where it is not known.</param>
 /// <param name="Owner">The user it belongs to.</param>
+/// <param name="Permissions">The permission bits with set-uid, set-gid and sticky (0 to 07777).</param>
+/// <param name="Links">How many names it has.</param>
+/// <param name="ModifiedTicks">When its content last changed, in ticks of UTC.</param>
 public readonly record struct FileStatus(
     FileType Type,
     long Size,
@@ -35,7 +38,10 @@ public readonly record struct FileStatus(
     ulong SpecialDevice,
     int DirectMemoryAlignment,
     int DirectOffsetAlignment,
-    uint Owner);
+    uint Owner,
+    uint Permissions,
+    uint Links,
+    long ModifiedTicks);
 
 /// <summary>struct statx of the kernel (include/uapi/linux/stat.h), 256 bytes on every processor.</summary>
 [StructLayout(LayoutKind.Explicit, Size = 256)]
@@ -46,6 +52,9 @@ internal struct StatxBuffer
 
     [FieldOffset(0)]
     public uint Mask;
+
+    [FieldOffset(16)]
+    public uint Links;
 
     [FieldOffset(20)]
     public uint Owner;
@@ -61,6 +70,12 @@ internal struct StatxBuffer
 
     [FieldOffset(48)]
     public ulong Blocks;
+
+    [FieldOffset(112)]
+    public long ModifiedSeconds;
+
+    [FieldOffset(120)]
+    public uint ModifiedNanoseconds;
 
     [FieldOffset(128)]
     public uint SpecialMajor;

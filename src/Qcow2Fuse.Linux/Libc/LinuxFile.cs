@@ -11,7 +11,6 @@ namespace Qcow2Fuse.Linux;
 public static unsafe partial class LinuxFile
 {
     private const int SyscallOpenat2 = 437;
-    private const int EmptyPath = 0x1000;
     private const int OpenAttempts = 64;
 
     /// <summary>open(2). <paramref name="mode"/> counts only with <see cref="OpenFlags.Create"/>.</summary>
@@ -244,34 +243,6 @@ public static unsafe partial class LinuxFile
         return result < 0 ? -errno : result;
     }
 
-    /// <summary>statx(2) of an open descriptor: 0, or −errno.</summary>
-    public static int Status(int fd, out FileStatus status)
-    {
-        const uint Wanted = StatxBuffer.BasicStats | StatxBuffer.DirectAlignment;
-        StatxBuffer buffer;
-        byte empty = 0;
-        int result = StatxNative(fd, &empty, EmptyPath, Wanted, &buffer);
-        int errno = Marshal.GetLastPInvokeError();
-        if (result < 0)
-        {
-            status = default;
-            return -errno;
-        }
-
-        bool direct = (buffer.Mask & StatxBuffer.DirectAlignment) != 0;
-        status = new FileStatus(
-            (FileType)(buffer.Mode & 0xF000),
-            (long)buffer.Size,
-            (long)buffer.Blocks * 512,
-            (ulong)buffer.DeviceMajor << 32 | buffer.DeviceMinor,
-            buffer.Inode,
-            (ulong)buffer.SpecialMajor << 32 | buffer.SpecialMinor,
-            direct ? (int)buffer.DirectMemoryAlignment : 0,
-            direct ? (int)buffer.DirectOffsetAlignment : 0,
-            buffer.Owner);
-        return 0;
-    }
-
     /// <summary>
     /// F_OFD_SETLK of fcntl(2): sets or clears a read lock of the open file description: 0, or −errno.
     /// </summary>
@@ -345,9 +316,6 @@ public static unsafe partial class LinuxFile
 
     [LibraryImport("libc", EntryPoint = "lseek64", SetLastError = true)]
     private static partial long LSeekNative(int fd, long offset, int whence);
-
-    [LibraryImport("libc", EntryPoint = "statx", SetLastError = true)]
-    private static partial int StatxNative(int directory, byte* path, int flags, uint mask, StatxBuffer* buffer);
 
     [LibraryImport("libc", EntryPoint = "fcntl", SetLastError = true)]
     private static partial int FcntlNative(int fd, int command, FileLock* argument);

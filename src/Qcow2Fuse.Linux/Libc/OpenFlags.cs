@@ -22,6 +22,9 @@ public static class OpenFlags
 
     /// <summary>O_DIRECTORY: fail with ENOTDIR on anything else.</summary>
     public static int Directory => IsArm ? 0x4000 : 0x10000;
+
+    /// <summary>O_NOFOLLOW: fail with ELOOP where the last component is a symbolic link.</summary>
+    public static int NoFollow => IsArm ? 0x8000 : 0x20000;
 }
 
 /// <summary>What openat2(2) refuses while it resolves a name (RESOLVE_*).</summary>

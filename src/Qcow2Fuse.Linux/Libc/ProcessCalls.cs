@@ -4,7 +4,7 @@ using System.Runtime.InteropServices;
 namespace Qcow2Fuse.Linux;
 
 /// <summary>What one process asks of another. Results are 0, or negated error numbers.</summary>
-public static partial class ProcessCalls
+public static unsafe partial class ProcessCalls
 {
     /// <summary>SIGHUP.</summary>
     public const int Hangup = 1;
@@ -13,6 +13,8 @@ public static partial class ProcessCalls
     public const int Terminate = 15;
 
     private const int SetParentDeathSignal = 1;
+    private const int SetDumpable = 4;
+    private const int CoreLimit = 4;
 
     /// <summary>kill(2).</summary>
     public static int Signal(int process, int signal)
@@ -36,6 +38,19 @@ public static partial class ProcessCalls
     }
 
     /// <summary>
+    /// Keeps the memory of this process, which holds a secret, to itself: no core file of it (RLIMIT_CORE), and no other
+    /// process of the same user looks into it (PR_SET_DUMPABLE). Files of /proc about it are root's from then on.
+    /// </summary>
+    public static void HideMemory()
+    {
+        ulong* limits = stackalloc ulong[2];
+        limits[0] = 0;
+        limits[1] = 0;
+        _ = SetrlimitNative(CoreLimit, limits);
+        _ = PrctlNative(SetDumpable, 0, 0, 0, 0);
+    }
+
+    /// <summary>
     /// Becomes another user for good, with all threads: setgroups(2), setgid(2), setuid(2). Rights that only root has
     /// are gone afterwards.
     /// </summary>
@@ -49,6 +64,9 @@ public static partial class ProcessCalls
         int errno = Marshal.GetLastPInvokeError();
         return result == 0 ? 0 : -errno;
     }
+
+    [LibraryImport("libc", EntryPoint = "setrlimit", SetLastError = true)]
+    private static partial int SetrlimitNative(int resource, ulong* limits);
 
     [LibraryImport("libc", EntryPoint = "setgroups", SetLastError = true)]
     private static partial int SetgroupsNative(nuint count, uint[] groups);

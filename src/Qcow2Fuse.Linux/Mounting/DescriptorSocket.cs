@@ -13,8 +13,7 @@ public static unsafe partial class DescriptorSocket
 
     private const int UnixFamily = 1;
     private const int StreamType = 1;
-    private const int SetDescriptorFlags = 2;
-    private const int CloseOnExec = 1;
+    private const int CloseOnExec = 0x80000;
     private const int ReceiveCloseOnExec = 0x40000000;
     private const int SocketLevel = 1;
     private const int RightsType = 1;
@@ -24,21 +23,16 @@ public static unsafe partial class DescriptorSocket
     private const int ControlHeaderSize = 16;
 
     /// <summary>
-    /// Makes the pair; <paramref name="ours"/> is closed on exec, <paramref name="theirs"/> is inherited by children
-    /// started before it is closed. 0 or the negated error number.
+    /// Makes the pair; both are closed on exec, unless a program is started with one of them. 0 or the negated error
+    /// number.
     /// </summary>
     public static int CreatePair(out int ours, out int theirs)
     {
         int* pair = stackalloc int[2];
-        int result = SocketpairNative(UnixFamily, StreamType, 0, pair);
+        int result = SocketpairNative(UnixFamily, StreamType | CloseOnExec, 0, pair);
         int errno = Marshal.GetLastPInvokeError();
         ours = result >= 0 ? pair[0] : -1;
         theirs = result >= 0 ? pair[1] : -1;
-        if (result < 0)
-            return -errno;
-
-        result = FcntlNative(ours, SetDescriptorFlags, CloseOnExec);
-        errno = Marshal.GetLastPInvokeError();
         return result >= 0 ? 0 : -errno;
     }
 
@@ -142,9 +136,6 @@ public static unsafe partial class DescriptorSocket
 
     [LibraryImport("libc", EntryPoint = "socketpair", SetLastError = true)]
     private static partial int SocketpairNative(int family, int type, int protocol, int* pair);
-
-    [LibraryImport("libc", EntryPoint = "fcntl", SetLastError = true)]
-    private static partial int FcntlNative(int fd, int command, nint argument);
 
     [LibraryImport("libc", EntryPoint = "recvmsg", SetLastError = true)]
     private static partial nint RecvmsgNative(int socket, MessageHeader* message, int flags);

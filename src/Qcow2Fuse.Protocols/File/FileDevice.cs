@@ -43,6 +43,12 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
     /// <summary>Its descriptor, while it is open.</summary>
     internal int Descriptor => _fd;
 
+    /// <summary>The directory that has its name, while that is needed; closed with the file.</summary>
+    internal HeldDirectory? Directory { get; set; }
+
+    /// <summary>Whether it was made by this process.</summary>
+    internal bool IsNew { get; set; }
+
     /// <summary>Who is told when it closes, if anybody.</summary>
     internal FileKeeper? Keeper { get; set; }
 
@@ -98,6 +104,27 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
     {
         _isLocked = true;
         ImageLock.Acquire(_fd, Name, Identity, mode, IsReadOnly);
+    }
+
+    /// <inheritdoc/>
+    public void LeaveDirectory() => TakeDirectory()?.Dispose();
+
+    /// <summary>
+    /// Closes a file that came to nothing. If <see cref="Create"/> made it, its name goes too, unless it has become
+    /// another file's meanwhile.
+    /// </summary>
+    public void Abandon()
+    {
+        string name = Path[(Path.LastIndexOf('/') + 1)..];
+        if (IsNew && Directory is { } directory
+            && LinuxFile.Status(directory.Descriptor, name, followsLink: false, out FileStatus status) == 0
+            && IdentityOf(status) == Identity)
+        {
+            // What stays of it where it cannot be removed is in nobody's way but the next attempt's, which says so.
+            _ = LinuxFile.Unlink(directory.Descriptor, name);
+        }
+
+        Dispose();
     }
 
     /// <inheritdoc/>
@@ -255,6 +282,7 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
             else if (_isLocked)
                 ImageLock.Release(_fd);
             _ = LinuxFile.Close(_fd);
+            LeaveDirectory();
         }
 
         base.Dispose(disposing);
@@ -269,8 +297,16 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
             _ = LinuxFile.Truncate(_fd, length);
     }
 
-    /// <summary>A block device is the same under any of its names.</summary>
-    internal static StorageIdentity IdentityOf(in FileStatus status) => status.Type == FileType.BlockDevice
+    /// <summary>Its directory, which is the caller's from now on.</summary>
+    internal HeldDirectory? TakeDirectory()
+    {
+        HeldDirectory? directory = Directory;
+        Directory = null;
+        return directory;
+    }
+
+    /// <summary>Which file a status is of. A block device is the same under any of its names.</summary>
+    public static StorageIdentity IdentityOf(in FileStatus status) => status.Type == FileType.BlockDevice
         ? new StorageIdentity(status.SpecialDevice, ulong.MaxValue)
         : new StorageIdentity(status.Device, status.Inode);
 

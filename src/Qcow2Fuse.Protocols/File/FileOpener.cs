@@ -29,14 +29,38 @@ internal static class FileOpener
         return FromResult(fd, path, access, blockDeviceAllowed: true);
     }
 
+    /// <summary>A file the user named, with the directory that has its name, from which it was opened.</summary>
+    public static FileDevice OpenFrom(string path, StorageAccess access)
+    {
+        CheckNoNul(path);
+        HeldDirectory directory = DirectoryOf(path, access, out string name);
+        return Within(directory, LinuxFile.OpenIn(directory.Descriptor, name, FlagsOf(access)), path, access);
+    }
+
+    /// <summary>
+    /// The same file once more, opened with <paramref name="access"/>. No name is looked up; the directory goes over.
+    /// </summary>
+    public static FileDevice Reopen(FileDevice file, StorageAccess access)
+    {
+        int fd = LinuxFile.Reopen(file.Descriptor, FlagsOf(access));
+        FileDevice again = FromResult(fd, file.Path, access, blockDeviceAllowed: true);
+        again.Directory = file.TakeDirectory();
+        return again;
+    }
+
     /// <summary>See <see cref="FileDevice.Create"/>.</summary>
     public static FileDevice Create(string path, bool replace)
     {
         CheckNoNul(path);
         StorageAccess access = new(ReadOnly: false, Direct: false);
-        int flags = FlagsOf(access) | OpenFlags.Create | (replace ? 0 : OpenFlags.Exclusive);
-        int fd = LinuxFile.Open(path, flags, NewFileMode);
-        FileDevice file = FromResult(fd, path, access, blockDeviceAllowed: true);
+        HeldDirectory directory = DirectoryOf(path, access, out string name);
+        int flags = FlagsOf(access) | OpenFlags.Create;
+        int fd = LinuxFile.OpenIn(directory.Descriptor, name, flags | OpenFlags.Exclusive, NewFileMode);
+        bool isNew = fd >= 0;
+        if (fd == -Errno.EEXIST && replace)
+            fd = LinuxFile.OpenIn(directory.Descriptor, name, flags, NewFileMode);
+        FileDevice file = Within(directory, fd, path, access);
+        file.IsNew = isNew;
         try
         {
             file.Lock(ImageLockMode.Writer);
@@ -47,6 +71,32 @@ internal static class FileOpener
         catch
         {
             file.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>The directory of a file that the user named, and the file's name in it.</summary>
+    private static HeldDirectory DirectoryOf(string path, StorageAccess access, out string name)
+    {
+        // Without a last component there is no file to name; the system says what is wrong with it.
+        name = path[(path.LastIndexOf('/') + 1)..];
+        if (name.Length == 0 && path.Length > 0)
+            name = ".";
+        int result = HeldDirectory.TryOpen(FilePath.DirectoryOf(path), out HeldDirectory? directory);
+        return result >= 0 ? directory! : throw NotOpened(-result, path, access);
+    }
+
+    private static FileDevice Within(HeldDirectory directory, int fd, string path, StorageAccess access)
+    {
+        try
+        {
+            FileDevice file = FromResult(fd, path, access, blockDeviceAllowed: true);
+            file.Directory = directory;
+            return file;
+        }
+        catch
+        {
+            directory.Dispose();
             throw;
         }
     }

@@ -41,6 +41,13 @@ internal static class FilePath
             : null;
     }
 
+    /// <summary>
+    /// Whether a component begins with a dot, such as ".ssh", other than "." and "..": what is hidden there is not
+    /// meant to be named by images.
+    /// </summary>
+    public static bool HasHiddenPart(string path) =>
+        path.Split('/').Any(static part => part.StartsWith('.') && part is not ("." or ".."));
+
     /// <summary>The name under which the system knows an open file, links resolved.</summary>
     public static string OfDescriptor(int fd) =>
         new FileInfo($"/proc/self/fd/{fd}").LinkTarget

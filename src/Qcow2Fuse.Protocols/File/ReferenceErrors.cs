@@ -6,6 +6,8 @@ namespace Qcow2Fuse.Protocols;
 /// <summary>What is said about a name in an image that the policy refuses.</summary>
 internal static class ReferenceErrors
 {
+    private const string Hidden = "is hidden or lies in a hidden directory";
+
     /// <summary>
     /// Refuses names that are no file names. A ':' before the first '/' begins what QEMU takes for a protocol or an
     /// option list; it is never interpreted, not even "file:".
@@ -21,17 +23,27 @@ internal static class ReferenceErrors
             throw Refused(reference, "is not a plain file name", NameItYourself(reference));
     }
 
-    /// <summary>The file lies outside the directory of the image, and <paramref name="path"/> is where.</summary>
+    /// <summary>
+    /// The file lies outside the directory of the image or is hidden in it, and <paramref name="path"/> is where.
+    /// </summary>
     public static BlockException Outside(StorageReference reference, string path)
     {
-        if (reference.Kind == ReferenceKind.DataFile)
-            return Refused(reference, "lies outside the image's directory", NameItYourself(reference));
-        string image = Path.GetFullPath(FilePath.DirectoryOf(reference.ImagePath));
+        string image = Path.GetFullPath(FilePath.DirectoryOf(reference.Image.Path));
         string full = Path.GetFullPath(path);
-        bool looksInside = FilePath.Beneath(image, full) is not null;
+        string? inside = FilePath.Beneath(image, full);
+        bool isHidden = inside is not null && FilePath.HasHiddenPart(inside);
+        if (reference.Kind == ReferenceKind.DataFile)
+        {
+            string where = isHidden ? Hidden : "lies outside the image's directory";
+            return Refused(reference, where, NameItYourself(reference));
+        }
+
+        if (isHidden)
+            return Refused(reference, Hidden, AllowDirectoryOf(full));
+        bool looksInside = inside is not null;
         string hint = looksInside
             ? "if you trust the image: --allow-path DIR, where DIR is the directory the link leads to"
-            : $"if you trust the image: --allow-path {Printable.Text(FilePath.DirectoryOf(full))}";
+            : AllowDirectoryOf(full);
         string reason = looksInside
             ? "leads out of the image's directory by a symbolic link"
             : "lies outside the image's directory";
@@ -46,13 +58,22 @@ internal static class ReferenceErrors
             : "is reached by links that cannot be followed",
         NameItYourself(reference));
 
+    /// <summary>The file may have got its name from somebody who cannot read it.</summary>
+    public static BlockException Planted(StorageReference reference) => Refused(
+        reference,
+        "has several names, and may be somebody else's link to what is not his",
+        NameItYourself(reference));
+
     /// <summary>Without openat2(2) the kernel cannot keep the policy.</summary>
     public static BlockException NoOpenat2(StorageReference reference) => Refused(
         reference, "is not opened, because this kernel has no openat2 (Linux 5.6)", NameItYourself(reference));
 
+    private static string AllowDirectoryOf(string path) =>
+        $"if you trust the image: --allow-path {Printable.Text(FilePath.DirectoryOf(path))}";
+
     private static BlockException Refused(StorageReference reference, string reason, string hint) => new(
         BlockErrorKind.Policy,
-        $"{Printable.Text(reference.ImagePath)}: the {NameOf(reference.Kind)} '{Printable.Text(reference.Name)}' "
+        $"{Printable.Text(reference.Image.Path)}: the {NameOf(reference.Kind)} '{Printable.Text(reference.Name)}' "
             + reason,
         hint: hint);
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
+using System.CommandLine.Help;
 using System.CommandLine.Parsing;
+using System.Runtime.CompilerServices;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Commands;
@@ -17,11 +19,12 @@ internal static class CommandLine
     {
         if (arguments is ["-V" or "--version", ..])
         {
-            Console.Out.WriteLine($"{Report.ProgramName} {Version}");
+            Console.Out.WriteLine($"{Report.ProgramName} {Version} ({Form})");
             return ExitCode.Success;
         }
 
-        RootCommand root = new("Mounts a qcow2 image as a flat raw file, read and write.\n\n"
+        // A plain command: a root command is named after argv[0] less its extension, a verb for mount.qcow2fuse.
+        Command root = new(Report.ProgramName, "Mounts a qcow2 image as a flat raw file, read and write.\n\n"
             + "qcow2fuse SRC DIR [-o OPTIONS] is short for qcow2fuse mount SRC DIR [-o OPTIONS].");
 
         // Behind a mount, the form in which time counts, no other verb is possible, and none needs its options.
@@ -29,9 +32,8 @@ internal static class CommandLine
             root.Add(MountCommand.Create(arguments, isFake));
         else
             AddAll(root, arguments, isFake);
-        root.Directives.Clear();
-        foreach (Option option in root.Options.Where(static option => option.Name is "--version"))
-            option.Aliases.Add("-V");
+        root.Add(new HelpOption());
+        root.Add(new VersionOption("--version", "-V"));
 
         foreach (Argument argument in root.Subcommands.SelectMany(static command => command.Arguments))
         {
@@ -56,7 +58,7 @@ internal static class CommandLine
         });
     }
 
-    private static void AddAll(RootCommand root, IReadOnlyList<string> arguments, bool isFake)
+    private static void AddAll(Command root, IReadOnlyList<string> arguments, bool isFake)
     {
         root.Add(MountCommand.Create(arguments, isFake));
         root.Add(UmountCommand.Create());
@@ -71,6 +73,9 @@ internal static class CommandLine
         root.Add(DetachCommand.Create());
         root.Add(ListCommand.Create());
     }
+
+    /// <summary>How the program was compiled; the other form is for machines where this one cannot be linked.</summary>
+    private static string Form => RuntimeFeature.IsDynamicCodeSupported ? "ReadyToRun" : "native";
 
     private static string Version => typeof(CommandLine).Assembly.GetName().Version!.ToString(fieldCount: 3);
 
@@ -97,6 +102,6 @@ internal static class CommandLine
     private static string NameOf(ParseResult result)
     {
         Command command = result.CommandResult.Command;
-        return command is RootCommand ? "" : command.Name + " ";
+        return command.Parents.Any() ? command.Name + " " : "";
     }
 }

@@ -76,8 +76,7 @@ internal static class CreateCommand
 
         // Sizes in whole sectors are what every reader of qcow2 can represent.
         long rounded = (size + SectorSize - 1) / SectorSize * SectorSize;
-        bool existed = File.Exists(request.File);
-        FileDevice file = FileDevice.Create(request.File, replace: true);
+        using FileDevice file = FileDevice.Create(request.File, replace: true);
         try
         {
             if (request.IsRaw)
@@ -86,15 +85,11 @@ internal static class CreateCommand
                 Qcow2Creator.Create(file, request.ToOptions(rounded, secrets));
             file.Flush();
         }
-        catch (BlockException) when (!existed)
+        catch (BlockException)
         {
             // Half an image would only be in the way of the next attempt.
-            File.Delete(request.File);
+            file.Abandon();
             throw;
-        }
-        finally
-        {
-            file.Dispose();
         }
 
         return ExitCode.Success;

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Diagnostics;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Stacks;
@@ -63,11 +62,18 @@ internal static class FileSystemMount
     private static int Mount(MountSettings settings, string device, bool isReadOnly)
     {
         string flags = string.Join(',', (string[])[isReadOnly ? "ro" : "rw", .. settings.KernelFlags]);
-        ProcessStartInfo start = new("mount", ["-o", flags, "--", device, settings.Directory!])
-        { UseShellExecute = false };
-        using Process process = Process.Start(start)
-            ?? throw new CommandException(ExitCode.System, "mount(8) cannot be started");
-        process.WaitForExit();
-        return process.ExitCode;
+        string program = SystemPrograms.Find("mount")
+            ?? throw new CommandException(ExitCode.System, "mount(8) is not installed");
+        ProgramStart start = new()
+        {
+            Path = program,
+            Arguments = ["-o", flags, "--", device, settings.Directory!],
+            Output = ProgramStream.Inherited,
+            Errors = ProgramStream.Inherited,
+        };
+        int result = StartedProgram.TryStart(start, out StartedProgram? started);
+        using StartedProgram mount = started
+            ?? throw new CommandException(ExitCode.System, $"{program}: {Errno.Text(-result)}");
+        return mount.Wait();
     }
 }

@@ -24,7 +24,7 @@ internal static class ListCommand
         Command command = new("list", "Show the mounted images") { output, verbose };
         command.SetAction(parsed =>
         {
-            IReadOnlyList<Stack> stacks = Stack.ReadAll();
+            IReadOnlyList<Stack> stacks = DaemonFinder.Complete(Stack.ReadAll());
             Func<Stack, MountReport?>? ask = parsed.GetValue(verbose) ? Ask : null;
             if (parsed.GetValue(output) is "json")
                 Console.Out.WriteLine(StackReport.Json(stacks, ask));
@@ -38,10 +38,9 @@ internal static class ListCommand
     /// <summary>What the daemon of a mount says; null where it does not answer.</summary>
     private static MountReport? Ask(Stack stack)
     {
-        if (stack.ProcessId is not { } process || ControlPath.Find(process) is not { } socket)
+        if (stack.ProcessId is not { } process || DaemonSocket.Find(process) is not { } socket)
             return null;
-        using ControlClient client = new(process, socket);
-        return client.TryGetMounts()?.Mounts.FirstOrDefault(
-            mount => string.Equals(mount.MountPoint, stack.Mount.MountPoint, StringComparison.Ordinal));
+        using ControlClient client = new(socket);
+        return client.TryGetMounts()?.Mounts.FirstOrDefault(mount => mount.Connection == stack.Mount.Minor);
     }
 }

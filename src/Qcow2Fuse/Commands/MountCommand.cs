@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
+using System.Security.Cryptography;
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Fuse;
@@ -53,10 +54,6 @@ internal static class MountCommand
             MountSettings Load() => SettingsLoader.Load(
                 SettingsLoader.Files, options, parsed.GetValue(source), parsed.GetValue(directory));
             MountSettings settings = Load();
-            if (BackgroundStart.IsEarly && NeedsStarter(
-                settings, parsed.GetValue(foreground) || parsed.GetValue(debug) || parsed.GetValue(fileSystem)))
-                return ExitCode.Success;
-
             // He may have a settings file of his own, which the daemon finds.
             if (settings.OtherUser is { } user && OtherUser.Become(user))
                 settings = Load();
@@ -68,13 +65,6 @@ internal static class MountCommand
         });
         return command;
     }
-
-    /// <summary>
-    /// Whether the process that the user started has to do more than to wait: to stay, to become another user, or to
-    /// pass its standard input on. What was started early then ends without a word.
-    /// </summary>
-    private static bool NeedsStarter(MountSettings settings, bool isOtherForm) =>
-        isOtherForm || settings.OtherUser is not null || SecretReader.WantsInput(settings.Secrets);
 
     /// <summary>Adds <c>--name</c> to the command; the result adds what a command line gave for it.</summary>
     private static Action<ParseResult, OptionList> AddLongForm(Command command, MountOption option)
@@ -123,17 +113,13 @@ internal static class MountCommand
             return ExitCode.Success;
 
         // The first who looks is the one who warns.
-        bool warns = !BackgroundStart.IsChild || BackgroundStart.IsEarly;
-        settings.Source = LoopSource.Resolve(settings.Source!, warns);
+        settings.Source = LoopSource.Resolve(settings.Source!, warns: !BackgroundStart.IsChild);
         try
         {
             bool stays = foreground || debug;
             return stays || BackgroundStart.IsChild
                 ? Serve(settings, debug)
-                : BackgroundStart.Run(
-                    arguments,
-                    input => SecretReader.PassOn(settings.Secrets, input),
-                    (status, id) => Confirm(settings.Source, settings.Directory!, status, id));
+                : Start(arguments, settings);
         }
         catch (BlockException exception)
         {
@@ -148,8 +134,30 @@ internal static class MountCommand
         }
     }
 
+    /// <summary>The daemon finds on its standard input what a secret from there needs.</summary>
+    private static int Start(IReadOnlyList<string> arguments, MountSettings settings)
+    {
+        byte[] input = SecretReader.ReadInput(settings.Secrets);
+        try
+        {
+            return BackgroundStart.Run(
+                arguments, input, NamedDescriptors.Of(settings),
+                (status, id) => Confirm(settings.Source!, settings.Directory!, status, id));
+        }
+        finally
+        {
+            CryptographicOperations.ZeroMemory(input);
+        }
+    }
+
     private static int Serve(MountSettings settings, bool debug)
     {
+        // A lock of the caller, or his file, is not to last as long as the mount.
+        InheritedFiles.CloseOthers(NamedDescriptors.Of(settings));
+
+        // What root read before is not the other user's.
+        if (settings.OtherUser is not null)
+            ProcessCalls.HideMemory();
         LogLevel least = debug ? LogLevel.Debug : LogLevel.Information;
         bool isChild = BackgroundStart.IsChild;
         if (isChild)
@@ -173,7 +181,7 @@ internal static class MountCommand
         {
             return MountHost.Run(settings, logger, status =>
             {
-                BackgroundStart.ReportReady(status, settings.Source!, settings.Directory!);
+                BackgroundStart.ReportReady(status);
                 isReady = true;
             });
         }
@@ -194,7 +202,7 @@ internal static class MountCommand
     /// <param name="status">What the daemon shows.</param>
     /// <param name="processId">The daemon.</param>
     /// <exception cref="CommandException">The file does not answer; the mount is taken away again.</exception>
-    internal static void Confirm(string source, string directory, string status, int processId)
+    private static void Confirm(string source, string directory, string status, int processId)
     {
         int handed = HandedMount.DescriptorOf(directory);
         if (handed >= 0)

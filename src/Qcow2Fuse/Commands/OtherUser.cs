@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.ComponentModel;
-using System.Diagnostics;
 using System.Globalization;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Linux;
@@ -18,6 +16,9 @@ internal static class OtherUser
     private const int GroupField = 3;
     private const int HomeField = 5;
     private const int PasswordFields = 7;
+
+    /// <summary>More than 65,536 groups, each with ten digits, take.</summary>
+    private const int AnswerBytesMax = 1 << 20;
 
     /// <summary>Becomes the user, with his groups, his home and no runtime directory of root's.</summary>
     /// <param name="name">His name, or the number of his id.</param>
@@ -41,38 +42,25 @@ internal static class OtherUser
             .. Ask("id", ["-G", "--", entry[0]]).Split(' ')
                 .Select(static text => TryParse(text, out uint id) ? id : (uint?)null).OfType<uint>(),
         ];
-        int result = ProcessCalls.BecomeUser(user, group, groups);
-        if (result < 0)
-        {
-            throw new CommandException(
-                ExitCode.System, $"option setuid={Printable.Text(name)}: {Errno.Text(-result)}");
-        }
-
-        Environment.SetEnvironmentVariable("HOME", entry[HomeField]);
+        ProcessEnvironment.Set("HOME", entry[HomeField]);
         foreach (string variable in (string[])["XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"])
-            Environment.SetEnvironmentVariable(variable, value: null);
-        return true;
+            ProcessEnvironment.Set(variable, value: null);
+        int result = ProcessCalls.BecomeUser(user, group, groups);
+        return result == 0 ? true : throw new CommandException(
+            ExitCode.System, $"option setuid={Printable.Text(name)}: {Errno.Text(-result)}");
     }
 
     /// <summary>The first line that a program prints; empty where it fails.</summary>
     private static string Ask(string program, string[] arguments)
     {
-        // By its path: root runs it, and mount(8) hands no PATH on.
-        ProcessStartInfo start = new("/usr/bin/" + program, arguments)
-        { UseShellExecute = false, RedirectStandardOutput = true, RedirectStandardError = true };
-        try
-        {
-            using Process process = Process.Start(start)
-                ?? throw new CommandException(ExitCode.System, $"{program}(1) cannot be started");
-            string answer = process.StandardOutput.ReadToEnd();
-            process.WaitForExit();
-            return process.ExitCode == 0 ? answer.TrimEnd('\n') : "";
-        }
-        catch (Win32Exception exception)
-        {
-            throw new CommandException(
-                ExitCode.System, $"{program}(1) cannot be started: {exception.Message}", inner: exception);
-        }
+        string path = SystemPrograms.Find(program)
+            ?? throw new CommandException(ExitCode.System, $"{program}(1) is not installed");
+        ProgramStart start = new() { Path = path, Arguments = arguments, Output = ProgramStream.Pipe };
+        int result = StartedProgram.TryStart(start, out StartedProgram? started);
+        using StartedProgram process = started
+            ?? throw new CommandException(ExitCode.System, $"{path}: {Errno.Text(-result)}");
+        string answer = process.ReadOutput(AnswerBytesMax);
+        return process.Wait() == 0 ? answer.TrimEnd('\n') : "";
     }
 
     private static bool TryParse(string text, out uint id) =>

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
-using System.ComponentModel;
-using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
@@ -74,31 +72,36 @@ internal static class RunCommand
 
     private static int Execute(PrivateMount mount, string[] words, RelayedSignals signals)
     {
-        ProcessStartInfo start = new(words[0], words[1..]) { UseShellExecute = false };
-        start.Environment[DiskVariable] = mount.RawFile;
-        foreach ((string number, string file) in mount.Partitions())
-            start.Environment[PartitionVariable + number] = file;
-        try
+        ProgramStart start = new()
         {
-            // Not disposed: a signal may still ask whether it has ended.
-            Process? process = signals.Start(start);
-            if (process is null)
-                return 128 + ProcessCalls.Terminate;
-            process.WaitForExit();
-            return process.ExitCode;
-        }
-        catch (Win32Exception exception)
-        {
-            Report.Error($"{words[0]}: {Errno.Text(exception.NativeErrorCode)}");
-            return exception.NativeErrorCode == Errno.ENOENT ? NotFound : CannotRun;
-        }
+            Path = words[0],
+            Arguments = words[1..],
+            Variables =
+            [
+                (DiskVariable, mount.RawFile),
+                .. mount.Partitions().Select(static partition =>
+                    (PartitionVariable + partition.Number, (string?)partition.File)),
+            ],
+            Input = ProgramStream.Inherited,
+            Output = ProgramStream.Inherited,
+            Errors = ProgramStream.Inherited,
+            InheritsAll = true,
+            SearchesPath = true,
+        };
+        int result = signals.TryStart(start, out bool isOver);
+        if (isOver)
+            return 128 + ProcessCalls.Terminate;
+        if (result == 0)
+            return signals.WaitForEnd();
+        Report.Error($"{words[0]}: {Errno.Text(-result)}");
+        return result == -Errno.ENOENT ? NotFound : CannotRun;
     }
 
     /// <summary>Signals that are meant for the command, and arrive here.</summary>
     private sealed class RelayedSignals
     {
         private readonly object _gate = new();
-        private Process? _process;
+        private StartedProgram? _process;
         private bool _isOver;
 
         /// <summary>Passes a signal on, whose number is 0 where it is only to be survived.</summary>
@@ -110,16 +113,29 @@ internal static class RunCommand
                 lock (_gate)
                 {
                     _isOver |= _process is null && signal != 0;
-                    if (_process is { HasExited: false } && signal != 0)
+                    if (_process is { HasBeenWaitedFor: false } && signal != 0)
                         _ = ProcessCalls.Signal(_process.Id, signal);
                 }
             });
 
-        /// <summary>Starts the command; null if a signal to end came before.</summary>
-        public Process? Start(ProcessStartInfo start)
+        /// <summary>Starts the command, if no signal to end came before: 0, or −errno.</summary>
+        public int TryStart(ProgramStart start, out bool isOver)
         {
             lock (_gate)
-                return _isOver ? null : _process = Process.Start(start);
+            {
+                isOver = _isOver;
+                return isOver ? 0 : StartedProgram.TryStart(start, out _process);
+            }
+        }
+
+        /// <summary>
+        /// The exit code of the command. A signal that comes meanwhile finds the process, and no other of its number.
+        /// </summary>
+        public int WaitForEnd()
+        {
+            _ = _process!.WaitUntilOver(Timeout.InfiniteTimeSpan);
+            lock (_gate)
+                return _process.Wait();
         }
     }
 }

@@ -44,6 +44,7 @@ internal static class UmountCommand
 
         if (place.State is not (MountPointState.Mounted or MountPointState.Stale))
             throw new CommandException(ExitCode.MountFailed, $"{directory}: no image is mounted here");
+        int? daemon = place is { State: MountPointState.Mounted, Entry: { } served } ? DaemonFinder.Find(served) : null;
         try
         {
             FuseMount.Unmount(place.Path, lazy || place.State == MountPointState.Stale);
@@ -53,7 +54,11 @@ internal static class UmountCommand
             throw Failed(exception);
         }
 
-        if (!lazy && place.State == MountPointState.Mounted && place.Entry is { } entry)
+        if (lazy)
+            return ExitCode.Success;
+        if (daemon is { } process)
+            DaemonTable.WaitForEnd(process, directory, Patience);
+        else if (place.State == MountPointState.Mounted && place.Entry is { } entry)
             WaitUntilFree(entry.Source);
         return ExitCode.Success;
     }

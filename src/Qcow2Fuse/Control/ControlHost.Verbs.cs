@@ -20,7 +20,7 @@ internal sealed partial class ControlHost
             InfoCommand.Read(file, call.Shown, call.Format), call.Json, text));
         if (device is Qcow2Device qcow2)
             return qcow2.WhileStill(Print);
-        using FileDevice file = FileDevice.Open(nodes.Image.FilePath, readOnly: true);
+        using FileDevice file = nodes.Image.OpenFile();
         return Print(file);
     });
 

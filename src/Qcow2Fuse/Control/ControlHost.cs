@@ -73,7 +73,7 @@ internal sealed partial class ControlHost(
     {
         MountReport report = new(
             Environment.ProcessId, mount.MountPoint, images.Path, images.IsReadOnly,
-            [.. images.Current().Select(Describe)]);
+            [.. images.Current().Select(Describe)], mount.Connection);
         return JsonSerializer.Serialize(new MountsReport(Schema, [report]), ControlJson.Default.MountsReport) + "\n";
     }
 
@@ -81,7 +81,7 @@ internal sealed partial class ControlHost(
     private MountedImageReport Describe(ImageNodes nodes)
     {
         HostedImage image = nodes.Image;
-        StorageIdentity identity = FileIdentity.Of(image.FilePath) ?? default;
+        StorageIdentity identity = image.Identity ?? default;
         ImageCounters counters = image.Counters;
         return new MountedImageReport(
             image.Path,
@@ -155,6 +155,10 @@ internal sealed partial class ControlHost(
         catch (BlockException exception)
         {
             return Failed(ExitCode.Failure, Renamed(exception.Message, name, call.Shown), exception.Hint);
+        }
+        catch (OutOfMemoryException)
+        {
+            return Failed(ExitCode.Failure, $"{Printable.Text(call.Shown)}: the daemon is out of memory");
         }
         catch (Exception exception)
         {

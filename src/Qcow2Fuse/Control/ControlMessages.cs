@@ -74,8 +74,11 @@ internal sealed record MountedImageRequests(
     long Reads, long ReadBytes, long Writes, long WrittenBytes, long Zeroes, long ZeroedBytes, long Flushes);
 
 /// <summary>The mount of a daemon.</summary>
+/// <param name="Connection">The kernel's number of its session, the minor number of the mount's device; −1 where it is
+/// not known.</param>
 internal sealed record MountReport(
-    int Pid, string MountPoint, string Source, bool IsReadOnly, IReadOnlyList<MountedImageReport> Images);
+    int Pid, string MountPoint, string Source, bool IsReadOnly, IReadOnlyList<MountedImageReport> Images,
+    int Connection = -1);
 
 /// <summary>What <c>/v1/mounts</c> answers.</summary>
 internal sealed record MountsReport(int Schema, IReadOnlyList<MountReport> Mounts);

@@ -8,7 +8,7 @@ namespace Qcow2Fuse.Control;
 /// <summary>
 /// Where the control sockets of running mounts are: <c>/run/qcow2fuse/ID.sock</c> for root,
 /// <c>$XDG_RUNTIME_DIR/qcow2fuse/ID.sock</c> for others, with /run/user/UID where that variable is not set but the
-/// directory is there. ID is the process id of the daemon.
+/// directory is there. ID is the process id of the daemon. Nobody looks into another user's directory, root neither.
 /// </summary>
 internal static class ControlPath
 {
@@ -56,24 +56,6 @@ internal static class ControlPath
             throw new IOException($"{directory}: is not a directory that only this user can write to");
     }
 
-    /// <summary>The daemons that have a socket where the calling user may look for one, and run.</summary>
-    public static IEnumerable<(int Process, string Socket)> FindAll()
-    {
-        foreach (string directory in Directories())
-        {
-            foreach (string socket in SocketsIn(directory))
-            {
-                if (IdOf(socket) is { } process && DaemonTable.IsRunning(process))
-                    yield return (process, socket);
-            }
-        }
-    }
-
-    /// <summary>The socket of a daemon; null where it has none that the calling user may look for.</summary>
-    public static string? Find(int process) => Directories()
-        .Select(directory => SocketOf(directory, process))
-        .FirstOrDefault(File.Exists);
-
     /// <summary>Removes the sockets of daemons that were killed.</summary>
     public static void RemoveStale(string directory)
     {
@@ -97,16 +79,6 @@ internal static class ControlPath
         }
     }
 
-    /// <summary>Root controls the mounts of all users.</summary>
-    private static IEnumerable<string> Directories()
-    {
-        if (Directory is not { } own)
-            return [];
-        return MountCalls.EffectiveUser() == 0
-            ? [own, .. EntriesOf(UserDirectories).Select(static user => Path.Combine(user, "qcow2fuse"))]
-            : [own];
-    }
-
     private static IEnumerable<string> SocketsIn(string directory) =>
         EntriesOf(directory).Where(static entry => entry.EndsWith(Ending, StringComparison.Ordinal));
 
@@ -125,9 +97,11 @@ internal static class ControlPath
         }
     }
 
-    private static int? IdOf(string socket) =>
+    /// <summary>The process id in the name of a socket; null for other names.</summary>
+    public static int? IdOf(string socket) =>
         int.TryParse(
-            Path.GetFileName(socket)[..^Ending.Length], NumberStyles.None, CultureInfo.InvariantCulture, out int id)
+            Path.GetFileNameWithoutExtension(socket), NumberStyles.None, CultureInfo.InvariantCulture, out int id)
+        && Path.GetExtension(socket) is Ending
             ? id
             : null;
 }

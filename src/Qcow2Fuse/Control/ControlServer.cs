@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Net.Sockets;
-using System.Runtime.InteropServices;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Serialization.Metadata;
@@ -13,7 +11,6 @@ using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
 using Microsoft.Extensions.Logging.Abstractions;
 using Microsoft.Extensions.Options;
-using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Control;
 
@@ -26,11 +23,6 @@ internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
     private const int BodyBytesMax = 64 * 1024;
     private const string Json = "application/json";
     private const string OpenMetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-    // SOL_SOCKET, SO_PEERCRED and struct ucred of Linux.
-    private const int SocketLevel = 1;
-    private const int PeerCredentials = 17;
-    private const int CredentialsSize = 12;
 
     private static readonly TimeSpan HeaderPatience = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan IdlePatience = TimeSpan.FromSeconds(30);
@@ -104,20 +96,12 @@ internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
     /// <summary>Ends connections of other users than this process's and root, before a byte of them is read.</summary>
     private static ConnectionDelegate RefuseStrangers(ConnectionDelegate next) => connection =>
     {
-        if (connection.Features.Get<IConnectionSocketFeature>() is { } feature && IsAllowed(feature.Socket))
+        if (connection.Features.Get<IConnectionSocketFeature>() is { } feature
+            && PeerCredentials.Of(feature.Socket) is { IsRootOrSelf: true })
             return next(connection);
         connection.Abort(new ConnectionAbortedException("another user's connection"));
         return Task.CompletedTask;
     };
-
-    private static bool IsAllowed(Socket socket)
-    {
-        Span<byte> credentials = stackalloc byte[CredentialsSize];
-        if (socket.GetRawSocketOption(SocketLevel, PeerCredentials, credentials) < CredentialsSize)
-            return false;
-        uint user = MemoryMarshal.Read<uint>(credentials[sizeof(int)..]);
-        return user == 0 || user == MountCalls.EffectiveUser();
-    }
 
     private async Task WriteText(HttpContext context, Func<string> make, string type) =>
         await WriteText(context, await _host.Run(make), type);

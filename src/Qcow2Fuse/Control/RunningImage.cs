@@ -12,15 +12,18 @@ namespace Qcow2Fuse.Control;
 internal sealed class RunningImage : IDisposable
 {
     private readonly ControlClient _client;
-    private readonly MountReport _mount;
+    private readonly DaemonMount _mount;
     private readonly MountedImageReport _image;
+    private readonly string _source;
     private readonly string _name;
 
-    private RunningImage(ControlClient client, MountReport mount, MountedImageReport image, string name)
+    private RunningImage(
+        ControlClient client, DaemonMount mount, MountReport report, MountedImageReport image, string name)
     {
         _client = client;
         _mount = mount;
         _image = image;
+        _source = report.Source;
         _name = name;
     }
 
@@ -28,13 +31,13 @@ internal sealed class RunningImage : IDisposable
     public string Path => _image.Image;
 
     /// <summary>Where it is mounted.</summary>
-    public string MountPoint => _mount.MountPoint;
+    public string MountPoint => _mount.Entry.MountPoint;
 
     /// <summary>The daemon.</summary>
     public int Process => _client.Process;
 
     /// <summary>Whether the mount shows a directory of images.</summary>
-    public bool IsOneOfMany => !string.Equals(_mount.Source, _image.Image, StringComparison.Ordinal);
+    public bool IsOneOfMany => !string.Equals(_source, _image.Image, StringComparison.Ordinal);
 
     /// <summary>
     /// Works on the file of an image, or, where that is locked because the image is mounted, through its daemon.
@@ -62,24 +65,34 @@ internal sealed class RunningImage : IDisposable
     {
         if (FileIdentity.Of(path) is not { } identity)
             return null;
-        foreach ((int process, string socket) in ControlPath.FindAll())
+        RunningImage? found = null;
+        foreach (DaemonSocket socket in DaemonSocket.FindAll())
         {
             // A daemon that has not opened the image is not woken.
-            if (!FileIdentity.MayHaveOpen(process, identity))
-                continue;
-            ControlClient client = new(process, socket);
-            foreach (MountReport mount in client.TryGetMounts()?.Mounts ?? [])
-            {
-                if (mount.Images.FirstOrDefault(
-                    one => one.Device == identity.Device && one.Inode == identity.Inode) is { } image)
-                {
-                    return new RunningImage(client, mount, image, path);
-                }
-            }
-
-            client.Dispose();
+            if (found is not null || !FileIdentity.MayHaveOpen(socket.Process, identity))
+                socket.Dispose();
+            else
+                found = Ask(socket, identity, path);
         }
 
+        return found;
+    }
+
+    /// <summary>The image as a daemon has it, in a mount that the kernel knows as this daemon's; else null.</summary>
+    private static RunningImage? Ask(DaemonSocket socket, StorageIdentity identity, string path)
+    {
+        ControlClient client = new(socket);
+        foreach (MountReport report in client.TryGetMounts()?.Mounts ?? [])
+        {
+            if (report.Images.FirstOrDefault(
+                    one => one.Device == identity.Device && one.Inode == identity.Inode) is { } image
+                && DaemonMount.Find(report) is { } mount)
+            {
+                return new RunningImage(client, mount, report, image, path);
+            }
+        }
+
+        client.Dispose();
         return null;
     }
 
@@ -97,12 +110,12 @@ internal sealed class RunningImage : IDisposable
             .SelectMany(static stack => stack.Loops))
         {
             foreach (string mountPoint in loop.MountPoints)
-                Flush(mountPoint, LinuxFile.SyncFileSystem);
-            Flush(loop.Loop.Path, LinuxFile.DataSync);
+                Flush(mountPoint, OpenByPath(mountPoint), LinuxFile.SyncFileSystem);
+            Flush(loop.Loop.Path, OpenByPath(loop.Loop.Path), LinuxFile.DataSync);
         }
 
-        Flush(_mount.MountPoint, LinuxFile.SyncFileSystem);
-        Flush(_image.File, LinuxFile.DataSync);
+        Flush(MountPoint, _mount.Open(OpenFlags.ReadOnly), LinuxFile.SyncFileSystem);
+        Flush(RawFile, _mount.OpenRawFile(_image, OpenFlags.ReadOnly), LinuxFile.DataSync);
     }
 
     /// <summary>Has a verb done, and prints what the command would have printed.</summary>
@@ -137,24 +150,28 @@ internal sealed class RunningImage : IDisposable
     /// </summary>
     private void TellSize(long size)
     {
-        FileInfo file = new(_image.File);
-        if (!file.Exists || file.Length == size)
-            return;
-        int descriptor = LinuxFile.Open(_image.File, OpenFlags.ReadWrite | OpenFlags.CloseOnExec);
+        int descriptor = _mount.OpenRawFile(_image, OpenFlags.ReadWrite);
         int result = descriptor;
         if (descriptor >= 0)
         {
-            result = LinuxFile.Truncate(descriptor, size);
+            result = LinuxFile.Status(descriptor, out FileStatus status);
+            if (result >= 0 && status.Size != size)
+                result = LinuxFile.Truncate(descriptor, size);
             _ = LinuxFile.Close(descriptor);
         }
 
-        if (result < 0)
-            Report.Warning($"{_image.File}: still shows its old size: {Errno.Text(-result)}");
+        if (result < 0 && result != -Errno.ENOENT)
+            Report.Warning($"{RawFile}: still shows its old size: {Errno.Text(-result)}");
     }
 
-    private void Flush(string path, Func<int, int> flush)
+    /// <summary>The raw file in messages.</summary>
+    private string RawFile => Printable.Text(System.IO.Path.Combine(MountPoint, DaemonMount.NameOf(_image)));
+
+    private static int OpenByPath(string path) => LinuxFile.Open(path, OpenFlags.ReadOnly | OpenFlags.CloseOnExec);
+
+    /// <summary>Flushes and closes what was opened, or says why it could not be.</summary>
+    private void Flush(string path, int descriptor, Func<int, int> flush)
     {
-        int descriptor = LinuxFile.Open(path, OpenFlags.ReadOnly | OpenFlags.CloseOnExec);
         int result = descriptor;
         if (descriptor >= 0)
         {

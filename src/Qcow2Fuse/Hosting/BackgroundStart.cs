@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Diagnostics;
 using System.Globalization;
 using Mono.Unix.Native;
 using Qcow2Fuse.Linux;
@@ -9,42 +8,21 @@ namespace Qcow2Fuse.Hosting;
 
 /// <summary>
 /// Starts the daemon behind a mount. A .NET process cannot fork, so the program runs itself again, marked by a
-/// variable in its environment, and waits for the word that the mount answers.
+/// variable in its environment, and waits for the word that the mount answers (<see cref="ReadyWord"/>). What the
+/// daemon says before that is passed on.
 /// </summary>
-/// <remarks>
-/// The new process has pipes for standard streams: the runtime duplicates them before any code of the program runs,
-/// and a caller that reads its own streams to their end must not wait for the daemon's. What it writes to standard
-/// error is passed on line by line; a line that begins with <see cref="ReadyMark"/> ends the start.
-/// </remarks>
 internal static class BackgroundStart
 {
-    /// <summary>The word at the beginning of the line that tells that the mount answers.</summary>
-    public const char ReadyMark = '\x06';
-
-    /// <summary>Variables of a daemon that is started before the command line was looked at.</summary>
-    public static (string Name, string Value)[] EarlyVariables => Variables(Early);
-
     private const string DaemonVariable = "QCOW2FUSE_DAEMON";
     private const string Plain = "1";
-    private const string Early = "early";
     private const string Private = "private";
     private const string Tied = "tied:";
-
-    // The daemon's own limit (NativeHeap) comes after the runtime's first threads.
-    private const string ArenasVariable = "MALLOC_ARENA_MAX";
-    private const string Arenas = "2";
-
-    // The runtime's sockets and pipes for debuggers, in /tmp, stay behind when the daemon is killed.
-    private const string DiagnosticsVariable = "DOTNET_EnableDiagnostics";
 
     /// <summary>Whether this process is the one that was started.</summary>
     public static bool IsChild => Role is { Length: > 0 };
 
     /// <summary>Whether the mount point was made for this mount alone and goes with it.</summary>
-    public static bool IsPrivate => IsChild && Role is not (Plain or Early);
-
-    /// <summary>Whether it was started by <see cref="EarlyStart"/>.</summary>
-    public static bool IsEarly => Role is Early;
+    public static bool IsPrivate => IsChild && Role is not Plain;
 
     /// <summary>
     /// Whether this process gets SIGTERM when the one that started it ends: once for each thread there that it passes
@@ -56,14 +34,17 @@ internal static class BackgroundStart
 
     /// <summary>Runs the same command line again and waits until it is ready or gives up.</summary>
     /// <param name="arguments">The arguments, a verb first.</param>
-    /// <param name="feed">Writes what the new process finds on its standard input.</param>
+    /// <param name="input">What the new process finds on its standard input; empty for nothing.</param>
+    /// <param name="descriptors">Descriptors that its command line names, which it gets.</param>
     /// <param name="ready">Called with what the daemon says and its process id once the mount answers.</param>
     /// <returns>The exit code of the start.</returns>
-    public static int Run(IReadOnlyList<string> arguments, Action<Stream> feed, Action<string, int> ready)
+    public static int Run(
+        IReadOnlyList<string> arguments, ReadOnlySpan<byte> input, IReadOnlyCollection<int> descriptors,
+        Action<string, int> ready)
     {
-        using Process child = Launch(arguments, Plain, feed);
-        if (WaitForReady(child) is not { } status)
-            return ExitCodeOf(child);
+        using StartedProgram child = Launch(arguments, Plain, input, descriptors);
+        if (ReadyWord.WaitFor(child.Errors) is not { } status)
+            return ExitCodeOf(child.Wait());
         ready(status, child.Id);
         return ExitCode.Success;
     }
@@ -76,84 +57,16 @@ internal static class BackgroundStart
     /// lives as long as the process.</param>
     /// <param name="exitCode">Why there is none.</param>
     /// <returns>The daemon, whose mount answers; null if it failed, and has said why.</returns>
-    public static Process? StartPrivate(IReadOnlyList<string> arguments, bool tied, out int exitCode)
+    public static StartedProgram? StartPrivate(IReadOnlyList<string> arguments, bool tied, out int exitCode)
     {
-        Process child = Launch(
-            arguments, tied ? string.Create(CultureInfo.InvariantCulture, $"{Tied}{Environment.ProcessId}") : Private,
-            static _ => { });
+        string role = tied ? string.Create(CultureInfo.InvariantCulture, $"{Tied}{Environment.ProcessId}") : Private;
+        StartedProgram child = Launch(arguments, role, [], []);
         exitCode = ExitCode.Success;
-        if (WaitForReady(child) is not null)
+        if (ReadyWord.WaitFor(child.Errors) is not null)
             return child;
-        exitCode = ExitCodeOf(child);
+        exitCode = ExitCodeOf(child.Wait());
         child.Dispose();
         return null;
-    }
-
-    private static Process Launch(IReadOnlyList<string> arguments, string role, Action<Stream> feed)
-    {
-        ProcessStartInfo start = new(Environment.ProcessPath ?? "/proc/self/exe", arguments)
-        {
-            UseShellExecute = false,
-            RedirectStandardInput = true,
-            RedirectStandardOutput = true,
-            RedirectStandardError = true,
-        };
-        foreach ((string name, string value) in Variables(role))
-            start.Environment[name] = value;
-        Process? child;
-        using (InheritedFlusher.Begin())
-            child = Process.Start(start);
-        if (child is null)
-            throw new CommandException(ExitCode.System, "the daemon cannot be started");
-        Feed(child, feed);
-        return child;
-    }
-
-    private static (string Name, string Value)[] Variables(string role)
-    {
-        (string Name, string Value)[] always = [(DaemonVariable, role), (ArenasVariable, Arenas)];
-        bool isChosen = Environment.GetEnvironmentVariable(DiagnosticsVariable) is not null;
-        return isChosen ? always : [.. always, (DiagnosticsVariable, "0")];
-    }
-
-    /// <summary>Passes on what the daemon says; null if it ended without the word that it is ready.</summary>
-    private static string? WaitForReady(Process child)
-    {
-        while (child.StandardError.ReadLine() is { } line)
-        {
-            if (line.StartsWith(ReadyMark))
-                return line[1..];
-            StandardError.WriteLine(line);
-        }
-
-        return null;
-    }
-
-    private static int ExitCodeOf(Process child)
-    {
-        child.WaitForExit();
-        return ExitCodeOf(child.ExitCode);
-    }
-
-    /// <summary>The exit code of a start whose daemon ended with another one before it was ready.</summary>
-    public static int ExitCodeOf(int daemon) => daemon switch
-    {
-        ExitCode.Success => ExitCode.MountFailed,
-        < 0 => ExitCode.System,
-        > 128 => ExitCode.Internal,
-        _ => daemon,
-    };
-
-    private static void Feed(Process child, Action<Stream> feed)
-    {
-        try
-        {
-            feed(child.StandardInput.BaseStream);
-        }
-        finally
-        {
-            child.StandardInput.Close();
-        }
     }
 
     /// <summary>
@@ -171,13 +84,10 @@ internal static class BackgroundStart
 
     /// <summary>In the new process: says that the mount answers, and lets go of the standard streams.</summary>
     /// <param name="status">What the mount shows.</param>
-    /// <param name="source">The image, as typed.</param>
-    /// <param name="directory">The mount point, as typed.</param>
     /// <exception cref="IOException">Whoever waited has gone.</exception>
-    public static void ReportReady(string status, string source, string directory)
+    public static void ReportReady(string status)
     {
-        string word = IsEarly ? EarlyStart.ReadyWord(status, source, directory) : status;
-        if (!StandardError.TryWriteLine(ReadyMark + word))
+        if (!ReadyWord.TrySay(status))
             throw new IOException("the starting process has gone");
         int nowhere = LinuxFile.Open("/dev/null", Linux.OpenFlags.ReadWrite | Linux.OpenFlags.CloseOnExec);
         if (nowhere < 0)
@@ -186,4 +96,41 @@ internal static class BackgroundStart
             _ = Syscall.dup2(nowhere, stream);
         _ = LinuxFile.Close(nowhere);
     }
+
+    private static StartedProgram Launch(
+        IReadOnlyList<string> arguments, string role, ReadOnlySpan<byte> input, IReadOnlyCollection<int> descriptors)
+    {
+        ProgramStart start = new()
+        {
+            Path = Environment.ProcessPath ?? "/proc/self/exe",
+            Arguments = arguments,
+            Variables = [(DaemonVariable, role)],
+            Input = input.IsEmpty ? ProgramStream.Nothing : ProgramStream.Pipe,
+            Errors = ProgramStream.Pipe,
+            Descriptors = descriptors,
+        };
+        int result;
+        StartedProgram? child;
+        using (InheritedFlusher.Begin())
+            result = StartedProgram.TryStart(start, out child);
+        if (child is null)
+            throw new CommandException(ExitCode.System, $"the daemon cannot be started: {Linux.Errno.Text(-result)}");
+        if (!input.IsEmpty)
+        {
+            // A process that has ended before it read says why.
+            _ = child.WriteInput(input);
+            child.EndInput();
+        }
+
+        return child;
+    }
+
+    /// <summary>The exit code of a start whose daemon ended with another one before it was ready.</summary>
+    private static int ExitCodeOf(int daemon) => daemon switch
+    {
+        ExitCode.Success => ExitCode.MountFailed,
+        < 0 => ExitCode.System,
+        > 128 => ExitCode.Internal,
+        _ => daemon,
+    };
 }

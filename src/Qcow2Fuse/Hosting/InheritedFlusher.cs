@@ -5,8 +5,8 @@ namespace Qcow2Fuse.Hosting;
 
 /// <summary>
 /// While it lasts, what the calling thread starts need not wait for the mount to find memory (PR_SET_IO_FLUSHER). The
-/// runtime has threads before any code of ours runs, one that compiles among them, which can hold up a worker: only a
-/// new process gets all of its threads so.
+/// runtime has threads before any code of ours runs, which can hold up a worker: only a new process gets all of its
+/// threads so.
 /// </summary>
 internal readonly ref struct InheritedFlusher
 {

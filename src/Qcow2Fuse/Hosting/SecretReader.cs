@@ -24,6 +24,7 @@ internal static class SecretReader
     {
         if (sources.Count == 0)
             return null;
+        ProcessCalls.HideMemory();
         List<ReadOnlyMemory<byte>> passphrases = [];
         List<byte[]> buffers = [];
         try
@@ -48,26 +49,23 @@ internal static class SecretReader
         }
     }
 
-    /// <summary>Whether a secret comes from standard input.</summary>
-    public static bool WantsInput(IReadOnlyList<SecretSource> sources) =>
-        sources.Any(static source => source.Descriptor == StandardInput);
-
     /// <summary>
-    /// Passes standard input on to the process behind a mount, which has a pipe instead, if a secret comes from there.
+    /// Standard input, for the process behind a mount, which has a pipe instead; empty if no secret comes from there.
+    /// The caller wipes it.
     /// </summary>
-    public static void PassOn(IReadOnlyList<SecretSource> sources, Stream target)
+    /// <exception cref="BlockException">It cannot be read, or is too long.</exception>
+    public static byte[] ReadInput(IReadOnlyList<SecretSource> sources)
     {
-        if (!WantsInput(sources))
-            return;
+        if (!sources.Any(static source => source.Descriptor == StandardInput))
+            return [];
+        ProcessCalls.HideMemory();
         byte[] buffer = NewBuffer();
         try
         {
             int length = ReadAll(StandardInput, "fd:0", buffer);
-            target.Write(buffer, 0, length);
-        }
-        catch (IOException)
-        {
-            // The process has ended before it read, and says why.
+            byte[] input = GC.AllocateUninitializedArray<byte>(length, pinned: true);
+            buffer.AsSpan(0, length).CopyTo(input);
+            return input;
         }
         finally
         {

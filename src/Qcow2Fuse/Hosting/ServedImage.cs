@@ -40,20 +40,29 @@ internal sealed class ServedImage : IDisposable
     /// <summary>What the user should know although the image was opened.</summary>
     public IReadOnlyList<ImageMessage> Messages { get; }
 
-    /// <summary>Opens the image with all the files it needs.</summary>
+    /// <summary>Opens the image that the user named, with all the files it needs.</summary>
     /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
-    public static ServedImage Open(MountSettings settings, string path, MountKeeper? keeper = null) =>
-        Open(settings, settings.ToOpenOptions(path), keeper);
+    public static ServedImage Open(MountSettings settings, string path, MountKeeper? keeper) =>
+        Open(settings, settings.ToOpenOptions(path), new FileStorage(keeper?.Files), keeper);
+
+    /// <summary>Opens an image of a directory with all the files it needs.</summary>
+    /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
+    public static ServedImage Open(MountSettings settings, string path, FileStorage files) =>
+        Open(settings, settings.ToOpenOptions(path), files);
 
     /// <summary>Opens the image read-only, whatever the settings say.</summary>
     /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
-    public static ServedImage OpenReadOnly(MountSettings settings, string path) =>
-        Open(settings, settings.ToOpenOptions(path) with { ReadOnly = true });
+    public static ServedImage OpenReadOnly(MountSettings settings, string path, FileStorage files) =>
+        Open(settings, settings.ToOpenOptions(path) with { ReadOnly = true }, files);
 
     /// <summary>Opens the image for a short look, whoever else may be writing to it.</summary>
     /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
-    public static ServedImage OpenToLook(MountSettings settings, string path) =>
-        Open(settings, settings.ToOpenOptions(path) with { ReadOnly = true, ForceShare = true });
+    public static ServedImage OpenToLook(MountSettings settings, string path, FileStorage files) =>
+        Open(settings, settings.ToOpenOptions(path) with { ReadOnly = true, ForceShare = true }, files);
+
+    /// <summary>Holds on to the file of the image itself.</summary>
+    /// <exception cref="BlockException">There is no /proc.</exception>
+    public FileAnchor Anchor() => FileAnchor.Of((FileDevice)_image.File);
 
     /// <summary>Makes everything durable that was written.</summary>
     /// <exception cref="BlockException">Something is lost.</exception>
@@ -66,10 +75,10 @@ internal sealed class ServedImage : IDisposable
     /// <summary>Closes the image and its files.</summary>
     public void Dispose() => Device.Dispose();
 
-    private static ServedImage Open(MountSettings settings, ImageOpenOptions options, MountKeeper? keeper = null)
+    private static ServedImage Open(
+        MountSettings settings, ImageOpenOptions options, FileStorage files, MountKeeper? keeper = null)
     {
         using ImageSecrets? secrets = SecretReader.Read(settings.Secrets, settings.UnlockTime);
-        FileStorage files = new(keeper?.Files);
         OptionalDirectStorage? optional =
             settings is { GivenCache: null, PrefersDirect: true } ? new OptionalDirectStorage(files) : null;
         OpenedImage image =

@@ -22,9 +22,9 @@ internal sealed class PrivateMount : IDisposable
     private static readonly TimeSpan BusyPatience = TimeSpan.FromSeconds(2);
     private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(20);
 
-    private readonly Process _daemon;
+    private readonly StartedProgram _daemon;
 
-    private PrivateMount(string directory, string image, Process daemon)
+    private PrivateMount(string directory, string image, StartedProgram daemon)
     {
         Directory = directory;
         RawFile = Path.Combine(directory, RawFileName.For(image));
@@ -80,7 +80,7 @@ internal sealed class PrivateMount : IDisposable
         foreach (string words in options)
             arguments.AddRange(["-o", words]);
         arguments.AddRange(["--", image, directory]);
-        Process? daemon = BackgroundStart.StartPrivate(arguments, tied, out exitCode);
+        StartedProgram? daemon = BackgroundStart.StartPrivate(arguments, tied, out exitCode);
         if (daemon is not null)
             return new PrivateMount(directory, Path.GetFullPath(image), daemon);
         RemoveDirectory(directory);
@@ -109,9 +109,9 @@ internal sealed class PrivateMount : IDisposable
     {
         if (TryUnmount())
         {
-            bool ended = _daemon.WaitForExit(Patience);
+            bool ended = _daemon.WaitUntilOver(Patience);
             RemoveDirectory(Directory);
-            return ended && _daemon.ExitCode == ExitCode.Success;
+            return ended && _daemon.Wait() == ExitCode.Success;
         }
 
         FuseMount.Unmount(Directory, lazy: true);

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Globalization;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
@@ -19,8 +18,6 @@ internal sealed record StackedLoop(LoopEntry Loop, IReadOnlyList<string> MountPo
 /// <param name="Loops">The loop devices whose files are in the mount.</param>
 internal sealed record Stack(MountEntry Mount, int? ProcessId, IReadOnlyList<StackedLoop> Loops)
 {
-    private const string UserField = "user_id=";
-
     /// <summary>The image, or the name that was given for it by fsname.</summary>
     public string Image => Mount.Source;
 
@@ -34,11 +31,7 @@ internal sealed record Stack(MountEntry Mount, int? ProcessId, IReadOnlyList<Sta
     public bool IsForFileSystem => IsBelow(PrivateMount.FileSystemBase);
 
     /// <summary>The user who mounted it; null where the kernel does not say.</summary>
-    public uint? UserId => Mount.SuperOptions.Split(',')
-        .FirstOrDefault(static word => word.StartsWith(UserField, StringComparison.Ordinal)) is { } word
-        && uint.TryParse(word.AsSpan(UserField.Length), NumberStyles.None, CultureInfo.InvariantCulture, out uint id)
-            ? id
-            : null;
+    public uint? UserId => Mount.UserId;
 
     /// <summary>All mounted images, in the order of their mounting.</summary>
     public static IReadOnlyList<Stack> ReadAll()

@@ -1,42 +1,44 @@
 // SPDX-License-Identifier: MIT
-using System.Diagnostics;
 using System.Globalization;
 
 namespace Qcow2Fuse.Bench;
 
 /// <summary>What a mount costs before anything is done with it.</summary>
-/// <param name="DiskSize">The size of the disk, as typed.</param>
-/// <param name="ReadyMilliseconds">Median time from the start of the command to its end, when the file answers.</param>
-/// <param name="ResidentBytes">Memory resident then.</param>
-public sealed record Footprint(string DiskSize, double ReadyMilliseconds, long ResidentBytes)
+public static class Footprint
 {
-    private const int Mounts = 11;
+    /// <summary>How it is asked for among the jobs.</summary>
+    public const string Id = "idle";
 
-    /// <summary>Mounts an empty image of each size several times, in turns.</summary>
-    public static IReadOnlyList<Footprint> Measure(BenchOptions options, OwnMount own, params string[] sizes)
+    private const int Mounts = 11;
+    private const double Mebibyte = 1 << 20;
+
+    /// <summary>
+    /// Mounts an empty image of each size several times, in turns, with both ways to open the image file. A line each:
+    /// the median time from the start of the command to its end, when the file answers, and the memory resident then.
+    /// </summary>
+    public static IReadOnlyList<string> Measure(BenchOptions options, OwnMount own, params string[] sizes)
     {
-        List<double>[] times = [.. sizes.Select(static _ => new List<double>())];
-        long[] resident = new long[sizes.Length];
+        (string Size, string Cache)[] kinds =
+            [.. from cache in (string[])["writeback", "none"] from size in sizes select (size, cache)];
+        List<double>[] times = [.. kinds.Select(static _ => new List<double>())];
+        double[] resident = new double[kinds.Length];
         for (int i = 0; i < Mounts; i++)
         {
-            for (int which = 0; which < sizes.Length; which++)
+            for (int which = 0; which < kinds.Length; which++)
             {
                 string image = Path.Combine(options.Work, "idle.qcow2");
                 File.Delete(image);
-                Tool.Run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=64k", image, sizes[which]);
-                Stopwatch watch = Stopwatch.StartNew();
-                using Served served = own.Mount(image, "cache=none");
-                times[which].Add(watch.Elapsed.TotalMilliseconds);
-                resident[which] = ProcessFigures.ResidentBytes(served.Processes);
+                Tool.Run(
+                    "qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=64k", image, kinds[which].Size);
+                using Served served = own.Mount(image, "cache=" + kinds[which].Cache, out TimeSpan ready);
+                times[which].Add(ready.TotalMilliseconds);
+                resident[which] = Math.Max(resident[which], ProcessFigures.ResidentBytes(served.Processes) / Mebibyte);
             }
         }
 
-        return [.. sizes.Select((size, which) =>
-            new Footprint(size, times[which].Order().ElementAt(Mounts / 2), resident[which]))];
+        return [.. kinds.Select((kind, which) => string.Create(
+            CultureInfo.InvariantCulture,
+            $"mount of an empty image, {kind.Size}, cache={kind.Cache}: ready after "
+            + $"{times[which].Order().ElementAt(Mounts / 2):F1} ms, {resident[which]:F1} MiB"))];
     }
-
-    /// <summary>A line for the report.</summary>
-    public override string ToString() => string.Create(
-        CultureInfo.InvariantCulture,
-        $"mount of an empty image, {DiskSize}: ready after {ReadyMilliseconds:F0} ms, {ResidentBytes >> 20} MiB");
 }

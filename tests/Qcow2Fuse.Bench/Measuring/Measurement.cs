@@ -19,6 +19,9 @@ public sealed class Series
     /// <summary>Whether there is anything to show.</summary>
     public bool HasRuns => _runs.Count > 0;
 
+    /// <summary>All runs, in their order.</summary>
+    public IReadOnlyList<Measurement> Runs => _runs;
+
     /// <summary>The median of the requests per second.</summary>
     public double PerSecond => Median(static run => run.PerSecond);
 

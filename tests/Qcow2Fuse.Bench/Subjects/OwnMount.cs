@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Diagnostics;
 using System.Globalization;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
@@ -39,13 +40,18 @@ public sealed class OwnMount(string name, string program, string work, string? o
     }
 
     /// <summary>Mounts an image.</summary>
-    public Served Mount(string image, string mountOptions)
+    public Served Mount(string image, string mountOptions) => Mount(image, mountOptions, out _);
+
+    /// <summary>Mounts an image, and tells how long the command took.</summary>
+    public Served Mount(string image, string mountOptions, out TimeSpan ready)
     {
+        Stopwatch watch = Stopwatch.StartNew();
         string directory = Path.Combine(work, "own");
         Directory.CreateDirectory(directory);
         if (!overUring)
         {
             Tool.Run(program, image, directory, "-o", mountOptions);
+            ready = watch.Elapsed;
             return new Shown(program, image, directory);
         }
 
@@ -53,6 +59,7 @@ public sealed class OwnMount(string name, string program, string work, string? o
         using (UringSwitch.Hold(on: true))
             words = ProcessRunner.Run(program, [image, directory, "-o", mountOptions + UringOption])
                 .ShouldSucceed().Error;
+        ready = watch.Elapsed;
         Shown shown = new(program, image, directory);
         if (words.Length == 0)
             return shown;

@@ -309,6 +309,8 @@ public sealed class ImageOpenerTests : IDisposable
             ? _files.OpenNamed(path, access)
             : throw new BlockException(kind, $"{path}: no writing");
 
+        public IStorageFile Reopen(IStorageFile file, StorageAccess access) => _files.Reopen(file, access);
+
         public IStorageFile OpenReference(StorageReference reference, StorageAccess access) =>
             _files.OpenReference(reference, access);
     }

@@ -192,8 +192,8 @@ public sealed class StoragePolicyTests : IDisposable
     [Fact]
     public void The_directory_may_have_another_name_than_the_image_holds()
     {
-        StorageReference reference = new(
-            _scratch.At("other-name/top.qcow2"), _scratch.At("images/base"), ReferenceKind.Backing, []);
+        using FileDevice top = OpenTop("other-name/top.qcow2");
+        StorageReference reference = new(top, _scratch.At("images/base"), ReferenceKind.Backing, []);
         using BlockDevice file = _storage.OpenReference(reference, new StorageAccess(true, false)).Device;
         Assert.Equal("base", Read(file));
     }
@@ -201,7 +201,8 @@ public sealed class StoragePolicyTests : IDisposable
     [Fact]
     public void The_file_opened_is_named_as_seen_from_where_the_image_was_named()
     {
-        StorageReference reference = new(_scratch.At("images/top.qcow2"), "sub/base", ReferenceKind.Backing, []);
+        using FileDevice top = OpenTop("images/top.qcow2");
+        StorageReference reference = new(top, "sub/base", ReferenceKind.Backing, []);
         IStorageFile file = _storage.OpenReference(reference, new StorageAccess(true, false));
         file.Device.Dispose();
         Assert.Equal(_scratch.At("images/sub/base"), file.Path);
@@ -213,9 +214,13 @@ public sealed class StoragePolicyTests : IDisposable
         string real = name
             .Replace("{images}", _scratch.At("images"), StringComparison.Ordinal)
             .Replace("{scratch}", _scratch.Path, StringComparison.Ordinal);
-        StorageReference reference = new(_scratch.At("images/top.qcow2"), real, kind, allow ?? []);
+        using FileDevice top = OpenTop("images/top.qcow2");
+        StorageReference reference = new(top, real, kind, allow ?? []);
         return _storage.OpenReference(reference, new StorageAccess(kind == ReferenceKind.Backing, false)).Device;
     }
+
+    private FileDevice OpenTop(string name) =>
+        (FileDevice)_storage.OpenNamed(_scratch.At(name), new StorageAccess(ReadOnly: true, Direct: false));
 
     private static string Read(BlockDevice device)
     {

@@ -21,6 +21,35 @@ public sealed class MemoryLimitTests(ITestOutputHelper log) : StackTest
 
     private static readonly TimeSpan Patience = TimeSpan.FromMinutes(2);
 
+    /// <summary>A daemon alone in a group of 64 MiB, as in a small container; its writers are outside.</summary>
+    [SkippableTheory]
+    [InlineData("writeback")]
+    [InlineData("none")]
+    public void A_daemon_has_enough_with_64_MiB(string cache)
+    {
+        string image = NewImage("256M");
+        string mountPoint = NewMountPoint();
+        using MemoryGroup group = MemoryGroup.Create(64 * Mebibyte);
+        try
+        {
+            InGroup(group, "exec \"$1\" mount -o \"$2\" \"$3\" \"$4\"",
+                FindProgram()!, "cache=" + cache, image, mountPoint);
+            string raw = RawFileOf(image, mountPoint);
+            Tool("dd", "if=/dev/urandom", $"of={raw}", "bs=1M", "count=200", "conv=notrunc,fsync", "status=none");
+            Tool("dd", $"if={raw}", "of=/dev/null", "bs=1M", "iflag=direct", "status=none");
+            Run("snapshot", "-c", "one", image).ShouldSucceed();
+            Run("check", image).ShouldSucceed();
+            Assert.Single(DaemonsOf(mountPoint));
+            Assert.Equal(0, group.Kills);
+        }
+        finally
+        {
+            Unmount(mountPoint);
+        }
+
+        QemuTools.ShouldPassCheck(image);
+    }
+
     /// <summary>
     /// A daemon inside of the group has to find memory for its own work, and must not wait for pages that only it can
     /// write. It need not if the kernel knows it as one that frees memory (PR_SET_IO_FLUSHER, which needs

@@ -69,7 +69,7 @@ public sealed class ConstrainedTests : MountTest
             $bare strace -f -o trace -e trace=open,openat,mkdir,mkdirat,creat "$1/bin/qcow2fuse" --version
             grep -E 'O_CREAT|mkdir|creat\(' trace | grep -v '/memfd:\|doublemapper' || true
             """);
-        Assert.Matches("^qcow2fuse [0-9]+[.][0-9]+[.][0-9]+\n$", output);
+        Assert.Matches("^qcow2fuse [0-9]+[.][0-9]+[.][0-9]+ [(](native|ReadyToRun)[)]\n$", output);
     }
 
     private string RunScript(string script)

@@ -25,14 +25,15 @@ public sealed class UnitFileTests : MountTest
         Assert.DoesNotContain("OOMScoreAdjust=-900", SourceTree.LinesOf(unit));
         Assert.Contains(SourceTree.LinesOf(unit), static line =>
             line.StartsWith("Environment=", StringComparison.Ordinal)
-            && line.Contains(" QCOW2FUSE_PREFER_DIRECT=on", StringComparison.Ordinal));
+            && line.Contains("QCOW2FUSE_PREFER_DIRECT=on", StringComparison.Ordinal));
+        Assert.Contains(SourceTree.LinesOf(unit), static line => line is "MemoryDenyWriteExecute=yes");
         Assert.Empty(settings.Intersect(
             [
                 "PrivateTmp", "PrivateDevices", "PrivateMounts", "ProtectSystem", "ProtectHome", "ReadOnlyPaths",
                 "ReadWritePaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths", "DynamicUser", "ProtectProc",
                 "ProcSubset", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectHostname",
                 "ProtectControlGroups", "BindPaths", "BindReadOnlyPaths", "TemporaryFileSystem", "RootDirectory",
-                "RootImage", "MountFlags", "MountAPIVFS", "PrivateNetwork", "PrivateUsers", "MemoryDenyWriteExecute",
+                "RootImage", "MountFlags", "MountAPIVFS", "PrivateNetwork", "PrivateUsers",
             ],
             StringComparer.Ordinal));
     }

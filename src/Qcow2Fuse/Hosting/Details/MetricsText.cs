@@ -28,7 +28,7 @@ internal static class MetricsText
                     "qcow2fuse_metadata_flushes", "counter", null, "Flushes that made all metadata durable"))
                 .Concat(Open(images).Select(static open =>
                     Sample("qcow2fuse_metadata_flushes_total", open.Image, label: "", open.Statistics.Flushes)));
-        return all.Append("# EOF");
+        return all.Concat(ManagedMemory()).Append("# EOF");
     }
 
     private static IEnumerable<(ImageNodes Image, MetadataStatistics Statistics)> Open(
@@ -37,6 +37,21 @@ internal static class MetricsText
         let statistics = StatisticsOf(image.Image)
         where statistics is not null
         select (image, statistics.Value);
+
+    /// <summary>The heap of the runtime. Requests take nothing from it; texts, listings and commands do.</summary>
+    private static IEnumerable<string> ManagedMemory()
+    {
+        const string Allocated = "qcow2fuse_managed_allocated_bytes";
+        const string Limit = "qcow2fuse_managed_limit_bytes";
+        foreach (string line in Family(Allocated, "counter", "bytes", "Managed memory allocated so far"))
+            yield return line;
+        yield return string.Create(
+            CultureInfo.InvariantCulture, $"{Allocated}_total {GC.GetTotalAllocatedBytes(precise: true)}");
+        foreach (string line in Family(Limit, "gauge", "bytes", "Managed memory that may be in use"))
+            yield return line;
+        yield return string.Create(
+            CultureInfo.InvariantCulture, $"{Limit} {GC.GetGCMemoryInfo().TotalAvailableMemoryBytes}");
+    }
 
     private static IEnumerable<(string Operation, long Value)> Requests(ImageCounters counters) =>
     [

@@ -8,11 +8,12 @@ namespace Qcow2Fuse.Hosting;
 /// An image file, read-only, that is open for the moment of each read alone: whoever reads it bit by bit for a user may
 /// stop in the middle, and holds no descriptor then.
 /// </summary>
-/// <param name="path">A path that leads to it.</param>
-internal sealed class ReopenedFile(string path) : BlockDevice
+/// <param name="name">What messages call it.</param>
+/// <param name="open">Opens it.</param>
+internal sealed class ReopenedFile(string name, Func<FileDevice> open) : BlockDevice
 {
     /// <inheritdoc/>
-    public override string Name => path;
+    public override string Name => name;
 
     /// <inheritdoc/>
     public override long Length => With(static file => file.Length);
@@ -26,7 +27,7 @@ internal sealed class ReopenedFile(string path) : BlockDevice
     /// <inheritdoc/>
     public override void Read(long offset, Span<byte> destination)
     {
-        using FileDevice file = FileDevice.Open(path, readOnly: true);
+        using FileDevice file = open();
         file.Read(offset, destination);
     }
 
@@ -42,13 +43,13 @@ internal sealed class ReopenedFile(string path) : BlockDevice
     /// <inheritdoc/>
     public override Extent GetExtent(long offset, long length)
     {
-        using FileDevice file = FileDevice.Open(path, readOnly: true);
+        using FileDevice file = open();
         return file.GetExtent(offset, length);
     }
 
     private T With<T>(Func<FileDevice, T> ask)
     {
-        using FileDevice file = FileDevice.Open(path, readOnly: true);
+        using FileDevice file = open();
         return ask(file);
     }
 }

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
-using System.Globalization;
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
-using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols;
 
@@ -21,7 +19,8 @@ internal sealed class HostedImage : DiskSource, IDisposable
     private readonly ILogger _logger;
     private readonly Lock _stateLock = new();
     private readonly bool _staysOpen;
-    private readonly int _anchor = -1;
+    private readonly ImagePlace _place;
+    private readonly FileStorage? _files;
     private ServedImage? _served;
     private ImageReport? _report;
     private FileStamp _reportStamp;
@@ -36,32 +35,41 @@ internal sealed class HostedImage : DiskSource, IDisposable
     private int _openings;
     private int _resizeWasRefused;
 
-    /// <summary>An image that is opened when it is used.</summary>
-    public HostedImage(MountSettings settings, string path, ILogger logger)
-    {
-        _settings = settings;
-        _logger = logger;
-        Path = path;
-        _modifiedTicks = FileStamp.Of(path).ModifiedTicks;
-    }
+    /// <summary>An image of a directory, opened when it is used.</summary>
+    /// <param name="settings">The settings of the mount.</param>
+    /// <param name="folder">The directory.</param>
+    /// <param name="name">Its name there.</param>
+    /// <param name="files">Opens files by the rules of the directory.</param>
+    /// <param name="logger">The daemon's log.</param>
+    public HostedImage(MountSettings settings, ImageFolder folder, string name, FileStorage files, ILogger logger)
+        : this(settings, System.IO.Path.Combine(folder.Path, name), new FolderPlace(folder, name), logger) =>
+        _files = files;
 
     /// <summary>An image that is open already and stays so; it belongs to the hosted image now.</summary>
     public HostedImage(MountSettings settings, ServedImage served, ILogger logger)
-        : this(settings, served.ImagePath, logger)
+        : this(settings, served.ImagePath, new FilePlace(served.Anchor()), logger)
     {
-        // The mount may cover the path, and must not be entered by the process that serves it.
-        _anchor = LinuxFile.Open(served.ImagePath, Linux.OpenFlags.PathOnly | Linux.OpenFlags.CloseOnExec);
         _staysOpen = true;
         _served = served;
         _ = Acquire();
     }
 
-    /// <summary>Absolute path of the image.</summary>
+    private HostedImage(MountSettings settings, string path, ImagePlace place, ILogger logger)
+    {
+        _settings = settings;
+        _logger = logger;
+        _place = place;
+        Path = path;
+        _modifiedTicks = FileStamp.Of(place).ModifiedTicks;
+    }
+
+    /// <summary>Absolute path of the image, as it was when it was found.</summary>
     public string Path { get; }
 
-    /// <summary>A path that leads to its file, also where the mount covers <see cref="Path"/>.</summary>
-    public string FilePath =>
-        _staysOpen ? string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{_anchor}") : Path;
+    /// <summary>Which file it is; null where there is none now.</summary>
+    /// <exception cref="BlockException">The system does not tell.</exception>
+    public StorageIdentity? Identity =>
+        _place.Look() is { } status ? FileDevice.IdentityOf(status) : null;
 
     /// <summary>Held by what changes the image as a whole, one at a time.</summary>
     public Lock ChangeLock => LazyInitializer.EnsureInitialized(ref _changeLock);
@@ -93,7 +101,7 @@ internal sealed class HostedImage : DiskSource, IDisposable
         get
         {
             if (Current is null)
-                Volatile.Write(ref _modifiedTicks, FileStamp.Of(Path).ModifiedTicks);
+                Volatile.Write(ref _modifiedTicks, FileStamp.Of(_place).ModifiedTicks);
             return Volatile.Read(ref _modifiedTicks);
         }
         set => Volatile.Write(ref _modifiedTicks, value);
@@ -108,13 +116,13 @@ internal sealed class HostedImage : DiskSource, IDisposable
     public ImageReport ReadReport()
     {
         if (_staysOpen)
-            return ReadReport(FilePath);
-        FileStamp stamp = FileStamp.Of(Path);
+            return ReadHeader();
+        FileStamp stamp = FileStamp.Of(_place);
         lock (_stateLock)
         {
             if (_report is null || stamp != _reportStamp)
             {
-                _report = ReadReport(Path);
+                _report = ReadHeader();
                 _reportStamp = stamp;
             }
 
@@ -122,11 +130,15 @@ internal sealed class HostedImage : DiskSource, IDisposable
         }
     }
 
+    /// <summary>Opens the image's file for reading, without locks.</summary>
+    /// <exception cref="BlockException">It has gone, or may not be read.</exception>
+    public FileDevice OpenFile() => _place.Open();
+
     /// <summary>
     /// What the header says now. Lists in the report are read from the file, bit by bit, by whoever goes through them.
     /// </summary>
     /// <exception cref="BlockException">It is no image, or cannot be read.</exception>
-    public ImageReport OpenReport() => InfoCommand.Read(new ReopenedFile(FilePath), Path, _settings.Format);
+    public ImageReport OpenReport() => InfoCommand.Read(new ReopenedFile(Path, OpenFile), Path, _settings.Format);
 
     /// <summary>
     /// The partitions as they are now. A closed image is looked at without locks, and closed again; where that takes
@@ -214,8 +226,7 @@ internal sealed class HostedImage : DiskSource, IDisposable
     public void Dispose()
     {
         CloseAnyway();
-        if (_anchor >= 0)
-            _ = LinuxFile.Close(_anchor);
+        _place.Dispose();
     }
 
     /// <inheritdoc/>
@@ -255,9 +266,9 @@ internal sealed class HostedImage : DiskSource, IDisposable
             view.Forget(0, long.MaxValue);
     }
 
-    private ImageReport ReadReport(string file)
+    private ImageReport ReadHeader()
     {
-        using FileDevice device = FileDevice.Open(file, readOnly: true);
+        using FileDevice device = OpenFile();
         return InfoCommand.Read(device, Path, _settings.Format);
     }
 
@@ -266,12 +277,12 @@ internal sealed class HostedImage : DiskSource, IDisposable
         ServedImage image;
         try
         {
-            image = ServedImage.Open(_settings, Path);
+            image = ServedImage.Open(_settings, Path, _files!);
         }
         catch (BlockException exception) when (exception.Kind == BlockErrorKind.ReadOnly && !_settings.ReadOnly)
         {
             HostLog.OpenMessage(_logger, $"{exception.Message}; it is opened read-only");
-            image = ServedImage.OpenReadOnly(_settings, Path);
+            image = ServedImage.OpenReadOnly(_settings, Path, _files!);
         }
 
         foreach (ImageMessage message in image.Messages)
@@ -312,10 +323,10 @@ internal sealed class HostedImage : DiskSource, IDisposable
                 _look = null;
             }
 
-            FileStamp stamp = FileStamp.Of(Path);
+            FileStamp stamp = FileStamp.Of(_place);
             bool isKnown = stamp == _tableStamp;
             if (begins && !isKnown && _look is null)
-                _look = ImageLook.Begin(_settings, Path, stamp);
+                _look = ImageLook.Begin(() => ServedImage.OpenToLook(_settings, Path, _files!), stamp);
             else if (begins)
                 ImageLook.ReturnPlace();
             look = _look;
@@ -346,7 +357,7 @@ internal sealed class HostedImage : DiskSource, IDisposable
         }
         catch (BlockException exception)
         {
-            FileStamp stamp = FileStamp.Of(Path);
+            FileStamp stamp = FileStamp.Of(_place);
             if (stamp != _complainedOf)
                 HostLog.NotAnImage(_logger, exception.Message);
             _complainedOf = stamp;

@@ -5,6 +5,7 @@ using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols;
 
 namespace Qcow2Fuse.Hosting;
 
@@ -22,6 +23,8 @@ internal sealed class ImageDirectory : ImageSet
     private static readonly TimeSpan LookPeriod = TimeSpan.FromSeconds(1);
 
     private readonly MountSettings _settings;
+    private readonly ImageFolder _folder;
+    private readonly FileStorage _files;
     private readonly ILogger _logger;
     private readonly Lock _lock = new();
     private readonly Dictionary<string, ImageNodes> _nodes = new(StringComparer.Ordinal);
@@ -30,6 +33,7 @@ internal sealed class ImageDirectory : ImageSet
     private readonly Timer _idleTimer;
     private readonly Lock _idleLock = new();
     private bool _isDisposed;
+    private bool _hasComplained;
     private TreeContext? _context;
     private ImageNodes[] _current = [];
     private Dictionary<string, ImageNodes> _byName = new(StringComparer.Ordinal);
@@ -47,6 +51,8 @@ internal sealed class ImageDirectory : ImageSet
 
         _settings = settings;
         _logger = logger;
+        _folder = ImageFolder.Open(path, IsShared(settings), settings.AllowPaths);
+        _files = new FileStorage(keeper: null, _folder);
         Path = path;
         _idleTimer = new Timer(CloseIdle, state: null, LookPeriod, LookPeriod);
     }
@@ -85,7 +91,7 @@ internal sealed class ImageDirectory : ImageSet
         lock (_lock)
         {
             long now = Environment.TickCount64;
-            long ticks = Directory.GetLastWriteTimeUtc(Path).Ticks;
+            long ticks = _folder.ModifiedTicks;
             bool isDue = now - _lastLook >= _lookMilliseconds;
             if (_context is not null && (isDue || ticks != _directoryTicks))
             {
@@ -154,7 +160,13 @@ internal sealed class ImageDirectory : ImageSet
             _isDisposed = true;
         foreach (HostedImage image in AllImages())
             image.Dispose();
+        _folder.Dispose();
     }
+
+    /// <summary>Whether others than the user of this process are to enter the mount, or to own what it shows.</summary>
+    private static bool IsShared(MountSettings settings) =>
+        settings.AllowOther || settings.AllowRoot
+        || (settings.UserId is { } user && user != MountCalls.EffectiveUser());
 
     /// <summary>The path without symbolic links; as it is where it cannot be opened.</summary>
     private static string RealPath(string path)
@@ -226,12 +238,12 @@ internal sealed class ImageDirectory : ImageSet
             string name = RawFileName.For(file);
             if (!taken.Add(name))
             {
-                name = System.IO.Path.GetFileName(file) + ".raw";
+                name = file + ".raw";
                 if (!taken.Add(name))
                     continue;
             }
 
-            HostedImage image = new(_settings, file, _logger);
+            HostedImage image = new(_settings, _folder, file, _files, _logger);
             _nodes.Add(file, new ImageNodes(context, image, name, DiskWindow.Whole));
         }
 
@@ -240,61 +252,73 @@ internal sealed class ImageDirectory : ImageSet
     }
 
     /// <summary>
-    /// The files of the directory that are images by their name or by their first bytes. A directory that cannot be
-    /// read has none.
+    /// The names of files that are images by their name or by their first bytes. A directory that cannot be read has
+    /// none.
     /// </summary>
     private List<string> ImageFiles()
     {
-        List<string> files = [];
         try
         {
-            foreach (string file in Directory.EnumerateFiles(Path))
+            List<string> names = _folder.Names();
+            if (_probed.Count > names.Count)
             {
-                if (!file.Contains('\uFFFD', StringComparison.Ordinal) && IsImage(file))
-                    files.Add(file);
+                foreach (string gone in _probed.Keys.Except(names, StringComparer.Ordinal).ToArray())
+                    _ = _probed.Remove(gone);
             }
+
+            names.RemoveAll(name => !IsImage(name));
+            return names;
         }
-        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        catch (BlockException exception)
         {
             HostLog.DirectoryFailed(_logger, Path, exception.Message);
+            return [];
         }
-
-        return files;
     }
 
-    private bool IsImage(string file)
+    private bool IsImage(string name)
     {
-        FileStamp stamp = FileStamp.Of(file);
-        if (HasUsualEnding(file))
+        FileStamp stamp = FileStamp.Of(_folder.Look(name));
+        if (HasUsualEnding(name))
+        {
+            if (stamp.Length < 0)
+                Complain(name);
             return stamp.Length >= 0;
-        if (_probed.TryGetValue(file, out (FileStamp Stamp, bool IsImage) known) && known.Stamp == stamp)
+        }
+
+        if (_probed.TryGetValue(name, out (FileStamp Stamp, bool IsImage) known) && known.Stamp == stamp)
             return known.IsImage;
-        bool isImage = stamp.Length >= 0 && IsRecognised(file);
-        _probed[file] = (stamp, isImage);
+        bool isImage = stamp.Length >= 0 && IsRecognised(name);
+        _probed[name] = (stamp, isImage);
         return isImage;
     }
 
-    private static bool HasUsualEnding(string file) =>
-        file.EndsWith(UsualEnding, StringComparison.OrdinalIgnoreCase);
-
-    /// <summary>Whether the first bytes are of a known format. Anything but a regular file is none.</summary>
-    private static bool IsRecognised(string file)
+    /// <summary>Says once why a file is not shown: others may make as many as they like.</summary>
+    private void Complain(string name)
     {
-        int descriptor = LinuxFile.Open(file, OpenFlags.ReadOnly | OpenFlags.CloseOnExec | OpenFlags.NonBlocking);
-        if (descriptor < 0)
-            return false;
+        if (_hasComplained || _folder.RefusalOf(name) is not { } reason)
+            return;
+        _hasComplained = true;
+        HostLog.NotAnImage(_logger, reason);
+    }
+
+    private static bool HasUsualEnding(string name) =>
+        name.EndsWith(UsualEnding, StringComparison.OrdinalIgnoreCase);
+
+    /// <summary>Whether the first bytes are of a known format.</summary>
+    private bool IsRecognised(string name)
+    {
         try
         {
-            if (LinuxFile.Status(descriptor, out FileStatus status) < 0 || status.Type != FileType.Regular)
-                return false;
-            byte[] head = new byte[ProbeLength];
-            int length = LinuxFile.Read(descriptor, head, offset: 0);
-            return length > 0
-                && ServedImage.Formats.Any(format => format.Probe(head.AsSpan(0, length)));
+            using FileDevice file = _folder.Open(name);
+            byte[] head = new byte[(int)Math.Min(ProbeLength, file.Length)];
+            file.Read(0, head);
+            return ServedImage.Formats.Any(format => format.Probe(head));
         }
-        finally
+        catch (BlockException)
         {
-            _ = LinuxFile.Close(descriptor);
+            // It has gone, or is nothing for this user: no image as far as can be seen.
+            return false;
         }
     }
 }

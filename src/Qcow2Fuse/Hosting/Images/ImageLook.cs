@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.ExceptionServices;
 using Qcow2Fuse.Block;
-using Qcow2Fuse.Commands;
 using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Hosting;
@@ -73,12 +72,12 @@ internal sealed class ImageLook
     public static void ReturnPlace() => Places.Release();
 
     /// <summary>Begins to look, in a place that was taken.</summary>
-    public static ImageLook Begin(MountSettings settings, string path, FileStamp stamp)
+    public static ImageLook Begin(Func<ServedImage> open, FileStamp stamp)
     {
         ImageLook look = new(stamp);
         try
         {
-            new Thread(() => look.Run(settings, path), StackSize) { IsBackground = true, Name = "look" }.Start();
+            new Thread(() => look.Run(open), StackSize) { IsBackground = true, Name = "look" }.Start();
             return look;
         }
         catch
@@ -97,12 +96,12 @@ internal sealed class ImageLook
         return isReady;
     }
 
-    private void Run(MountSettings settings, string path)
+    private void Run(Func<ServedImage> open)
     {
         _ = ServingThread.TrySetIOFlusher();
         try
         {
-            using ServedImage image = ServedImage.OpenToLook(settings, path);
+            using ServedImage image = open();
             _result = PartitionTable.Read(image.Device);
         }
         catch (Exception exception)

@@ -20,6 +20,10 @@ internal sealed class OptionalDirectStorage(IStorageOpener inner) : IStorageOpen
         Open(access, path, () => inner.OpenNamed(path, access), buffered => inner.OpenNamed(path, buffered));
 
     /// <inheritdoc/>
+    public IStorageFile Reopen(IStorageFile file, StorageAccess access) =>
+        Open(access, file.Path, () => inner.Reopen(file, access), buffered => inner.Reopen(file, buffered));
+
+    /// <inheritdoc/>
     public IStorageFile OpenReference(StorageReference reference, StorageAccess access) => Open(
         access, reference.Name, () => inner.OpenReference(reference, access),
         buffered => inner.OpenReference(reference, buffered));

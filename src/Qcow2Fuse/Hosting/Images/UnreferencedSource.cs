@@ -21,7 +21,7 @@ internal sealed class UnreferencedSource(HostedImage image) : DiskSource
                 return device.Length;
             if (ClusterSize() is not { } cluster)
                 return 0;
-            using FileDevice file = FileDevice.Open(image.FilePath, readOnly: true);
+            using FileDevice file = image.OpenFile();
             return (file.Length + cluster - 1) / cluster * cluster;
         }
     }

@@ -233,7 +233,12 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
             HostLog.RequestFailed(context.Logger, exception.Message);
         }
 
-        return exception is BlockException failure ? BlockErrnos.Of(failure.Kind) : FuseErrno.EIO;
+        return exception switch
+        {
+            BlockException failure => BlockErrnos.Of(failure.Kind),
+            OutOfMemoryException => Linux.Errno.ENOMEM,
+            _ => FuseErrno.EIO,
+        };
     }
 
     /// <summary>The node that an open file is of, or an error number without one. Allocates nothing.</summary>

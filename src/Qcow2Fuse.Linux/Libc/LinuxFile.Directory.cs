@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+using System.Runtime.InteropServices;
+using System.Text;
+
+namespace Qcow2Fuse.Linux;
+
+/// <summary>What is asked of a file by its descriptor, or of a name by the descriptor of its directory.</summary>
+public static unsafe partial class LinuxFile
+{
+    private const int EmptyPath = 0x1000;
+    private const int NoFollowLink = 0x100;
+    private const int EntryHeader = 19;
+    private const int EntryBuffer = 32768;
+
+    private static readonly UTF8Encoding StrictUtf8 = new(false, throwOnInvalidBytes: true);
+
+    /// <summary>
+    /// openat(2): opens <paramref name="name"/> as seen from <paramref name="directory"/>, whatever links it leads
+    /// through. <paramref name="mode"/> counts only with <see cref="OpenFlags.Create"/>.
+    /// </summary>
+    public static int OpenIn(int directory, string name, int flags, uint mode = 0)
+    {
+        while (true)
+        {
+            int result = OpenAtNative(directory, name, flags, mode);
+            int errno = Marshal.GetLastPInvokeError();
+            if (result >= 0)
+                return result;
+            if (errno != Errno.EINTR)
+                return -errno;
+        }
+    }
+
+    /// <summary>
+    /// Opens the file of a descriptor once more, as its own open file: the descriptor, or −errno. No name is looked
+    /// up; −ENOENT where there is no /proc.
+    /// </summary>
+    public static int Reopen(int fd, int flags) =>
+        Open(string.Create(System.Globalization.CultureInfo.InvariantCulture, $"/proc/self/fd/{fd}"), flags);
+
+    /// <summary>unlinkat(2) of a file: 0, or −errno.</summary>
+    public static int Unlink(int directory, string name)
+    {
+        int result = UnlinkAtNative(directory, name, 0);
+        int errno = Marshal.GetLastPInvokeError();
+        return result < 0 ? -errno : 0;
+    }
+
+    /// <summary>statx(2) of an open descriptor: 0, or −errno.</summary>
+    public static int Status(int fd, out FileStatus status)
+    {
+        byte empty = 0;
+        return Status(fd, &empty, EmptyPath, out status);
+    }
+
+    /// <summary>statx(2) of a name in a directory, not of what a link leads to unless asked: 0, or −errno.</summary>
+    public static int Status(int directory, string name, bool followsLink, out FileStatus status)
+    {
+        byte[] bytes = Encoding.UTF8.GetBytes(name + '\0');
+        fixed (byte* path = bytes)
+            return Status(directory, path, followsLink ? 0 : NoFollowLink, out status);
+    }
+
+    /// <summary>
+    /// The names in a directory (getdents64(2)) but "." and "..", in no order: those of regular files, of symbolic
+    /// links, and of files of which the file system does not tell the kind here. Names that are no UTF-8 are left out.
+    /// </summary>
+    /// <param name="fd">The directory, opened for reading; is at its end afterwards.</param>
+    /// <param name="names">Gets the names.</param>
+    /// <returns>0, or −errno.</returns>
+    public static int FileNames(int fd, List<string> names)
+    {
+        byte[] buffer = new byte[EntryBuffer];
+        fixed (byte* start = buffer)
+        {
+            while (true)
+            {
+                nint length = GetEntriesNative(fd, start, (nuint)buffer.Length);
+                int errno = Marshal.GetLastPInvokeError();
+                if (length == 0)
+                    return 0;
+                if (length < 0)
+                    return -errno;
+                for (int at = 0; at < length;)
+                {
+                    int size = *(ushort*)(start + at + 16);
+                    AddName(buffer.AsSpan(at, size), names);
+                    at += size;
+                }
+            }
+        }
+    }
+
+    /// <summary>struct linux_dirent64: inode, position, size, kind at 18, and the name to its NUL.</summary>
+    private static void AddName(ReadOnlySpan<byte> entry, List<string> names)
+    {
+        const byte Unknown = 0;
+        const byte Regular = 8;
+        const byte Link = 10;
+        if (entry[EntryHeader - 1] is not (Unknown or Regular or Link))
+            return;
+        ReadOnlySpan<byte> bytes = entry[EntryHeader..];
+        bytes = bytes[..bytes.IndexOf((byte)0)];
+        if (bytes.SequenceEqual("."u8) || bytes.SequenceEqual(".."u8) || !System.Text.Unicode.Utf8.IsValid(bytes))
+            return;
+        names.Add(StrictUtf8.GetString(bytes));
+    }
+
+    private static int Status(int directory, byte* path, int flags, out FileStatus status)
+    {
+        const uint Wanted = StatxBuffer.BasicStats | StatxBuffer.DirectAlignment;
+        StatxBuffer buffer;
+        int result = StatxNative(directory, path, flags, Wanted, &buffer);
+        int errno = Marshal.GetLastPInvokeError();
+        if (result < 0)
+        {
+            status = default;
+            return -errno;
+        }
+
+        bool direct = (buffer.Mask & StatxBuffer.DirectAlignment) != 0;
+        status = new FileStatus(
+            (FileType)(buffer.Mode & 0xF000),
+            (long)buffer.Size,
+            (long)buffer.Blocks * 512,
+            (ulong)buffer.DeviceMajor << 32 | buffer.DeviceMinor,
+            buffer.Inode,
+            (ulong)buffer.SpecialMajor << 32 | buffer.SpecialMinor,
+            direct ? (int)buffer.DirectMemoryAlignment : 0,
+            direct ? (int)buffer.DirectOffsetAlignment : 0,
+            buffer.Owner,
+            (uint)buffer.Mode & 0xFFF,
+            buffer.Links,
+            Ticks(buffer.ModifiedSeconds, buffer.ModifiedNanoseconds));
+        return 0;
+    }
+
+    /// <summary>A time that a file system may have from anybody, within what a date can be.</summary>
+    private static long Ticks(long seconds, uint nanoseconds)
+    {
+        long since = DateTime.UnixEpoch.Ticks / TimeSpan.TicksPerSecond;
+        long last = DateTime.MaxValue.Ticks / TimeSpan.TicksPerSecond - since - 1;
+        return (Math.Clamp(seconds, -since, last) + since) * TimeSpan.TicksPerSecond
+            + Math.Min(nanoseconds, 999_999_999) / 100;
+    }
+
+    [LibraryImport("libc", EntryPoint = "openat", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int OpenAtNative(int directory, string name, int flags, uint mode);
+
+    [LibraryImport("libc", EntryPoint = "unlinkat", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int UnlinkAtNative(int directory, string name, int flags);
+
+    [LibraryImport("libc", EntryPoint = "getdents64", SetLastError = true)]
+    private static partial nint GetEntriesNative(int fd, byte* buffer, nuint length);
+
+    [LibraryImport("libc", EntryPoint = "statx", SetLastError = true)]
+    private static partial int StatxNative(int directory, byte* path, int flags, uint mask, StatxBuffer* buffer);
+}
