@@ -18,7 +18,7 @@ public sealed partial class Qcow2Device
     /// <param name="dropped">They cannot be kept and the user gives them up.</param>
     private void OpenBitmaps(bool dropped)
     {
-        _bitmaps = dropped ? new BitmapSet(extension: null) : BitmapSet.Read(_file, _header.Current);
+        _bitmaps = dropped ? new BitmapSet(extension: null) : BitmapSet.Read(_file, _header.Current, _caches.Memory);
         try
         {
             lock (_gate)
@@ -44,7 +44,7 @@ public sealed partial class Qcow2Device
     }
 
     /// <summary>The set of an image opened read-only is read when it is first asked for.</summary>
-    private BitmapSet LoadedBitmaps() => _bitmaps ??= BitmapSet.Read(_file, _header.Current);
+    private BitmapSet LoadedBitmaps() => _bitmaps ??= BitmapSet.Read(_file, _header.Current, _caches.Memory);
 
     /// <summary>Clears the autoclear bits whose promise is not kept here.</summary>
     private void ClearAutoclear()

@@ -101,7 +101,8 @@ public sealed partial class Qcow2Device
         }
 
         CheckMemory(bitmaps, name, bitmap.Entry.GranularityBits);
-        using var empty = new GranuleBits(Length, bitmap.Entry.GranularityBits);
+        using var empty = new GranuleBits(
+            Length, bitmap.Entry.GranularityBits, _caches.Memory, Name);
         _bitmapStore.Store(bitmaps, bitmaps.All, new() { [bitmap] = empty });
         bitmap.Bits?.Clear();
     });
@@ -181,13 +182,13 @@ public sealed partial class Qcow2Device
             PersistentBitmap bitmap = FindUsable(LoadedBitmaps(), name);
             return bitmap.Bits is { } bits
                 ? bits.CopyFor(Length)
-                : BitmapTable.Load(_file, bitmap.Entry, Length, _geometry.ClusterBits);
+                : BitmapTable.Load(_file, bitmap.Entry, Length, _geometry.ClusterBits, _caches.Memory);
         }
     }
 
     private void AddBitmap(BitmapSet bitmaps, PersistentBitmap added)
     {
-        added.Bits = new GranuleBits(Length, added.Entry.GranularityBits);
+        added.Bits = new GranuleBits(Length, added.Entry.GranularityBits, _caches.Memory, Name);
         List<PersistentBitmap> all = [.. bitmaps.All, added];
         try
         {
@@ -262,7 +263,7 @@ public sealed partial class Qcow2Device
         Monitor.Exit(_gate);
         try
         {
-            bitmap.Bits = BitmapTable.Load(_file, bitmap.Entry, Length, _geometry.ClusterBits);
+            bitmap.Bits = BitmapTable.Load(_file, bitmap.Entry, Length, _geometry.ClusterBits, _caches.Memory);
         }
         finally
         {

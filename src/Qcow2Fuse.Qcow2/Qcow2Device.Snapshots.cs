@@ -6,8 +6,16 @@ namespace Qcow2Fuse.Qcow2;
 /// <summary>Internal snapshots (specification section "Snapshots").</summary>
 public sealed partial class Qcow2Device
 {
+    /// <summary>Memory of the runtime for a snapshot beside its entry.</summary>
+    private const long BytesPerSnapshot = 96;
+
     private List<SnapshotEntry>? _snapshots;
+    private MemoryCharge? _snapshotCharge;
     private bool _changesSnapshots;
+    private long _snapshotVersion;
+
+    /// <summary>Counts the changes of the snapshots since the image was opened.</summary>
+    public long SnapshotVersion => Volatile.Read(ref _snapshotVersion);
 
     /// <summary>The snapshots in the order of their table.</summary>
     /// <exception cref="BlockException">The snapshot table is invalid.</exception>
@@ -17,6 +25,46 @@ public sealed partial class Qcow2Device
         {
             lock (_gate)
                 return [.. LoadedSnapshots().Select(static entry => entry.Info)];
+        }
+    }
+
+    /// <summary>
+    /// Goes through the snapshots in the order of their table, which is read by parts, from a place in it on, until the
+    /// visitor returns false. Changes of the snapshots meanwhile are not seen.
+    /// </summary>
+    /// <param name="place">0, or a place that a record of the same version had.</param>
+    /// <param name="visit">Gets one after the other.</param>
+    /// <returns>The version that was read.</returns>
+    /// <exception cref="BlockException">The snapshot table is invalid.</exception>
+    public long VisitSnapshots(int place, Func<SnapshotRecord, bool> visit)
+    {
+        Qcow2Header header;
+        long version;
+        long epoch;
+        lock (_gate)
+        {
+            while (_changesSnapshots)
+                Monitor.Wait(_gate);
+            header = _header.Current;
+            version = _snapshotVersion;
+
+            // The clusters of a table that is replaced are not used for something else before this has ended.
+            epoch = _caches.Epochs.Enter();
+        }
+
+        try
+        {
+            foreach ((int at, SnapshotEntry entry) in SnapshotTable.Placed(_file, header, place))
+            {
+                if (!visit(new SnapshotRecord(at, entry.Info)))
+                    break;
+            }
+
+            return version;
+        }
+        finally
+        {
+            _caches.Epochs.Exit(epoch);
         }
     }
 
@@ -107,7 +155,7 @@ public sealed partial class Qcow2Device
             long size = SizeOf(entry);
             new SnapshotChanges(_file, _geometry, _header, _caches, _gate).CheckL1(entry);
             int entries = (int)Math.Min(entry.L1Size, _geometry.L1EntriesFor(size));
-            ResidentTable l1 = ResidentTable.Load(_file, entry.L1Offset, entries);
+            ResidentTable l1 = ResidentTable.Load(_file, entry.L1Offset, entries, _caches.Memory);
             var map = new ClusterMap(_file, _geometry, _caches, _gate, Backing?.Length ?? 0, keepsPlace: false, l1);
             return new SnapshotDevice(this, entry, size, l1, map, _gate);
         }
@@ -153,6 +201,7 @@ public sealed partial class Qcow2Device
             finally
             {
                 _changesSnapshots = false;
+                Volatile.Write(ref _snapshotVersion, _snapshotVersion + 1);
                 _map.ReleaseWrites();
 
                 // Also after a failure: the tables may have moved before it.
@@ -161,7 +210,26 @@ public sealed partial class Qcow2Device
         }
     }
 
-    private List<SnapshotEntry> LoadedSnapshots() => _snapshots ??= SnapshotTable.Read(_file, _header.Current);
+    /// <summary>The whole table in memory, for whoever changes it.</summary>
+    private List<SnapshotEntry> LoadedSnapshots()
+    {
+        if (_snapshots is not null)
+            return _snapshots;
+        (int count, long bytes) = SnapshotTable.Measure(_file, _header.Current);
+        MemoryCharge charge = _caches.Memory.Take(
+            MemoryBudget.ManagedFactor * ((count * BytesPerSnapshot) + (2 * bytes)), Name, "its snapshot table");
+        try
+        {
+            _snapshots = SnapshotTable.Read(_file, _header.Current);
+            _snapshotCharge = charge;
+            return _snapshots;
+        }
+        catch
+        {
+            charge.Dispose();
+            throw;
+        }
+    }
 
     private SnapshotEntry FindSnapshot(string nameOrId) =>
         SnapshotTable.Find(LoadedSnapshots(), nameOrId) ?? throw new BlockException(

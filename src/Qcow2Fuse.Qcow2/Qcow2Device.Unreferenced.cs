@@ -29,7 +29,7 @@ public sealed partial class Qcow2Device
             return seen;
         return WhileStill(file =>
         {
-            using CheckRun run = new(file, LookBytesMax);
+            using CheckRun run = new(file, LookBytesMax, _caches.Memory);
             run.Run();
             return Unreferenced(run, []);
         });
@@ -47,7 +47,7 @@ public sealed partial class Qcow2Device
         long epoch = 0;
         using CheckRun run = WhileStill(file =>
         {
-            CheckRun begun = new(file, LookBytesMax);
+            CheckRun begun = new(file, LookBytesMax, _caches.Memory);
             lock (_gate)
             {
                 _map.BeginLook();

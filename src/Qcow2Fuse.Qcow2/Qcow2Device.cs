@@ -151,6 +151,20 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         return ToExtent(mapping, offset);
     }
 
+    /// <inheritdoc/>
+    public override DeviceRun GetRun(long offset, long length, bool joinsUnstored)
+    {
+        if (offset < 0 || length < 0 || length > Reach - offset)
+            throw BlockException.OutOfRange(this, offset, length);
+        if (_target is not null && _target.TryGetExtent(offset, ref length, out Extent gathered))
+            return DeviceRun.Of(gathered);
+        DeviceRun run = _map.FindRun(new GuestOffset(offset), length, joinsUnstored);
+
+        // Which of it are holes, the data file knows.
+        return run.Kind == RunKind.Stored && _geometry.DataIsExternal
+            ? DeviceRun.Of(ExternalExtent(offset, run.Length)) : run;
+    }
+
     /// <summary>What a lookup at <paramref name="offset"/> found, in the terms of a block device.</summary>
     internal Extent ToExtent(ReadMapping mapping, long offset)
     {
@@ -216,6 +230,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         {
             _target?.Dispose();
             _bitmaps?.Dispose();
+            _snapshotCharge?.Dispose();
             _guestData.Dispose();
             _compressed.Dispose();
             lock (_gate)

@@ -16,6 +16,11 @@ public sealed record SnapshotInfo(
     string Id, string Name, long VmStateSize, long DateSeconds, long DateNanoseconds, long VmClockNanoseconds,
     long DiskSize, long? InstructionCount);
 
+/// <summary>A snapshot and its place in the snapshot table.</summary>
+/// <param name="Place">Bytes from the beginning of the table.</param>
+/// <param name="Snapshot">The snapshot.</param>
+public readonly record struct SnapshotRecord(int Place, SnapshotInfo Snapshot);
+
 /// <summary>
 /// What header and snapshot table say of an image. Reading it opens no other file and changes nothing.
 /// </summary>
@@ -55,10 +60,14 @@ public sealed record Qcow2ImageInfo
 
     public bool DataFileRaw { get; init; }
 
-    public required IReadOnlyList<SnapshotInfo> Snapshots { get; init; }
+    /// <summary>
+    /// The snapshots in the order of their table. Whoever goes through them reads them anew from the file, which is
+    /// then to be open still: they may be more than fit into memory.
+    /// </summary>
+    public required IReadOnlyCollection<SnapshotInfo> Snapshots { get; init; }
 
-    /// <summary>Persistent bitmaps that the image vouches for.</summary>
-    public required IReadOnlyList<BitmapInfo> Bitmaps { get; init; }
+    /// <summary>Persistent bitmaps that the image vouches for; read as <see cref="Snapshots"/> are.</summary>
+    public required IReadOnlyCollection<BitmapInfo> Bitmaps { get; init; }
 
     /// <summary>Reads it from the image file.</summary>
     /// <exception cref="BlockException">The header, the snapshot table or the bitmap directory is invalid.</exception>
@@ -83,7 +92,9 @@ public sealed record Qcow2ImageInfo
             HasExternalData = header.HasExternalData,
             DataFile = header.DataFile,
             DataFileRaw = (header.Autoclear & FeatureBits.RawExternalData) != 0,
-            Snapshots = [.. SnapshotTable.Read(file, header).Select(static entry => entry.Info)],
+            Snapshots = new TableList<SnapshotInfo>(
+                SnapshotTable.Measure(file, header).Count,
+                () => SnapshotTable.Entries(file, header).Select(static entry => entry.Info)),
             Bitmaps = BitmapSet.Describe(file, header),
         };
     }

@@ -112,6 +112,7 @@ public sealed unsafe partial class TableCache
 
         entry.Dirty = true;
         HasDirty = true;
+        Changes++;
         return Table(index);
     }
 

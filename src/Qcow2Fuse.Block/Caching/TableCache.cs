@@ -91,6 +91,9 @@ public sealed unsafe partial class TableCache : IDisposable
     /// <summary>Reads of tables from the device so far.</summary>
     public long Misses { get; private set; }
 
+    /// <summary>How often a table was modified or dropped: what was learned of tables holds until it moves.</summary>
+    public long Changes { get; private set; }
+
     /// <summary>What the cache did so far.</summary>
     public TableCacheStatistics Statistics => new(_hits, Misses, _written, _index.Count);
 
@@ -152,6 +155,7 @@ public sealed unsafe partial class TableCache : IDisposable
     /// </summary>
     public void Drop(long offset)
     {
+        Changes++;
         while (_index.TryGetValue(offset, out int entry))
         {
             ref Entry dropped = ref _entries[entry];

@@ -32,6 +32,8 @@ public static class BackingChain
             if (device is MappedChain mapped)
                 device = mapped.Answering(offset, ref length, ref depth);
             Extent extent = device.GetExtent(offset, length);
+            if (extent.Length < length && extent.Kind is ExtentKind.Zero or ExtentKind.Unallocated)
+                extent = Longer(device, extent, length);
             extent = extent with { Depth = extent.Depth + depth };
             if (extent.Kind != ExtentKind.Unallocated || Below(device) is not { } below || offset >= below.Length)
                 return extent;
@@ -40,5 +42,15 @@ public static class BackingChain
             length = Math.Min(extent.Length, below.Length - offset);
             device = below;
         }
+    }
+
+    /// <summary>The extent with as much of what follows and is of its kind as the device tells.</summary>
+    private static Extent Longer(BlockDevice device, Extent extent, long length)
+    {
+        DeviceRun run = device.GetRun(extent.Offset, length, joinsUnstored: false);
+
+        // What it is may have changed since.
+        return run.Kind == DeviceRun.Of(extent).Kind && run.Length > extent.Length
+            ? extent with { Length = run.Length } : extent;
     }
 }

@@ -124,6 +124,7 @@ internal sealed class ChainOpening(
                     Discard = options.Discard,
                     AllowLoss = options.DropBitmaps,
                     Compress = layer.ReadOnly ? CompressedWrites.Off : options.Compress,
+                    Memory = options.Memory,
                     L2CacheBytesMax = options.L2CacheBytesMax,
                     RefcountCacheBytesMax = options.RefcountCacheBytesMax,
                     PopulateCaches = options.PopulateCaches,

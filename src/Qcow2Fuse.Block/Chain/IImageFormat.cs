@@ -90,6 +90,9 @@ public sealed record FormatOpenArguments
     /// </summary>
     public int? CompressionThreads { get; init; }
 
+    /// <summary>Where memory for tables is taken from that stay in memory wholly.</summary>
+    public MemoryBudget Memory { get; init; } = MemoryBudget.Unlimited;
+
     /// <summary>Upper bound of the cache of L2 slices in bytes; 0 for the default.</summary>
     public long L2CacheBytesMax { get; init; }
 

@@ -68,6 +68,9 @@ public sealed record ImageOpenOptions
     /// <summary>The deepest chain that is opened, the top image counted.</summary>
     public int ChainDepthMax { get; init; } = 64;
 
+    /// <summary>Where memory for tables is taken from that stay in memory wholly.</summary>
+    public MemoryBudget Memory { get; init; } = MemoryBudget.Unlimited;
+
     /// <summary>Upper bound of the cache of L2 slices in bytes; 0 for the default.</summary>
     public long L2CacheBytesMax { get; init; }
 

@@ -14,6 +14,14 @@ public sealed class ImageSecrets : IDisposable
     /// <summary>Takes the passphrases over; their memory is such as wipes itself on dispose.</summary>
     public ImageSecrets(params IEnumerable<IMemoryOwner<byte>> passphrases) => _passphrases = [.. passphrases];
 
+    /// <summary>
+    /// Processor time for trying them on one image at most: the image says how much one trial costs.
+    /// </summary>
+    public TimeSpan TimeMax { get; init; } = TimeSpan.MaxValue;
+
+    /// <summary>What a user can do whose image needs more time, or null.</summary>
+    public string? TimeHint { get; init; }
+
     /// <summary>How many there are.</summary>
     public int Count => _passphrases.Length;
 

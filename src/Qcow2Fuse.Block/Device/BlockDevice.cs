@@ -48,6 +48,18 @@ public abstract class BlockDevice : IDisposable
     public abstract Extent GetExtent(long offset, long length);
 
     /// <summary>
+    /// Like <see cref="GetExtent"/>, but for whoever walks over much of a device: a run goes on over bytes that lie in
+    /// different places, and as far as a bounded part of the metadata tells. The answer may be shorter than the real
+    /// run, but is never empty.
+    /// </summary>
+    /// <param name="offset">Where it begins, in bytes.</param>
+    /// <param name="length">Its length at most, at least 1.</param>
+    /// <param name="joinsUnstored">Whether zeroes and what is not stored may make one run,
+    /// <see cref="RunKind.Unstored"/>.</param>
+    public virtual DeviceRun GetRun(long offset, long length, bool joinsUnstored) =>
+        DeviceRun.Of(GetExtent(offset, length));
+
+    /// <summary>
     /// Writes <paramref name="head"/>, <paramref name="body"/> and <paramref name="tail"/> one after the other, as
     /// one request where the device can. Any of them may be empty.
     /// </summary>

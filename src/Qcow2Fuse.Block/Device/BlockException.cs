@@ -22,6 +22,9 @@ public enum BlockErrorKind
     /// <summary>A limit of the format was reached (EFBIG).</summary>
     TooLarge,
 
+    /// <summary>What the image needs is more memory than it may take (ENOMEM).</summary>
+    NoMemory,
+
     /// <summary>The metadata contradicts itself (EIO; refused when met at open).</summary>
     Corrupt,
 

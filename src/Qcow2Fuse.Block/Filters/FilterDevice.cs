@@ -50,6 +50,10 @@ public abstract class FilterDevice : BlockDevice
     public override Extent GetExtent(long offset, long length) => Child.GetExtent(offset, length);
 
     /// <inheritdoc/>
+    public override DeviceRun GetRun(long offset, long length, bool joinsUnstored) =>
+        Child.GetRun(offset, length, joinsUnstored);
+
+    /// <inheritdoc/>
     public override void Resize(long length) => Child.Resize(length);
 
     /// <inheritdoc/>

@@ -10,13 +10,17 @@ public ref struct FuseDirectoryWriter
 
     private readonly Span<byte> _buffer;
 
-    internal FuseDirectoryWriter(Span<byte> buffer)
+    /// <summary>Fills <paramref name="buffer"/> from its start.</summary>
+    public FuseDirectoryWriter(Span<byte> buffer)
     {
         _buffer = buffer;
     }
 
     /// <summary>Bytes used so far.</summary>
     public int Length { get; private set; }
+
+    /// <summary>Bytes that are left for further records.</summary>
+    public readonly int Left => _buffer.Length - Length;
 
     /// <summary>
     /// Adds an entry; false where it no longer fits. <paramref name="mode"/> gives the kind (S_IFMT), and

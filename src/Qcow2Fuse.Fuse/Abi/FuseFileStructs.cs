@@ -130,3 +130,10 @@ internal struct FuseLseekOut
 {
     public ulong Offset;
 }
+
+/// <summary>struct fuse_interrupt_in.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct FuseInterruptIn
+{
+    public ulong Unique;
+}

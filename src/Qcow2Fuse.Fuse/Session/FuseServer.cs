@@ -48,7 +48,7 @@ public sealed partial class FuseServer : IDisposable
     public FuseSession Session { get; }
 
     /// <summary>What the workers have done and are doing. After <see cref="Start"/>, from any thread.</summary>
-    public FuseActivity Activity => UsesUring ? RingActivity() : FuseActivity.Of(_slots, _transfers);
+    public FuseActivity Activity => UsesUring ? RingActivity() : WorkerActivity();
 
     /// <summary>Completes when all workers have ended.</summary>
     public Task Ended => _ended.Task;
@@ -224,6 +224,12 @@ public sealed partial class FuseServer : IDisposable
         _ended.SetResult();
     }
 
+    private FuseActivity WorkerActivity()
+    {
+        FuseActivity workers = FuseActivity.Of(_slots, _transfers);
+        return workers with { Served = workers.Served + Volatile.Read(ref _longServed) };
+    }
+
     private void Serve(FuseSlot slot)
     {
         while (!_stopping)
@@ -233,7 +239,7 @@ public sealed partial class FuseServer : IDisposable
             _readers.Leave();
             if (length < 0)
                 return;
-            if (length == 0 || _transfers?.TryTake(slot, length) == true)
+            if (length == 0 || TryTakeLong(slot, length) || _transfers?.TryTake(slot, length) == true)
                 continue;
 
             _readers.CallOthers();

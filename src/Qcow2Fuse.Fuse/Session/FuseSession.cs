@@ -9,6 +9,7 @@ public sealed unsafe partial class FuseSession
 {
     private readonly IFuseFileSystem _fileSystem;
     private readonly FuseServerOptions _options;
+    private readonly FuseCalls _calls = new();
 
     private FuseAgreement _agreement;
     private int _openFiles;
@@ -67,8 +68,14 @@ public sealed unsafe partial class FuseSession
 
         FuseInHeader header = *(FuseInHeader*)slot.Request;
         if (FuseOpcodes.IsUnanswered(header.Opcode))
+        {
+            if (header.Opcode == FuseOpcode.Interrupt && length >= FuseAbi.InHeaderSize + sizeof(FuseInterruptIn))
+                _calls.Interrupt(((FuseInterruptIn*)(slot.Request + FuseAbi.InHeaderSize))->Unique);
             return 0;
+        }
 
+        FuseCall call = slot.Call ??= _calls.Create();
+        _calls.Begin(call, header.Unique);
         int result;
         try
         {
@@ -78,8 +85,30 @@ public sealed unsafe partial class FuseSession
         {
             result = -Report(header, error);
         }
+        finally
+        {
+            call.End();
+        }
 
         return Finish(slot, header.Unique, result);
+    }
+
+    /// <summary>
+    /// Whether the request in a slot, which is short, may take seconds, as the file system says.
+    /// </summary>
+    internal bool MayTakeLong(FuseSlot slot, int length)
+    {
+        FuseInHeader* header = (FuseInHeader*)slot.Request;
+        return length is >= FuseAbi.InHeaderSize and <= FuseSlot.PageSize && _initialised
+            && header->Opcode is FuseOpcode.Open or FuseOpcode.Lookup or FuseOpcode.OpenDir
+            && _fileSystem.MayTakeLong(header->Node);
+    }
+
+    /// <summary>A slot is not used any more.</summary>
+    internal void Forget(FuseSlot slot)
+    {
+        if (slot.Call is { } call)
+            _calls.Remove(call);
     }
 
     /// <summary>

@@ -19,6 +19,12 @@ public interface IFuseFileSystem
     /// </summary>
     int Lookup(ulong parent, ReadOnlySpan<byte> name, out FuseAttributes attributes);
 
+    /// <summary>
+    /// Whether opening a node, or finding something in it, may take seconds: it is then done by a thread that nobody
+    /// else waits for. Waits for nothing.
+    /// </summary>
+    bool MayTakeLong(ulong node) => false;
+
     /// <summary>Describes a node.</summary>
     int GetAttributes(ulong node, out FuseAttributes attributes);
 

@@ -67,6 +67,9 @@ public sealed unsafe class FuseSlot : IDisposable
         set => _threadId = value;
     }
 
+    /// <summary>What is known of the request in work; null before the first one.</summary>
+    internal FuseCall? Call { get; set; }
+
     /// <summary>Whether its worker has a request in work.</summary>
     internal bool IsBusy => _busy;
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
+using System.Buffers.Binary;
 using System.Globalization;
+using System.Security.Cryptography;
 using System.Text;
 using Qcow2Fuse.Block;
 
@@ -79,6 +81,10 @@ internal static class BitmapDirectory
     public const int GranularityBitsMax = 31;
     public const int NameBytesMax = 1023;
     public const int BitmapsMax = 65535;
+
+    /// <summary>Bytes of extra data of a bitmap at most. Nobody writes any.</summary>
+    public const int ExtraBytesMax = 1024;
+
     private const long DirectoryBytesMax = BitmapsMax * 1024L;
 
     /// <summary>
@@ -114,30 +120,32 @@ internal static class BitmapDirectory
         return new BitmapExtension((int)count, (int)bytes, new HostOffset((long)offset));
     }
 
-    /// <summary>Reads the directory that an extension names.</summary>
+    /// <summary>Reads the entries of the directory that an extension names, one after the other; it is never in memory
+    /// as a whole.</summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.InvalidFormat"/>: it is damaged.</exception>
-    public static List<BitmapEntry> Read(BlockDevice file, BitmapExtension extension)
+    public static IEnumerable<BitmapEntry> Read(BlockDevice file, BitmapExtension extension)
     {
-        var bytes = new byte[extension.DirectoryBytes];
-        file.Read(extension.Directory.Value, bytes);
-        var entries = new List<BitmapEntry>();
-        var names = new HashSet<string>(StringComparer.Ordinal);
+        var table = new TableParts(file, extension.Directory.Value, extension.DirectoryBytes);
+        var names = new HashSet<UInt128>();
         int at = 0;
-        while (at < bytes.Length)
+        while (at < extension.DirectoryBytes)
         {
-            if (entries.Count == extension.Count)
+            if (names.Count == extension.Count)
                 throw Invalid(file, $"the bitmap directory holds more than {extension.Count} bitmaps");
-            BitmapEntry entry = ReadEntry(file, bytes.AsSpan(at));
-            if (!names.Add(Convert.ToHexString(entry.NameBytes)))
+            BitmapEntry entry = ReadEntry(file, table, at, extension.DirectoryBytes - at);
+            if (!names.Add(NameKey(entry.NameBytes)))
                 throw Invalid(file, $"two bitmaps are called '{Printable.Text(entry.Name)}'");
-            entries.Add(entry);
+            yield return entry;
             at += entry.Length;
         }
 
-        if (entries.Count != extension.Count)
-            throw Invalid(file, $"the bitmap directory holds {entries.Count} bitmaps instead of {extension.Count}");
-        return entries;
+        if (names.Count != extension.Count)
+            throw Invalid(file, $"the bitmap directory holds {names.Count} bitmaps instead of {extension.Count}");
     }
+
+    /// <summary>Stands for a name, of which there may be many long ones: no two are known that have the same.</summary>
+    private static UInt128 NameKey(byte[] name) =>
+        BinaryPrimitives.ReadUInt128LittleEndian(SHA256.HashData(name));
 
     /// <summary>The bytes of a directory.</summary>
     public static byte[] Encode(IReadOnlyList<BitmapEntry> entries)
@@ -166,16 +174,20 @@ internal static class BitmapDirectory
         return bytes;
     }
 
-    private static BitmapEntry ReadEntry(BlockDevice file, ReadOnlySpan<byte> rest)
+    private static BitmapEntry ReadEntry(BlockDevice file, TableParts table, int at, int left)
     {
+        ReadOnlySpan<byte> rest = table.At(at, BitmapEntry.FieldsBytes);
         if (rest.Length < BitmapEntry.FieldsBytes)
             throw Invalid(file, "the bitmap directory ends inside an entry");
         int nameBytes = BigEndian.U16(rest, 18);
         uint extraBytes = BigEndian.U32(rest, 20);
         if (nameBytes is 0 or > NameBytesMax)
             throw Invalid(file, $"a bitmap has a name of {nameBytes} bytes");
-        if (((BitmapEntry.FieldsBytes + nameBytes + (long)extraBytes + 7) & ~7L) > rest.Length)
+        if (((BitmapEntry.FieldsBytes + nameBytes + (long)extraBytes + 7) & ~7L) > left)
             throw Invalid(file, "the bitmap directory ends inside an entry");
+        if (extraBytes > ExtraBytesMax)
+            throw Invalid(file, $"a bitmap has {extraBytes} bytes of extra data, more than {ExtraBytesMax}");
+        rest = table.At(at, BitmapEntry.FieldsBytes + nameBytes + (int)extraBytes);
         return new BitmapEntry
         {
             Table = BigEndian.U64(rest, 0),

@@ -7,7 +7,11 @@ namespace Qcow2Fuse.Qcow2;
 /// <remarks>All members are used with the image's gate held.</remarks>
 internal sealed class BitmapSet : IDisposable
 {
+    /// <summary>Memory of the runtime for a bitmap beside its entry, whose name it holds in two forms.</summary>
+    private const long BytesPerBitmap = 256;
+
     private GranuleBits[] _recording = [];
+    private MemoryCharge? _charge;
 
     public BitmapSet(BitmapExtension? extension) => Extension = extension;
 
@@ -18,21 +22,33 @@ internal sealed class BitmapSet : IDisposable
     public BitmapExtension? Extension { get; set; }
 
     /// <summary>Reads the directory; no bits are loaded.</summary>
-    /// <exception cref="BlockException"><see cref="BlockErrorKind.InvalidFormat"/>: it is damaged.</exception>
-    public static BitmapSet Read(BlockDevice file, Qcow2Header header)
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.InvalidFormat"/>: it is damaged;
+    /// <see cref="BlockErrorKind.NoMemory"/>.</exception>
+    public static BitmapSet Read(BlockDevice file, Qcow2Header header, MemoryBudget memory)
     {
         BitmapExtension? extension = BitmapDirectory.Extension(file, header);
         var set = new BitmapSet(extension);
-        if (extension is null)
+        if (extension is not { } found)
             return set;
-        int offset = 0;
-        foreach (BitmapEntry entry in BitmapDirectory.Read(file, extension.Value))
+        set._charge = memory.Take(
+            MemoryBudget.ManagedFactor * ((found.Count * BytesPerBitmap) + (3L * found.DirectoryBytes)),
+            file.Name, "its bitmap directory");
+        try
         {
-            set.All.Add(new PersistentBitmap(entry) { EntryOffset = offset });
-            offset += entry.Length;
-        }
+            int offset = 0;
+            foreach (BitmapEntry entry in BitmapDirectory.Read(file, found))
+            {
+                set.All.Add(new PersistentBitmap(entry) { EntryOffset = offset });
+                offset += entry.Length;
+            }
 
-        return set;
+            return set;
+        }
+        catch
+        {
+            set.Dispose();
+            throw;
+        }
     }
 
     /// <summary>
@@ -42,8 +58,9 @@ internal sealed class BitmapSet : IDisposable
     {
         try
         {
-            using BitmapSet set = Read(file, header);
-            return set.WhyNotKept(file, header.Size & ~511L, header.ClusterBits);
+            return BitmapDirectory.Extension(file, header) is { } extension
+                ? WhyNotKept(file, BitmapDirectory.Read(file, extension), header.Size & ~511L, header.ClusterBits)
+                : null;
         }
         catch (BlockException e) when (e.Kind is BlockErrorKind.InvalidFormat or BlockErrorKind.TooLarge)
         {
@@ -52,11 +69,15 @@ internal sealed class BitmapSet : IDisposable
         }
     }
 
-    /// <summary>What the directory of an image says.</summary>
-    public static List<BitmapInfo> Describe(BlockDevice file, Qcow2Header header)
+    /// <summary>What the directory of an image says, after a look at each of its entries.</summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.InvalidFormat"/>: it is damaged.</exception>
+    public static IReadOnlyCollection<BitmapInfo> Describe(BlockDevice file, Qcow2Header header)
     {
-        using BitmapSet set = Read(file, header);
-        return set.All.ConvertAll(static bitmap => bitmap.Describe());
+        if (BitmapDirectory.Extension(file, header) is not { } extension)
+            return [];
+        return new TableList<BitmapInfo>(
+            BitmapDirectory.Read(file, extension).Count(),
+            () => BitmapDirectory.Read(file, extension).Select(static entry => new PersistentBitmap(entry).Describe()));
     }
 
     /// <summary>The bitmap of a name, or null.</summary>
@@ -95,13 +116,16 @@ internal sealed class BitmapSet : IDisposable
     {
         foreach (PersistentBitmap bitmap in All)
             bitmap.Dispose();
+        _charge?.Dispose();
     }
 
-    private string? WhyNotKept(BlockDevice file, long diskBytes, int clusterBits)
+    private static string? WhyNotKept(
+        BlockDevice file, IEnumerable<BitmapEntry> entries, long diskBytes, int clusterBits)
     {
         long bytes = 0;
-        foreach (PersistentBitmap bitmap in All)
+        foreach (BitmapEntry entry in entries)
         {
+            using var bitmap = new PersistentBitmap(entry);
             if (bitmap.Entry.NotUnderstood is { } reason)
                 return $"bitmap '{Printable.Text(bitmap.Name)}' {reason}";
             if (!bitmap.IsEnabled || bitmap.IsInconsistent)

@@ -14,8 +14,8 @@ internal static class BitmapTable
     /// <summary>Bytes of bits that are held in memory, for one image.</summary>
     public const long BitsBytesMax = 512L << 20;
 
-    /// <summary>The limit QEMU has when it opens an image: a bitmap table of 1 GiB.</summary>
-    private const uint EntriesMax = 0x8000000;
+    /// <summary>Entries of a table whose bits could be held in memory, with the smallest clusters there are.</summary>
+    private const uint EntriesMax = (uint)(BitsBytesMax / 512);
 
     /// <summary>Table entries of a bitmap for a disk.</summary>
     public static long EntriesFor(long diskBytes, int granularityBits, int clusterBits)
@@ -53,10 +53,11 @@ internal static class BitmapTable
     /// <summary>Loads the bits of a bitmap.</summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.InvalidFormat"/>: it is damaged;
     /// <see cref="BlockErrorKind.TooLarge"/>: it does not fit into memory.</exception>
-    public static GranuleBits Load(BlockDevice file, BitmapEntry entry, long diskBytes, int clusterBits)
+    public static GranuleBits Load(
+        BlockDevice file, BitmapEntry entry, long diskBytes, int clusterBits, MemoryBudget memory)
     {
         ulong[] table = Read(file, entry, diskBytes, clusterBits);
-        var bits = new GranuleBits(diskBytes, entry.GranularityBits);
+        var bits = new GranuleBits(diskBytes, entry.GranularityBits, memory, file.Name);
         try
         {
             for (int i = 0; i < table.Length; i++)

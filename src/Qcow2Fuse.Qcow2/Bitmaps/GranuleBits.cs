@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Block;
 
 namespace Qcow2Fuse.Qcow2;
 
@@ -9,13 +10,20 @@ namespace Qcow2Fuse.Qcow2;
 /// </summary>
 internal sealed unsafe class GranuleBits : IDisposable
 {
+    private readonly MemoryBudget _memory;
+    private readonly MemoryCharge _charge;
+    private readonly string _name;
     private byte* _bytes;
 
     /// <summary>All bits zero.</summary>
-    public GranuleBits(long diskBytes, int granularityBits)
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.NoMemory"/>.</exception>
+    public GranuleBits(long diskBytes, int granularityBits, MemoryBudget memory, string name)
     {
         GranularityBits = granularityBits;
         Count = CountFor(diskBytes, granularityBits);
+        _memory = memory;
+        _name = name;
+        _charge = memory.Take(Length, name, "a bitmap");
         _bytes = (byte*)NativeMemory.AllocZeroed((nuint)Math.Max(1, Length));
     }
 
@@ -112,7 +120,7 @@ internal sealed unsafe class GranuleBits : IDisposable
     /// <summary>A copy for a disk of another size; new granules are clear.</summary>
     public GranuleBits CopyFor(long diskBytes)
     {
-        var copy = new GranuleBits(diskBytes, GranularityBits);
+        var copy = new GranuleBits(diskBytes, GranularityBits, _memory, _name);
         NativeMemory.Copy(_bytes, copy._bytes, (nuint)Math.Min(Length, copy.Length));
         copy.ClearBehindEnd();
         return copy;
@@ -122,6 +130,7 @@ internal sealed unsafe class GranuleBits : IDisposable
     {
         NativeMemory.Free(_bytes);
         _bytes = null;
+        _charge.Dispose();
     }
 
     private long NextSet(long from)

@@ -51,13 +51,12 @@ internal sealed partial class CheckRun
 
     private void ReadDirectory(long offset, int length, uint count)
     {
-        using PooledBuffer directory = BufferPool.Shared.Rent(length);
-        _file.ReadPadded(offset, directory.Span);
+        TableParts directory = new(_file, offset, length);
         int at = 0;
         uint found = 0;
         while (found < count && at + BitmapFieldsBytes <= length)
         {
-            ReadOnlySpan<byte> fields = directory.Span.Slice(at, BitmapFieldsBytes);
+            ReadOnlySpan<byte> fields = directory.At(at, BitmapFieldsBytes);
             long bytes = BitmapFieldsBytes + (long)BigEndian.U16(fields, 18) + BigEndian.U32(fields, 20);
             bytes = (bytes + 7) & ~7L;
             if (bytes > length - at)

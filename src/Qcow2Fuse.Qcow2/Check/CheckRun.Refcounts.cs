@@ -8,7 +8,7 @@ internal sealed partial class CheckRun
 {
     private const ulong RefcountTableReserved = 0x1ff;
 
-    private readonly HashSet<int> _namedAgain = [];
+    private bool[] _namedAgain = [];
     private ulong[] _refcountTable = [];
 
     /// <summary>The refcount table.</summary>
@@ -18,7 +18,7 @@ internal sealed partial class CheckRun
     /// The host offset of the block that an entry of the refcount table names, −1 where there is none of use.
     /// </summary>
     public long BlockAt(int index) =>
-        _refcountTable[index] == 0 || !IsBlock(_refcountTable[index]) || _namedAgain.Contains(index)
+        _refcountTable[index] == 0 || !IsBlock(_refcountTable[index]) || _namedAgain[index]
             ? -1
             : (long)_refcountTable[index];
 
@@ -30,6 +30,7 @@ internal sealed partial class CheckRun
     {
         long length = (long)Header.RefcountTableClusters << Geometry.ClusterBits;
         _refcountTable = new ulong[length / 8];
+        _namedAgain = new bool[length / 8];
         Reading(Header.RefcountTableOffset, "refcount table", () => _reader.Visit(
             Header.RefcountTableOffset,
             length,
@@ -47,7 +48,7 @@ internal sealed partial class CheckRun
             long cluster = block >> Geometry.ClusterBits;
             if ((Counts[cluster] & ReferenceCounts.BlockSeen) != 0)
             {
-                _namedAgain.Add(i);
+                _namedAgain[i] = true;
                 continue;
             }
 

@@ -31,8 +31,9 @@ internal sealed partial class CheckRun : IDisposable
 
     /// <param name="file">The image file.</param>
     /// <param name="countBytesMax">Memory to take for counts at most.</param>
+    /// <param name="memory">Where that is taken from; null for no other bound.</param>
     /// <exception cref="BlockException">The header is invalid.</exception>
-    public CheckRun(BlockDevice file, long countBytesMax = CountBytesMax)
+    public CheckRun(BlockDevice file, long countBytesMax = CountBytesMax, MemoryBudget? memory = null)
     {
         _file = file;
         _reader = new MetadataReader(file);
@@ -40,7 +41,7 @@ internal sealed partial class CheckRun : IDisposable
         Header = Qcow2HeaderReader.Read(file);
         Geometry = new Qcow2Geometry(Header);
         FileClusters = Geometry.RoundUpToCluster(_fileLength) >> Geometry.ClusterBits;
-        Counts = new ReferenceCounts(countBytesMax, file.Name);
+        Counts = new ReferenceCounts(countBytesMax, file.Name, memory ?? MemoryBudget.Unlimited);
     }
 
     public Qcow2Header Header { get; }
@@ -83,6 +84,8 @@ internal sealed partial class CheckRun : IDisposable
         foreach (SnapshotL1 snapshot in snapshots)
             Count(snapshot.Offset, snapshot.Entries * 8L, ClusterUse.SnapshotL1Table, snapshot.Times);
         WalkL2Tables(tables);
+        if (!ReferenceEquals(tables, _activeTables))
+            tables.Dispose();
         Count(Header.SnapshotsOffset, _snapshotTableBytes, ClusterUse.SnapshotTable, 1);
         Count(
             Header.RefcountTableOffset,
@@ -97,7 +100,12 @@ internal sealed partial class CheckRun : IDisposable
     }
 
     /// <inheritdoc/>
-    public void Dispose() => Counts.Dispose();
+    public void Dispose()
+    {
+        Counts.Dispose();
+        if (!ReferenceEquals(_activeTables, L2Tables.None))
+            _activeTables.Dispose();
+    }
 
     private static string NameOf(ClusterUse use) => use switch
     {

@@ -11,12 +11,14 @@ namespace Qcow2Fuse.Qcow2;
 public static class ImageChecker
 {
     /// <summary>Checks the image in <paramref name="file"/>. Opens no other file and changes nothing.</summary>
+    /// <param name="file">The image file.</param>
+    /// <param name="memory">Where memory for counts is taken from; null for no other bound than 1 GiB.</param>
     /// <exception cref="BlockException">
     /// It cannot be checked: the header is invalid, or its tables are larger than this program counts.
     /// </exception>
-    public static CheckResult Check(BlockDevice file)
+    public static CheckResult Check(BlockDevice file, MemoryBudget? memory = null)
     {
-        using CheckRun run = new(file);
+        using CheckRun run = new(file, memory: memory);
         return run.Run();
     }
 }

@@ -56,22 +56,33 @@ internal sealed unsafe class ReferenceCounts : IDisposable
     private const int ChunkCells = 1 << ChunkBits;
     private const int ChunkBytes = ChunkCells * sizeof(uint);
 
+    private const string CountMemory = "counting its clusters";
+
     private const int SecondUsesMax = 1000;
 
     private readonly Dictionary<long, nint> _chunks = [];
     private readonly Dictionary<long, ClusterUse> _secondUses = [];
     private readonly long _chunksMax;
-    private readonly string _name;
+    private readonly MemoryCharge _charge;
     private long _lastIndex = -1;
     private uint* _last;
 
     /// <param name="bytesMax">Memory to take at most.</param>
     /// <param name="name">What messages call the image.</param>
-    public ReferenceCounts(long bytesMax, string name)
+    /// <param name="memory">Where it is taken from.</param>
+    public ReferenceCounts(long bytesMax, string name, MemoryBudget memory)
     {
         _chunksMax = bytesMax / ChunkBytes;
-        _name = name;
+        _charge = memory.Take(0, name, CountMemory);
+        Name = name;
+        Memory = memory;
     }
+
+    /// <summary>What messages call the image.</summary>
+    public string Name { get; }
+
+    /// <summary>Where memory is taken from.</summary>
+    public MemoryBudget Memory { get; }
 
     /// <summary>The number of references in a cell.</summary>
     public static uint CountOf(uint cell) => cell & CountMax;
@@ -131,6 +142,7 @@ internal sealed unsafe class ReferenceCounts : IDisposable
         foreach (nint chunk in _chunks.Values)
             NativeMemory.Free((void*)chunk);
         _chunks.Clear();
+        _charge.Dispose();
         _lastIndex = -1;
     }
 
@@ -146,7 +158,7 @@ internal sealed unsafe class ReferenceCounts : IDisposable
     }
 
     private BlockException TooMany(Exception? cause) =>
-        new(BlockErrorKind.TooLarge, $"{_name}: its clusters are too many to be counted in memory", cause);
+        new(BlockErrorKind.TooLarge, $"{Name}: its clusters are too many to be counted in memory", cause);
 
     private bool Find(long index)
     {
@@ -166,6 +178,7 @@ internal sealed unsafe class ReferenceCounts : IDisposable
         {
             if (_chunks.Count >= _chunksMax)
                 throw TooMany(null);
+            _charge.Grow(ChunkBytes, Name, CountMemory);
             try
             {
                 _last = (uint*)NativeMemory.AllocZeroed(ChunkBytes);

@@ -77,12 +77,23 @@ internal sealed class GuestCipher : IDisposable
                 BlockErrorKind.InvalidFormat, $"{file.Name}: the image is encrypted (LUKS) and has no active key slot");
         if (secrets is not { Count: > 0 })
             throw Missing(file, "LUKS");
+        DerivationTime time = new(keys.Hash, secrets.TimeMax);
+        TimeSpan? tooLong = null;
         bool endsInNewLine = false;
         for (int i = 0; i < secrets.Count; i++)
         {
-            if (keys.TryUnlock(secrets[i]) is { } cipher)
+            if (keys.TryUnlock(secrets[i], time, ref tooLong) is { } cipher)
                 return new GuestCipher(cipher, byHost: true);
             endsInNewLine |= secrets[i] is [.., NewLine];
+        }
+
+        if (tooLong is { } needed)
+        {
+            throw new BlockException(
+                BlockErrorKind.TooLarge,
+                $"{file.Name}: to try a key slot would take {Math.Ceiling(needed.TotalSeconds):0} s, and for all of "
+                + $"them {secrets.TimeMax.TotalSeconds:0} s are allowed",
+                hint: secrets.TimeHint);
         }
 
         throw new BlockException(

@@ -27,14 +27,24 @@ internal sealed class LuksKeys
     public CryptoHash Hash { get; }
 
     /// <summary>
-    /// Tries the passphrase on every active slot; null if it opens none. The caller disposes the cipher.
+    /// Tries the passphrase on every active slot for which there is time; null if it opens none. The caller disposes
+    /// the cipher.
     /// </summary>
-    public SectorCipher? TryUnlock(ReadOnlySpan<byte> passphrase)
+    /// <param name="passphrase">The passphrase.</param>
+    /// <param name="time">The time there is; what is tried is counted.</param>
+    /// <param name="tooLong">Becomes the time that a slot takes that was left out.</param>
+    public SectorCipher? TryUnlock(ReadOnlySpan<byte> passphrase, DerivationTime time, ref TimeSpan? tooLong)
     {
         using SecretMemory master = new(_header.KeyBytes);
         foreach (LuksSlot slot in _header.Slots)
         {
-            if (slot.IsActive && TryOpenSlot(slot, passphrase, master.Span))
+            if (!slot.IsActive)
+                continue;
+            TimeSpan needed = time.Of(slot.Iterations, _header.KeyBytes)
+                + time.Of(_header.MasterIterations, LuksHeader.DigestBytes);
+            if (!time.Admits(needed))
+                tooLong ??= needed;
+            else if (TryOpenSlot(slot, passphrase, master.Span))
                 return CipherWith(master.Span);
         }
 

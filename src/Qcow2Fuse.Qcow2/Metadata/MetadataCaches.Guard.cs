@@ -6,7 +6,15 @@ namespace Qcow2Fuse.Qcow2;
 /// <summary>Telling the overlap guard where all tables lie.</summary>
 internal sealed partial class MetadataCaches
 {
+    private const string GuardMemory = "the list of its tables";
+
+    private const int TablesAtOnce = 4096;
+
+    /// <summary>Bytes that a table takes while all are collected.</summary>
+    private const long BytesPerTable = MemoryBudget.ManagedFactor * 24;
+
     private volatile bool _hasGuard;
+    private MemoryCharge? _guardCharge;
 
     /// <summary>Where metadata lies; knows nothing before <see cref="BuildGuard"/>.</summary>
     public OverlapGuard Guard { get; }
@@ -31,6 +39,8 @@ internal sealed partial class MetadataCaches
     public void BuildGuard()
     {
         Qcow2Header header = _header.Current;
+        _guardCharge?.Dispose();
+        _guardCharge = Memory.Take(0, _file.Name, GuardMemory);
         var tables = new List<(HostOffset, long, MetadataKind)>
         {
             (default, _geometry.ClusterSize, MetadataKind.Header),
@@ -48,6 +58,7 @@ internal sealed partial class MetadataCaches
 
         AddSnapshots(tables, header);
         Guard.Build(tables);
+        _guardCharge.Shrink(Guard.Count * BytesPerTable);
         _hasGuard = true;
     }
 
@@ -68,9 +79,15 @@ internal sealed partial class MetadataCaches
     private void AddEntries(
         List<(HostOffset, long, MetadataKind)> tables, ResidentTable table, ulong mask, MetadataKind kind)
     {
+        ulong last = 0;
         for (int i = 0; i < table.Count; i++)
         {
             ulong offset = table[i] & mask;
+            if (offset == last)
+                continue;
+            last = offset;
+            if (tables.Count % TablesAtOnce == 0)
+                _guardCharge!.Grow(TablesAtOnce * BytesPerTable, _file.Name, GuardMemory);
             if (offset != 0 && offset < (ulong)_file.Length && (offset & (ulong)_geometry.ClusterMask) == 0)
                 tables.Add((new HostOffset((long)offset), _geometry.ClusterSize, kind));
         }
@@ -80,11 +97,10 @@ internal sealed partial class MetadataCaches
     {
         if (header.SnapshotCount == 0)
             return;
-        List<SnapshotEntry> snapshots = SnapshotTable.Read(_file, header);
-        tables.Add((new HostOffset(header.SnapshotsOffset), SnapshotTable.BytesOf(snapshots),
+        tables.Add((new HostOffset(header.SnapshotsOffset), SnapshotTable.Measure(_file, header).Bytes,
             MetadataKind.SnapshotTable));
         var seen = new HashSet<long>();
-        foreach (SnapshotEntry snapshot in snapshots)
+        foreach (SnapshotEntry snapshot in SnapshotTable.Entries(_file, header))
         {
             long bytes = snapshot.L1Size * 8L;
             if (bytes == 0 || snapshot.L1Size > Qcow2HeaderReader.L1BytesMax / 8
@@ -95,7 +111,7 @@ internal sealed partial class MetadataCaches
                 throw new BlockException(BlockErrorKind.Corrupt,
                     $"{_file.Name}: two snapshots have the L1 table at {snapshot.L1Offset.Value}");
             tables.Add((snapshot.L1Offset, bytes, MetadataKind.InactiveL1Table));
-            using ResidentTable l1 = ResidentTable.Load(_file, snapshot.L1Offset, (int)snapshot.L1Size);
+            using ResidentTable l1 = ResidentTable.Load(_file, snapshot.L1Offset, (int)snapshot.L1Size, Memory);
             AddEntries(tables, l1, L1Entry.OffsetMask, MetadataKind.InactiveL2Table);
         }
     }

@@ -60,9 +60,20 @@ internal sealed partial class MetadataCaches : IDisposable
         _isPublishing = offset => _publishing.Contains(offset & ~_geometry.ClusterMask);
         _punch = arguments.Discard != DiscardMode.Ignore;
         _report = arguments.Report;
-        L1 = ResidentTable.Load(file, new HostOffset(header.L1Offset), header.L1Size);
-        RefcountTable = ResidentTable.Load(file, new HostOffset(header.RefcountTableOffset),
-            (int)(((long)header.RefcountTableClusters << header.ClusterBits) / 8));
+        Memory = arguments.Memory;
+        L1 = ResidentTable.Load(file, new HostOffset(header.L1Offset), header.L1Size, Memory);
+        try
+        {
+            RefcountTable = ResidentTable.Load(
+                file, new HostOffset(header.RefcountTableOffset),
+                (int)(((long)header.RefcountTableClusters << header.ClusterBits) / 8), Memory);
+        }
+        catch
+        {
+            L1.Dispose();
+            throw;
+        }
+
         L2 = new TableCache(file, geometry.SliceBytes, CacheSizes.L2Slices(geometry, header.Size, arguments), gate,
             DirtyEviction.AskOwner, MakeRoom);
         RefcountBlocks = new TableCache(file, geometry.SliceBytes, CacheSizes.RefcountSlices(geometry, arguments), gate,
@@ -82,6 +93,9 @@ internal sealed partial class MetadataCaches : IDisposable
         if (arguments is { ReadOnly: false, Compress: not CompressedWrites.Off })
             Packed = new PackedClusters(file, geometry, Refcounts, Allocator, gate);
     }
+
+    /// <summary>Where memory for tables is taken from.</summary>
+    public MemoryBudget Memory { get; }
 
     /// <summary>The active L1 table.</summary>
     public ResidentTable L1 { get; private set; }
@@ -331,6 +345,7 @@ internal sealed partial class MetadataCaches : IDisposable
 
     public void Dispose()
     {
+        _guardCharge?.Dispose();
         L1.Dispose();
         RefcountTable.Dispose();
         L2.Dispose();

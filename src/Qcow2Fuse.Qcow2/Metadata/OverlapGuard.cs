@@ -31,6 +31,9 @@ internal sealed class OverlapGuard(string name, Qcow2Geometry geometry)
 {
     private readonly IntervalSet _clusters = new();
 
+    /// <summary>Runs of clusters with metadata.</summary>
+    public int Count => _clusters.Count;
+
     /// <summary>
     /// Starts anew with the given tables. An L2 table may be there several times, where snapshots share it.
     /// </summary>

@@ -16,15 +16,19 @@ internal sealed unsafe class ResidentTable : IDisposable
     private const int SectorBytes = 512;
 
     private readonly BlockDevice _file;
+    private readonly MemoryBudget _budget;
+    private readonly MemoryCharge _charge;
     private readonly SortedSet<int> _dirtySectors = [];
     private readonly List<(int Sector, byte[] Content)> _frozen = [];
     private byte* _bytes;
 
-    private ResidentTable(BlockDevice file, HostOffset offset, int entries)
+    private ResidentTable(BlockDevice file, HostOffset offset, int entries, MemoryBudget budget)
     {
         _file = file;
+        _budget = budget;
         Offset = offset;
         Count = entries;
+        _charge = budget.Take(entries * 8L, file.Name, "a table of its clusters");
         _bytes = (byte*)NativeMemory.AlignedAlloc((nuint)Math.Max(entries * 8L, 8), 4096);
     }
 
@@ -39,9 +43,10 @@ internal sealed unsafe class ResidentTable : IDisposable
     public bool HasFrozen => _frozen.Count > 0;
 
     /// <summary>Reads a table of <paramref name="entries"/> entries.</summary>
-    public static ResidentTable Load(BlockDevice file, HostOffset offset, int entries)
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.NoMemory"/>, or it cannot be read.</exception>
+    public static ResidentTable Load(BlockDevice file, HostOffset offset, int entries, MemoryBudget budget)
     {
-        var table = new ResidentTable(file, offset, entries);
+        var table = new ResidentTable(file, offset, entries, budget);
         try
         {
             if (entries > 0)
@@ -58,7 +63,7 @@ internal sealed unsafe class ResidentTable : IDisposable
     /// <summary>A larger copy at another place, nothing of which is on disk yet.</summary>
     public ResidentTable CopyTo(HostOffset offset, int entries)
     {
-        var copy = new ResidentTable(_file, offset, entries);
+        var copy = new ResidentTable(_file, offset, entries, _budget);
         copy.Bytes.Clear();
         Bytes.CopyTo(copy.Bytes);
         return copy;
@@ -127,6 +132,7 @@ internal sealed unsafe class ResidentTable : IDisposable
     {
         NativeMemory.AlignedFree(_bytes);
         _bytes = null;
+        _charge.Dispose();
     }
 
     private void CheckIndex(long index)

@@ -207,7 +207,7 @@ internal sealed class SnapshotChanges
         _caches.BeginExclusive();
         try
         {
-            ResidentTable table = ResidentTable.Load(_file, place, entries);
+            ResidentTable table = ResidentTable.Load(_file, place, entries, _caches.Memory);
             try
             {
                 UpdateHeader(undo, header => header with

@@ -74,6 +74,13 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
     }
 
     /// <inheritdoc/>
+    public override DeviceRun GetRun(long offset, long length, bool joinsUnstored)
+    {
+        CheckRange(offset, length);
+        return _map.FindRun(new GuestOffset(offset), length, joinsUnstored);
+    }
+
+    /// <inheritdoc/>
     public override void Write(long offset, ReadOnlySpan<byte> source) => CheckWritable();
 
     /// <inheritdoc/>

@@ -6,18 +6,15 @@ using Qcow2Fuse.Block;
 namespace Qcow2Fuse.Qcow2;
 
 /// <summary>One entry of the snapshot table, kept byte for byte with what nobody here understands.</summary>
-internal sealed class SnapshotEntry
+/// <param name="raw">The entry as the table holds it, without the padding behind it.</param>
+/// <param name="currentSize">Size of the disk now, which is that of a snapshot that does not say its own.</param>
+internal sealed class SnapshotEntry(byte[] raw, long currentSize)
 {
-    public SnapshotEntry(byte[] raw, SnapshotInfo info)
-    {
-        Raw = raw;
-        Info = info;
-    }
-
     /// <summary>The entry as the table holds it, without the padding behind it.</summary>
-    public byte[] Raw { get; }
+    public byte[] Raw { get; } = raw;
 
-    public SnapshotInfo Info { get; }
+    /// <summary>What it says; its strings are made anew each time, as names may be long and entries many.</summary>
+    public SnapshotInfo Info => SnapshotTable.Parse(Raw, currentSize);
 
     /// <summary>Where its L1 table lies.</summary>
     public HostOffset L1Offset => new((long)BigEndian.U64(Raw, 0));
@@ -50,32 +47,45 @@ internal static class SnapshotTable
     private const int FieldsBytes = 40;
     private const int NewExtraBytes = 24;
 
-    /// <summary>Reads all entries.</summary>
+    /// <summary>Reads all entries, as a list that is wholly in memory.</summary>
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.InvalidFormat"/> or <see cref="BlockErrorKind.TooLarge"/>.
     /// </exception>
-    public static List<SnapshotEntry> Read(BlockDevice file, Qcow2Header header)
+    public static List<SnapshotEntry> Read(BlockDevice file, Qcow2Header header) => [.. Entries(file, header)];
+
+    /// <summary>Reads one entry after the other; the table is never in memory as a whole.</summary>
+    /// <exception cref="BlockException">
+    /// <see cref="BlockErrorKind.InvalidFormat"/> or <see cref="BlockErrorKind.TooLarge"/>.
+    /// </exception>
+    public static IEnumerable<SnapshotEntry> Entries(BlockDevice file, Qcow2Header header)
     {
         if (header.SnapshotCount > SnapshotsMax)
             throw new BlockException(BlockErrorKind.TooLarge,
                 $"{file.Name}: {header.SnapshotCount} snapshots are more than {SnapshotsMax}");
-        var snapshots = new List<SnapshotEntry>();
-        long offset = header.SnapshotsOffset;
-        for (int i = 0; i < header.SnapshotCount; i++)
+        return EntriesOf(file, header, 0).Select(static placed => placed.Entry);
+    }
+
+    /// <summary>As <see cref="Entries"/>, from a place in the table on, where an entry begins.</summary>
+    public static IEnumerable<(int Place, SnapshotEntry Entry)> Placed(BlockDevice file, Qcow2Header header, int place)
+    {
+        if (header.SnapshotCount > SnapshotsMax)
+            _ = Entries(file, header);
+        return EntriesOf(file, header, place);
+    }
+
+    /// <summary>Counts the entries and the bytes they take, after a look at each of them.</summary>
+    /// <exception cref="BlockException">As <see cref="Entries"/>.</exception>
+    public static (int Count, long Bytes) Measure(BlockDevice file, Qcow2Header header)
+    {
+        int count = 0;
+        long bytes = 0;
+        foreach (SnapshotEntry entry in Entries(file, header))
         {
-            var fields = new byte[FieldsBytes];
-            ReadBytes(file, header, offset, fields);
-            uint extraBytes = BigEndian.U32(fields, 36);
-            if (extraBytes > ExtraBytesMax)
-                throw new BlockException(BlockErrorKind.TooLarge,
-                    $"{file.Name}: snapshot {i} has {extraBytes} bytes of extra data, more than {ExtraBytesMax}");
-            var raw = new byte[FieldsBytes + extraBytes + BigEndian.U16(fields, 12) + BigEndian.U16(fields, 14)];
-            ReadBytes(file, header, offset, raw);
-            snapshots.Add(new SnapshotEntry(raw, Parse(raw, header.Size & ~511L)));
-            offset += Padded(raw.Length);
+            count++;
+            bytes += Padded(entry.Raw.Length);
         }
 
-        return snapshots;
+        return (count, bytes);
     }
 
     /// <summary>The bytes of a table of these entries.</summary>
@@ -125,7 +135,7 @@ internal static class SnapshotTable
         BigEndian.U64(raw, FieldsBytes + 16, ulong.MaxValue);
         idBytes.CopyTo(raw, FieldsBytes + NewExtraBytes);
         nameBytes.CopyTo(raw, FieldsBytes + NewExtraBytes + idBytes.Length);
-        return new SnapshotEntry(raw, Parse(raw, diskSize));
+        return new SnapshotEntry(raw, diskSize);
     }
 
     /// <summary>One above the highest number among the ids, as text.</summary>
@@ -134,7 +144,7 @@ internal static class SnapshotTable
         ulong highest = 0;
         foreach (SnapshotEntry entry in entries)
         {
-            if (ulong.TryParse(entry.Info.Id, NumberStyles.None, CultureInfo.InvariantCulture, out ulong id))
+            if (ulong.TryParse(IdOf(entry.Raw), NumberStyles.None, CultureInfo.InvariantCulture, out ulong id))
                 highest = Math.Max(highest, id);
         }
 
@@ -145,13 +155,32 @@ internal static class SnapshotTable
     /// The snapshot with this id, otherwise the first with this name; the same rule as qemu-img's. Null if there is
     /// neither.
     /// </summary>
-    public static SnapshotEntry? Find(IReadOnlyList<SnapshotEntry> entries, string nameOrId) =>
-        entries.FirstOrDefault(entry => string.Equals(entry.Info.Id, nameOrId, StringComparison.Ordinal))
-        ?? entries.FirstOrDefault(entry => string.Equals(entry.Info.Name, nameOrId, StringComparison.Ordinal));
+    public static SnapshotEntry? Find(IEnumerable<SnapshotEntry> entries, string nameOrId)
+    {
+        byte[] wanted = Encoding.UTF8.GetBytes(nameOrId);
+        SnapshotEntry? named = null;
+        foreach (SnapshotEntry entry in entries)
+        {
+            if (IdOf(entry.Raw).SequenceEqual(wanted))
+                return entry;
+            if (named is null && NameOf(entry.Raw).SequenceEqual(wanted))
+                named = entry;
+        }
+
+        return named;
+    }
+
+    /// <summary>The id of an entry, in bytes.</summary>
+    public static ReadOnlySpan<byte> IdOf(byte[] raw) =>
+        raw.AsSpan(FieldsBytes + (int)BigEndian.U32(raw, 36), BigEndian.U16(raw, 12));
+
+    /// <summary>The name of an entry, in bytes.</summary>
+    public static ReadOnlySpan<byte> NameOf(byte[] raw) =>
+        raw.AsSpan(FieldsBytes + (int)BigEndian.U32(raw, 36) + BigEndian.U16(raw, 12));
 
     private static long Padded(int bytes) => (bytes + 7) & ~7L;
 
-    private static SnapshotInfo Parse(byte[] raw, long currentSize)
+    internal static SnapshotInfo Parse(byte[] raw, long currentSize)
     {
         int extraBytes = (int)BigEndian.U32(raw, 36);
         int idBytes = BigEndian.U16(raw, 12);
@@ -168,13 +197,35 @@ internal static class SnapshotTable
             instructions == ulong.MaxValue ? null : (long)instructions);
     }
 
-    private static void ReadBytes(BlockDevice file, Qcow2Header header, long offset, byte[] bytes)
+    private static IEnumerable<(int Place, SnapshotEntry Entry)> EntriesOf(
+        BlockDevice file, Qcow2Header header, int place)
     {
-        if (offset > file.Length - bytes.Length)
-            throw new BlockException(
-                BlockErrorKind.InvalidFormat, $"{file.Name}: the snapshot table goes beyond the end of the file");
-        if (offset + bytes.Length - header.SnapshotsOffset > BytesMax)
-            throw new BlockException(BlockErrorKind.TooLarge, $"{file.Name}: the snapshot table is too large");
-        file.Read(offset, bytes);
+        long start = header.SnapshotsOffset;
+        var table = new TableParts(file, start, Math.Clamp(file.Length - start, 0, BytesMax));
+        for (int i = 0; i < header.SnapshotCount; i++)
+        {
+            byte[] raw = RawAt(file, table, start, place, i);
+            yield return (place, new SnapshotEntry(raw, header.Size & ~511L));
+            place += (int)Padded(raw.Length);
+        }
     }
+
+    private static byte[] RawAt(BlockDevice file, TableParts table, long start, long place, int number)
+    {
+        ReadOnlySpan<byte> fields = table.At(place, FieldsBytes);
+        if (fields.Length < FieldsBytes)
+            throw Cut(file, start, place + FieldsBytes);
+        uint extraBytes = BigEndian.U32(fields, 36);
+        if (extraBytes > ExtraBytesMax)
+            throw new BlockException(BlockErrorKind.TooLarge,
+                $"{file.Name}: snapshot {number} has {extraBytes} bytes of extra data, more than {ExtraBytesMax}");
+        int length = FieldsBytes + (int)extraBytes + BigEndian.U16(fields, 12) + BigEndian.U16(fields, 14);
+        ReadOnlySpan<byte> raw = table.At(place, length);
+        return raw.Length == length ? raw.ToArray() : throw Cut(file, start, place + length);
+    }
+
+    private static BlockException Cut(BlockDevice file, long start, long end) => start > file.Length - end
+        ? new BlockException(
+            BlockErrorKind.InvalidFormat, $"{file.Name}: the snapshot table goes beyond the end of the file")
+        : new BlockException(BlockErrorKind.TooLarge, $"{file.Name}: the snapshot table is too large");
 }

@@ -46,13 +46,17 @@ internal static class InfoCommand
         return command;
     }
 
-    /// <summary>Prints a report.</summary>
+    /// <summary>Prints a report. Its file is open still.</summary>
     internal static void Write(ImageReport report, bool asJson, TextWriter text)
     {
-        if (asJson)
-            text.WriteLine(ImageReportJson.Format(report));
-        else
+        if (!asJson)
+        {
             ImageReportText.Write(report, text);
+            return;
+        }
+
+        ImageReportJson.Write(report, text);
+        text.WriteLine();
     }
 
     private static int Run(string path, string? format, bool forceShare, bool asJson)
@@ -77,7 +81,8 @@ internal static class InfoCommand
         }
     }
 
-    /// <summary>What an image file says about itself.</summary>
+    /// <summary>What an image file says about itself; lists in it are read from the file when they are printed.
+    /// </summary>
     /// <exception cref="BlockException">Its header is invalid.</exception>
     internal static ImageReport Read(BlockDevice file, string path, string? format)
     {

@@ -9,6 +9,8 @@ namespace Qcow2Fuse.Commands;
 internal static class MountOptions
 {
     private const long CacheBytesMax = 1L << 40;
+    private const int UnlockSecondsMax = 86400;
+    private const long MetadataBytesMax = 1L << 40;
     private const int CacheCleanSecondsMax = 1_000_000;
     private const int ThreadsMax = 256;
     private const int ReadBytesMin = 4096;
@@ -63,6 +65,9 @@ internal static class MountOptions
         MountOption.Text(
             "secret", SecretSource.Form, "Where the passphrase of an encrypted image is read from (repeatable)",
             (s, v) => s.Secrets = [.. s.Secrets, SecretSource.Parse(v)]) with { Repeatable = true, IsPrivate = true },
+        MountOption.Number(
+            "unlock_time", "SECONDS", "Processor time for trying passphrases on an image at most (default 10)",
+            1, UnlockSecondsMax, (s, v) => s.UnlockTime = TimeSpan.FromSeconds(v)),
         MountOption.Flag(
             "drop_bitmaps", "Write to an image with bitmaps that cannot be kept valid; they are given up",
             (s, on) => s.DropBitmaps = on),
@@ -120,6 +125,9 @@ internal static class MountOptions
         MountOption.Size(
             "refcount_cache_size", "Upper bound of the cache of refcount blocks", CacheBytesMax,
             (s, v) => s.RefcountCacheBytesMax = v),
+        MountOption.Size(
+            "metadata_memory", "Memory for tables that all images share, beside the caches (default 128M)",
+            MetadataBytesMax, (s, v) => s.MetadataBytesMax = v),
         MountOption.Number(
             "cache_clean_interval", "SECONDS", "Give up tables unused for so long; 0 keeps them (default 600)",
             0, CacheCleanSecondsMax, (s, v) => s.CacheCleanInterval = TimeSpan.FromSeconds(v)),

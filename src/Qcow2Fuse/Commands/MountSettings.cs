@@ -8,6 +8,8 @@ namespace Qcow2Fuse.Commands;
 /// <summary>What a mount is asked to do: the sum of settings files, environment and command line.</summary>
 internal sealed class MountSettings
 {
+    private MemoryBudget? _memory;
+
     /// <summary>The image, as typed; null where nothing names one.</summary>
     public string? Source { get; set; }
 
@@ -163,6 +165,17 @@ internal sealed class MountSettings
     /// <summary>Flags of mount(8) that the kernel takes as they are: <c>noatime</c>, <c>sync</c> and such.</summary>
     public List<string> KernelFlags { get; } = [];
 
+    /// <summary>Bytes of memory for the tables of all images together.</summary>
+    public long MetadataBytesMax { get; set; } = 128L << 20;
+
+    /// <summary>Processor time for trying passphrases on an image.</summary>
+    public TimeSpan UnlockTime { get; set; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>The memory that all images of the mount share.</summary>
+    public MemoryBudget Memory => LazyInitializer.EnsureInitialized(
+        ref _memory,
+        () => new MemoryBudget(MetadataBytesMax, "-o metadata_memory= allows another amount for all images together"));
+
     /// <summary>What the opener needs of it.</summary>
     public ImageOpenOptions ToOpenOptions(string path) => new()
     {
@@ -180,6 +193,7 @@ internal sealed class MountSettings
         DropBitmaps = DropBitmaps,
         NoLock = NoLock,
         ForceShare = ForceShare,
+        Memory = Memory,
         L2CacheBytesMax = L2CacheBytesMax,
         RefcountCacheBytesMax = RefcountCacheBytesMax,
         PopulateCaches = PopulatesMemory,

@@ -58,12 +58,18 @@ internal static class SnapshotCommand
     }
 
     /// <summary>Prints a list of snapshots.</summary>
-    internal static void Write(IReadOnlyList<SnapshotInfo> snapshots, bool asJson, TextWriter text)
+    internal static void Write(IReadOnlyCollection<SnapshotInfo> snapshots, bool asJson, TextWriter text)
     {
         if (asJson)
-            text.WriteLine(ImageReportJson.FormatSnapshots(snapshots));
+        {
+            ImageReportJson.WriteSnapshots(snapshots, text);
+            text.WriteLine();
+        }
         else if (snapshots.Count > 0)
-            ImageReportText.WriteSnapshots(snapshots, text);
+        {
+            foreach (string line in ImageReportText.SnapshotLines(snapshots))
+                text.WriteLine(line);
+        }
     }
 
     private static int RunMounted(RunningImage running, SnapshotCall call)

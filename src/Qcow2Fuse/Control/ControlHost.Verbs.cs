@@ -15,18 +15,13 @@ internal sealed partial class ControlHost
     /// <summary><c>info</c>.</summary>
     public ControlAnswer Info(InfoCall call) => OnImage(call, (nodes, device) =>
     {
-        ImageReport report;
+        // Lists are read from the file while they are printed.
+        ControlAnswer Print(BlockDevice file) => Printed(call, text => InfoCommand.Write(
+            InfoCommand.Read(file, call.Shown, call.Format), call.Json, text));
         if (device is Qcow2Device qcow2)
-        {
-            report = qcow2.WhileStill(file => InfoCommand.Read(file, call.Shown, call.Format));
-        }
-        else
-        {
-            using FileDevice file = nodes.Image.OpenFile();
-            report = InfoCommand.Read(file, call.Shown, call.Format);
-        }
-
-        return Printed(text => InfoCommand.Write(report, call.Json, text));
+            return qcow2.WhileStill(Print);
+        using FileDevice file = nodes.Image.OpenFile();
+        return Print(file);
     });
 
     /// <summary><c>check</c>. Guest writes wait until it is done.</summary>
@@ -34,10 +29,10 @@ internal sealed partial class ControlHost
     {
         if (device is not Qcow2Device qcow2)
             throw CheckCommand.NothingToCheck(Printable.Text(call.Shown));
-        CheckResult check = qcow2.WhileStill(ImageChecker.Check);
+        CheckResult check = qcow2.WhileStill(file => ImageChecker.Check(file, context.Settings.Memory));
         List<string> messages = [];
         int exitCode = 0;
-        ControlAnswer answer = Printed(text => exitCode = CheckCommand.Write(
+        ControlAnswer answer = Printed(call, text => exitCode = CheckCommand.Write(
             new RepairResult(check, check, LeaksFixed: 0, CorruptionsFixed: 0, Refused: null),
             call.Shown, call.Json, call.Quiet, text, messages.Add));
         return answer with { ExitCode = exitCode, Messages = messages };
@@ -57,7 +52,11 @@ internal sealed partial class ControlHost
         }
 
         if ((call.Create ?? call.Delete) is null)
-            return Printed(text => SnapshotCommand.Write(qcow2.Snapshots, call.Json, text));
+        {
+            return qcow2.WhileStill(file => Printed(call, text => SnapshotCommand.Write(
+                Qcow2ImageInfo.Read(file).Snapshots, call.Json, text)));
+        }
+
         RequireWritable(device, call);
         if (call.Create is not null)
             qcow2.CreateSnapshot(call.Create);
@@ -116,9 +115,9 @@ internal sealed partial class ControlHost
         }
     }
 
-    private static ControlAnswer Printed(Action<TextWriter> write)
+    private static ControlAnswer Printed(ControlCall call, Action<TextWriter> write)
     {
-        using StringWriter text = new() { NewLine = "\n" };
+        using BoundedText text = new(Printable.Text(call.Shown)) { NewLine = "\n" };
         write(text);
         return new ControlAnswer(Output: text.ToString());
     }

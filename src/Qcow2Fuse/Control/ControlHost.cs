@@ -65,13 +65,8 @@ internal sealed partial class ControlHost(
         }
     }
 
-    /// <summary>OpenMetrics text.</summary>
-    public string Metrics()
-    {
-        using StringWriter text = new() { NewLine = "\n" };
-        MetricsText.Write(images.Current(), text);
-        return text.ToString();
-    }
+    /// <summary>The lines of an OpenMetrics text.</summary>
+    public IEnumerable<string> Metrics() => MetricsText.Lines(images.Current());
 
     /// <summary>What is mounted, as JSON (<see cref="MountsReport"/>).</summary>
     public string Mounts()

@@ -18,6 +18,7 @@ namespace Qcow2Fuse.Control;
 /// </summary>
 internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
 {
+    private const int PartChars = 128 << 10;
     private const int ConnectionsMax = 16;
     private const int BodyBytesMax = 64 * 1024;
     private const string Json = "application/json";
@@ -73,7 +74,7 @@ internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
         ("GET", "/healthz") => WriteText(
             context, _host.IsServing ? "ok\n" : "ending\n", "text/plain",
             _host.IsServing ? StatusCodes.Status200OK : StatusCodes.Status503ServiceUnavailable),
-        ("GET", "/metrics") => WriteText(context, _host.Metrics, OpenMetrics),
+        ("GET", "/metrics") => WriteLines(context, _host.Metrics, OpenMetrics),
         ("GET", "/v1/mounts") => WriteText(context, _host.Mounts, Json),
         ("POST", "/v1/info") => Answer(context, ControlJson.Default.InfoCall, _host.Info),
         ("POST", "/v1/check") => Answer(context, ControlJson.Default.CheckCall, _host.Check),
@@ -104,6 +105,23 @@ internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
 
     private async Task WriteText(HttpContext context, Func<string> make, string type) =>
         await WriteText(context, await _host.Run(make), type);
+
+    /// <summary>Writes a text that may be long, a part at a time; each is made on a thread of its own.</summary>
+    private async Task WriteLines(HttpContext context, Func<IEnumerable<string>> make, string type)
+    {
+        context.Response.ContentType = type;
+        using IEnumerator<string> lines = await _host.Run(() => make().GetEnumerator());
+        while (await _host.Run(() => NextPart(lines)) is { Length: > 0 } part)
+            await context.Response.Body.WriteAsync(part, context.RequestAborted);
+    }
+
+    private static byte[] NextPart(IEnumerator<string> lines)
+    {
+        StringBuilder part = new();
+        while (part.Length < PartChars && lines.MoveNext())
+            part.Append(lines.Current).Append('\n');
+        return Encoding.UTF8.GetBytes(part.ToString());
+    }
 
     private static Task WriteText(
         HttpContext context, string text, string type, int status = StatusCodes.Status200OK)

@@ -15,6 +15,7 @@ internal static class BlockErrnos
         BlockErrorKind.NotSupported => Errno.EOPNOTSUPP,
         BlockErrorKind.OutOfRange => Errno.EINVAL,
         BlockErrorKind.TooLarge => Errno.EFBIG,
+        BlockErrorKind.NoMemory => Errno.ENOMEM,
         BlockErrorKind.NotFound => Errno.ENOENT,
         BlockErrorKind.PermissionDenied or BlockErrorKind.Policy => Errno.EACCES,
         BlockErrorKind.Locked => Errno.EBUSY,

@@ -52,4 +52,45 @@ internal readonly record struct DataRun(long Length, bool IsData)
             }
         }
     }
+
+    /// <summary>
+    /// As <see cref="At"/>, but as long as a bounded part of the metadata tells: for whoever looks for the next data,
+    /// or the next hole, over all of a disk.
+    /// </summary>
+    public static DataRun FarAt(BlockDevice device, long offset, long length)
+    {
+        long hole = length;
+        for (BlockDevice? layer = device; layer is not null && offset < layer.Length;
+             layer = BackingChain.Below(layer))
+        {
+            long reach = Math.Min(hole, layer.Length - offset);
+            DeviceRun run = layer.GetRun(offset, reach, joinsUnstored: true);
+            if (run.Kind == RunKind.Stored)
+            {
+                return ReferenceEquals(layer, device)
+                    ? new DataRun(run.Length, IsData: true) : ByLayers(device, offset, hole);
+            }
+
+            // What lies beyond the end of a layer reads as zeroes.
+            if (run.Length < reach)
+                hole = run.Length;
+        }
+
+        return new DataRun(hole, IsData: false);
+    }
+
+    private static DataRun ByLayers(BlockDevice device, long offset, long length)
+    {
+        for (BlockDevice? layer = device; layer is not null && offset < layer.Length;
+             layer = BackingChain.Below(layer))
+        {
+            DeviceRun run = layer.GetRun(
+                offset, Math.Min(length, layer.Length - offset), joinsUnstored: false);
+            if (run.Kind != RunKind.Unallocated)
+                return new DataRun(run.Length, IsData: run.Kind == RunKind.Stored);
+            length = run.Length;
+        }
+
+        return new DataRun(length, IsData: false);
+    }
 }

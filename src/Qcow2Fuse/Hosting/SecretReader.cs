@@ -19,7 +19,7 @@ internal static class SecretReader
 
     /// <summary>Reads all sources in their order; null for none.</summary>
     /// <exception cref="BlockException">One cannot be read, is empty or too long.</exception>
-    public static ImageSecrets? Read(IReadOnlyList<SecretSource> sources)
+    public static ImageSecrets? Read(IReadOnlyList<SecretSource> sources, TimeSpan? timeMax = null)
     {
         if (sources.Count == 0)
             return null;
@@ -37,7 +37,11 @@ internal static class SecretReader
             throw;
         }
 
-        return new ImageSecrets(passphrases);
+        return new ImageSecrets(passphrases)
+        {
+            TimeMax = timeMax ?? TimeSpan.MaxValue,
+            TimeHint = timeMax is null ? null : "-o unlock_time= allows another time",
+        };
     }
 
     /// <summary>

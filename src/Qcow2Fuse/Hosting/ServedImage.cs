@@ -78,7 +78,7 @@ internal sealed class ServedImage : IDisposable
     private static ServedImage Open(
         MountSettings settings, ImageOpenOptions options, FileStorage files, MountKeeper? keeper = null)
     {
-        using ImageSecrets? secrets = SecretReader.Read(settings.Secrets);
+        using ImageSecrets? secrets = SecretReader.Read(settings.Secrets, settings.UnlockTime);
         OptionalDirectStorage? optional =
             settings is { GivenCache: null, PrefersDirect: true } ? new OptionalDirectStorage(files) : null;
         OpenedImage image =

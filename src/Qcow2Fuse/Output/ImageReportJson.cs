@@ -10,12 +10,13 @@ namespace Qcow2Fuse.Output;
 /// </summary>
 internal static class ImageReportJson
 {
-    /// <summary>The report as text, without a newline at its end.</summary>
-    public static string Format(ImageReport report) => JsonText.Format(json => Write(report, json));
+    /// <summary>Prints the report, without a newline at its end.</summary>
+    public static void Write(ImageReport report, TextWriter output) =>
+        JsonText.Write(output, json => Write(report, json));
 
-    /// <summary>The snapshots as an array of SnapshotInfo, without a newline at its end.</summary>
-    public static string FormatSnapshots(IReadOnlyList<SnapshotInfo> snapshots) =>
-        JsonText.Format(json => WriteSnapshots(snapshots, json));
+    /// <summary>Prints the snapshots as an array of SnapshotInfo, without a newline at its end.</summary>
+    public static void WriteSnapshots(IEnumerable<SnapshotInfo> snapshots, TextWriter output) =>
+        JsonText.Write(output, json => WriteSnapshots(snapshots, json));
 
     private static void Write(ImageReport report, Utf8JsonWriter json)
     {
@@ -76,7 +77,7 @@ internal static class ImageReportJson
         json.WriteEndObject();
     }
 
-    private static void WriteBitmaps(IReadOnlyList<BitmapInfo> bitmaps, Utf8JsonWriter json)
+    private static void WriteBitmaps(IEnumerable<BitmapInfo> bitmaps, Utf8JsonWriter json)
     {
         json.WriteStartArray("bitmaps");
         foreach (BitmapInfo bitmap in bitmaps)
@@ -89,12 +90,13 @@ internal static class ImageReportJson
             json.WriteString("name", bitmap.Name);
             json.WriteNumber("granularity", bitmap.Granularity);
             json.WriteEndObject();
+            JsonText.PassOn(json);
         }
 
         json.WriteEndArray();
     }
 
-    private static void WriteSnapshots(IReadOnlyList<SnapshotInfo> snapshots, Utf8JsonWriter json)
+    private static void WriteSnapshots(IEnumerable<SnapshotInfo> snapshots, Utf8JsonWriter json)
     {
         json.WriteStartArray();
         foreach (SnapshotInfo snapshot in snapshots)
@@ -110,6 +112,7 @@ internal static class ImageReportJson
             if (snapshot.InstructionCount is { } count)
                 json.WriteNumber("icount", count);
             json.WriteEndObject();
+            JsonText.PassOn(json);
         }
 
         json.WriteEndArray();

@@ -11,44 +11,45 @@ internal static class ImageReportText
     /// <summary>Prints the report.</summary>
     public static void Write(ImageReport report, TextWriter output)
     {
-        output.WriteLine($"image: {Printable.Text(report.FileName)}");
-        output.WriteLine($"file format: {report.Format}");
-        output.WriteLine($"virtual size: {SizeText.Human(report.VirtualSize)} ({report.VirtualSize} bytes)");
-        output.WriteLine($"disk size: {SizeText.Human(report.ActualSize)}");
+        foreach (string line in Lines(report))
+            output.WriteLine(line);
+    }
+
+    /// <summary>The lines of the report, each made when it is asked for: an image may have any number of them.
+    /// </summary>
+    public static IEnumerable<string> Lines(ImageReport report)
+    {
+        yield return $"image: {Printable.Text(report.FileName)}";
+        yield return $"file format: {report.Format}";
+        yield return string.Create(
+            CultureInfo.InvariantCulture,
+            $"virtual size: {SizeText.Human(report.VirtualSize)} ({report.VirtualSize} bytes)");
+        yield return $"disk size: {SizeText.Human(report.ActualSize)}";
         if (report.Qcow2 is not { } image)
-            return;
+            yield break;
         if (image.EncryptionMethod != 0)
-            output.WriteLine("encrypted: yes");
-        output.WriteLine($"cluster_size: {image.ClusterSize}");
+            yield return "encrypted: yes";
+        yield return string.Create(CultureInfo.InvariantCulture, $"cluster_size: {image.ClusterSize}");
         if (image.Dirty)
-            output.WriteLine("cleanly shut down: no");
-        WriteBacking(report, image, output);
+            yield return "cleanly shut down: no";
+        foreach (string line in BackingLines(report, image))
+            yield return line;
         if (image.Snapshots.Count > 0)
-            WriteSnapshots(image.Snapshots, output);
-        output.WriteLine("Format specific information:");
+        {
+            foreach (string line in SnapshotLines(image.Snapshots))
+                yield return line;
+        }
+
+        yield return "Format specific information:";
         foreach (string line in Details(image))
-            output.WriteLine($"    {line}");
+            yield return $"    {line}";
     }
 
-    private static void WriteBacking(ImageReport report, Qcow2ImageInfo image, TextWriter output)
+    /// <summary>The list of snapshots as qemu-img prints it.</summary>
+    public static IEnumerable<string> SnapshotLines(IEnumerable<SnapshotInfo> snapshots)
     {
-        if (image.BackingFile is not { } backing)
-            return;
-        string full = report.FullBackingFile!;
-        string actual = string.Equals(full, backing, StringComparison.Ordinal)
-            ? ""
-            : $" (actual path: {Printable.Text(full)})";
-        output.WriteLine($"backing file: {Printable.Text(backing)}{actual}");
-        if (image.BackingFormat is { } format)
-            output.WriteLine($"backing file format: {Printable.Text(format)}");
-    }
-
-    /// <summary>Prints the list of snapshots as qemu-img does.</summary>
-    public static void WriteSnapshots(IReadOnlyList<SnapshotInfo> snapshots, TextWriter output)
-    {
-        output.WriteLine("Snapshot list:");
-        output.WriteLine(
-            $"{"ID",-10}{"TAG",-17}{"VM SIZE",8}{"DATE",20}{"VM CLOCK",13}{"ICOUNT",11}");
+        yield return "Snapshot list:";
+        yield return $"{"ID",-10}{"TAG",-17}{"VM SIZE",8}{"DATE",20}{"VM CLOCK",13}{"ICOUNT",11}";
         foreach (SnapshotInfo snapshot in snapshots)
         {
             string date = DateTimeOffset.FromUnixTimeSeconds(snapshot.DateSeconds).ToLocalTime()
@@ -56,10 +57,22 @@ internal static class ImageReportText
             long seconds = ImageReport.ClockSeconds(snapshot);
             long milliseconds = ImageReport.ClockNanoseconds(snapshot) / 1_000_000;
             string clock = $"{seconds / 3600:00}:{seconds / 60 % 60:00}:{seconds % 60:00}.{milliseconds:000}";
-            output.WriteLine(
-                $"{Printable.Text(snapshot.Id),-9} {Printable.Text(snapshot.Name),-16} "
-                + $"{SizeText.Human(snapshot.VmStateSize),8}{date,20}{clock,13}{snapshot.InstructionCount,11}");
+            yield return $"{Printable.Text(snapshot.Id),-9} {Printable.Text(snapshot.Name),-16} "
+                + $"{SizeText.Human(snapshot.VmStateSize),8}{date,20}{clock,13}{snapshot.InstructionCount,11}";
         }
+    }
+
+    private static IEnumerable<string> BackingLines(ImageReport report, Qcow2ImageInfo image)
+    {
+        if (image.BackingFile is not { } backing)
+            yield break;
+        string full = report.FullBackingFile!;
+        string actual = string.Equals(full, backing, StringComparison.Ordinal)
+            ? ""
+            : $" (actual path: {Printable.Text(full)})";
+        yield return $"backing file: {Printable.Text(backing)}{actual}";
+        if (image.BackingFormat is { } format)
+            yield return $"backing file format: {Printable.Text(format)}";
     }
 
     private static IEnumerable<string> Details(Qcow2ImageInfo image)
@@ -94,17 +107,18 @@ internal static class ImageReportText
         }
     }
 
-    private static IEnumerable<string> BitmapLines(IReadOnlyList<BitmapInfo> bitmaps)
+    private static IEnumerable<string> BitmapLines(IEnumerable<BitmapInfo> bitmaps)
     {
-        for (int i = 0; i < bitmaps.Count; i++)
+        int number = 0;
+        foreach (BitmapInfo bitmap in bitmaps)
         {
-            yield return string.Create(CultureInfo.InvariantCulture, $"[{i}]:");
+            yield return string.Create(CultureInfo.InvariantCulture, $"[{number++}]:");
             yield return "    flags:";
             int flag = 0;
-            foreach (string name in ImageReport.FlagsOf(bitmaps[i]))
+            foreach (string name in ImageReport.FlagsOf(bitmap))
                 yield return string.Create(CultureInfo.InvariantCulture, $"        [{flag++}]: {name}");
-            yield return $"    name: {Printable.Text(bitmaps[i].Name)}";
-            yield return string.Create(CultureInfo.InvariantCulture, $"    granularity: {bitmaps[i].Granularity}");
+            yield return $"    name: {Printable.Text(bitmap.Name)}";
+            yield return string.Create(CultureInfo.InvariantCulture, $"    granularity: {bitmap.Granularity}");
         }
     }
 

@@ -21,6 +21,8 @@ public sealed class UnitFileTests : MountTest
             .Select(static line => line[..line.IndexOf('=', StringComparison.Ordinal)])];
         Assert.Contains("ExecStart", settings);
         Assert.Contains("WatchdogSec", settings);
+        Assert.Contains("MemoryMax", settings);
+        Assert.DoesNotContain("OOMScoreAdjust=-900", SourceTree.LinesOf(unit));
         Assert.Contains(SourceTree.LinesOf(unit), static line =>
             line.StartsWith("Environment=", StringComparison.Ordinal)
             && line.Contains("QCOW2FUSE_PREFER_DIRECT=on", StringComparison.Ordinal));

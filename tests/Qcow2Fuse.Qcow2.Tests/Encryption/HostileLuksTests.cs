@@ -59,6 +59,38 @@ public sealed class HostileLuksTests
         ShouldRefuse(image, kind, expected);
     }
 
+    [Fact]
+    public void What_would_take_too_long_is_not_begun()
+    {
+        byte[] image = Sound(out int luks);
+        Put(image, luks + Slot0 + 4, 4, (1 << 28) - 10_000_000);
+        using ImageSecrets secrets = new(new SecretMemory(EncryptedImages.Passphrase.Span))
+        {
+            TimeMax = TimeSpan.FromSeconds(2),
+            TimeHint = "a hint",
+        };
+        using MemoryDevice file = new();
+        file.Write(0, image);
+        FormatOpenArguments arguments = new() { ReadOnly = true, Secrets = secrets };
+        Stopwatch taken = Stopwatch.StartNew();
+        BlockException refused = Assert.Throws<BlockException>(() => Qcow2Device.Open(file, arguments));
+        Assert.Equal((BlockErrorKind.TooLarge, "a hint"), (refused.Kind, refused.Hint));
+        Assert.Contains(" s, and for all of them 2 s are allowed", refused.Message, StringComparison.Ordinal);
+        Assert.InRange(taken.Elapsed, TimeSpan.Zero, Soon);
+
+        // A slot that costs little is tried although another one costs too much.
+        Assert.Equal(BlockErrorKind.PermissionDenied, Assert.Throws<BlockException>(() => Qcow2Device.Open(
+            Copy(Sound(out _)), arguments with { Secrets = EncryptedImages.Secrets("no"u8) })).Kind);
+        using Qcow2Device sound = Qcow2Device.Open(Copy(Sound(out _)), arguments);
+
+        static MemoryDevice Copy(byte[] bytes)
+        {
+            MemoryDevice copy = new();
+            copy.Write(0, bytes);
+            return copy;
+        }
+    }
+
     [Theory]
     [InlineData(0, 0UL, "LUKS header offset 0")]
     [InlineData(0, 4097UL, "LUKS header offset 4097")]

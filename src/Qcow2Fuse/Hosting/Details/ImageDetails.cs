@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Hosting;
@@ -13,8 +12,9 @@ internal static class ImageDetails
     {
         FixedDirectory directory = context.Nodes.Add(new FixedDirectory(context), "details");
         directory.Add("info", context.Nodes.Add(
-            new TextFileNode(context, text => ImageReportText.Write(image.ReadReport(), text)), "info"));
-        directory.Add("map", context.Nodes.Add(new TextFileNode(context, text => WriteMap(image, text)), "map"));
+            new TextFileNode(context, _ => ImageReportText.Lines(image.OpenReport())), "info"));
+        directory.Add(
+            "map", context.Nodes.Add(new TextFileNode(context, pace => MapText.Lines(image, pace)), "map"));
         directory.Add("snapshots", context.Nodes.Add(new SnapshotsDirectory(context, image), "snapshots"));
         directory.Add("layers", context.Nodes.Add(new LayersDirectory(context, image), "layers"));
         UnreferencedSource unreferenced = new(image);
@@ -23,18 +23,5 @@ internal static class ImageDetails
             context.Nodes.Add(new RawFileNode(context, image, unreferenced), "unreferenced"),
             () => unreferenced.Exists);
         return directory;
-    }
-
-    private static void WriteMap(HostedImage image, TextWriter text)
-    {
-        BlockDevice device = image.Acquire();
-        try
-        {
-            MapText.Write(device, text);
-        }
-        finally
-        {
-            image.Release();
-        }
     }
 }

@@ -9,46 +9,86 @@ namespace Qcow2Fuse.Hosting;
 /// </summary>
 internal static class MapText
 {
-    /// <summary>Writes the map of an open disk.</summary>
-    public static void Write(BlockDevice disk, TextWriter text)
+    /// <summary>Extents that are looked for at a time, while the disk is kept open.</summary>
+    private const int ExtentsAtOnce = 64;
+
+    /// <summary>
+    /// The map of a disk, as a <see cref="TextCursor"/> reads it. The disk may change between two lines; each is true
+    /// when it is made, and together they go from the beginning of the disk to its end.
+    /// </summary>
+    /// <param name="source">The disk; it is kept open for a moment at a time.</param>
+    /// <param name="pace">Whether a long run of extents is to be told in parts.</param>
+    public static IEnumerable<string?> Lines(DiskSource source, TextPace pace)
     {
-        long length = disk.Length;
+        Extent[] found = new Extent[ExtentsAtOnce];
         Extent? pending = null;
-        for (long offset = 0; offset < length;)
+        for (long offset = 0; ;)
         {
-            Extent extent = BackingChain.GetExtent(disk, offset, length - offset);
-            offset += extent.Length;
-            if (pending is { } before && Continues(before, extent))
+            int count = Next(source, ref offset, found, out bool isEnd);
+            for (int i = 0; i < count; i++)
             {
-                pending = before with { Length = before.Length + extent.Length };
-                continue;
+                if (pending is { } before && Continues(before, found[i]))
+                {
+                    pending = before with { Length = before.Length + found[i].Length };
+                    continue;
+                }
+
+                if (pending is { } ready)
+                    yield return Line(ready);
+                pending = found[i];
             }
 
-            if (pending is { } ready)
-                WriteLine(ready, text);
-            pending = extent;
-        }
+            if (pending is { } last && (isEnd || pace.IsOver))
+            {
+                yield return Line(last);
+                pending = null;
+            }
 
-        if (pending is { } last)
-            WriteLine(last, text);
+            if (isEnd)
+                yield break;
+            yield return null;
+        }
+    }
+
+    /// <summary>The next extents, and whether they are the last.</summary>
+    private static int Next(DiskSource source, ref long offset, Extent[] extents, out bool isEnd)
+    {
+        BlockDevice disk = source.Acquire();
+        try
+        {
+            long length = disk.Length;
+            int count = 0;
+            for (; count < extents.Length && offset < length; count++)
+            {
+                extents[count] = BackingChain.GetExtent(disk, offset, length - offset);
+                offset += extents[count].Length;
+            }
+
+            isEnd = offset >= length;
+            return count;
+        }
+        finally
+        {
+            source.Release();
+        }
     }
 
     private static bool Continues(Extent before, Extent extent) =>
         before.Kind == extent.Kind && before.Depth == extent.Depth
         && (before.HostOffset < 0 ? extent.HostOffset < 0 : before.HostOffset + before.Length == extent.HostOffset);
 
-    private static void WriteLine(Extent extent, TextWriter text)
+    private static string Line(Extent extent)
     {
         bool isData = extent.Kind is ExtentKind.Data or ExtentKind.Compressed;
         bool isPresent = extent.Kind != ExtentKind.Unallocated;
         string place = extent.HostOffset >= 0
             ? string.Create(CultureInfo.InvariantCulture, $", \"offset\": {extent.HostOffset}")
             : "";
-        text.WriteLine(string.Create(
+        return string.Create(
             CultureInfo.InvariantCulture,
             $"{{ \"start\": {extent.Offset}, \"length\": {extent.Length}, \"depth\": {extent.Depth}, "
             + $"\"present\": {Word(isPresent)}, \"zero\": {Word(!isData)}, \"data\": {Word(isData)}, "
-            + $"\"compressed\": {Word(extent.Kind == ExtentKind.Compressed)}{place}}}"));
+            + $"\"compressed\": {Word(extent.Kind == ExtentKind.Compressed)}{place}}}");
     }
 
     private static string Word(bool value) => value ? "true" : "false";

@@ -8,50 +8,49 @@ namespace Qcow2Fuse.Hosting;
 /// <summary>What the images of a mount did, as OpenMetrics text (version 1.0.0).</summary>
 internal static class MetricsText
 {
-    /// <summary>Writes all metrics of all images.</summary>
-    public static void Write(IReadOnlyList<ImageNodes> images, TextWriter text)
+    /// <summary>The metrics of all images, each line made when it is asked for: there may be many images.</summary>
+    public static IEnumerable<string> Lines(IReadOnlyList<ImageNodes> images)
     {
-        WriteCounter(text, "qcow2fuse_requests", null, "Requests of the kernel that were served", images, Requests);
-        WriteCounter(text, "qcow2fuse_bytes", "bytes", "Bytes of those requests", images, Bytes);
-        WriteLatencies(text, images);
-        WriteFamily(text, "qcow2fuse_image_open", "gauge", null, "Whether the image is open now");
-        foreach (ImageNodes image in images)
-            WriteSample(text, "qcow2fuse_image_open", image, label: "", image.Image.Current is null ? 0 : 1);
-        (ImageNodes Image, MetadataStatistics Statistics)[] tables =
-            [.. from image in images
-                let statistics = StatisticsOf(image.Image)
-                where statistics is not null
-                select (image, statistics.Value)];
-        WriteTables(text, tables, "qcow2fuse_table_hits", "Tables found in the cache", static table => table.Hits);
-        WriteTables(text, tables, "qcow2fuse_table_reads", "Tables read from the file", static table => table.Misses);
-        WriteTables(
-            text, tables, "qcow2fuse_table_writes", "Tables written to the file", static table => table.Written);
-        WriteFamily(text, "qcow2fuse_tables_held", "gauge", null, "Tables in the cache now");
-        foreach ((ImageNodes image, MetadataStatistics statistics) in tables)
-        {
-            WriteSample(text, "qcow2fuse_tables_held", image, ",table=\"l2\"", statistics.L2.Held);
-            WriteSample(
-                text, "qcow2fuse_tables_held", image, ",table=\"refcount\"", statistics.RefcountBlocks.Held);
-        }
-
-        WriteFamily(text, "qcow2fuse_metadata_flushes", "counter", null, "Flushes that made all metadata durable");
-        foreach ((ImageNodes image, MetadataStatistics statistics) in tables)
-            WriteSample(text, "qcow2fuse_metadata_flushes_total", image, label: "", statistics.Flushes);
-        WriteManagedMemory(text);
-        text.WriteLine("# EOF");
+        IEnumerable<string> all =
+            Counter("qcow2fuse_requests", null, "Requests of the kernel that were served", images, Requests)
+                .Concat(Counter("qcow2fuse_bytes", "bytes", "Bytes of those requests", images, Bytes))
+                .Concat(Latencies(images))
+                .Concat(Family("qcow2fuse_image_open", "gauge", null, "Whether the image is open now"))
+                .Concat(images.Select(static image =>
+                    Sample("qcow2fuse_image_open", image, label: "", image.Image.Current is null ? 0 : 1)))
+                .Concat(Tables(images, "qcow2fuse_table_hits", "Tables found in the cache", static t => t.Hits))
+                .Concat(Tables(images, "qcow2fuse_table_reads", "Tables read from the file", static t => t.Misses))
+                .Concat(Tables(
+                    images, "qcow2fuse_table_writes", "Tables written to the file", static t => t.Written))
+                .Concat(Family("qcow2fuse_tables_held", "gauge", null, "Tables in the cache now"))
+                .Concat(TableSamples(images, "qcow2fuse_tables_held", static t => t.Held))
+                .Concat(Family(
+                    "qcow2fuse_metadata_flushes", "counter", null, "Flushes that made all metadata durable"))
+                .Concat(Open(images).Select(static open =>
+                    Sample("qcow2fuse_metadata_flushes_total", open.Image, label: "", open.Statistics.Flushes)));
+        return all.Concat(ManagedMemory()).Append("# EOF");
     }
 
+    private static IEnumerable<(ImageNodes Image, MetadataStatistics Statistics)> Open(
+        IReadOnlyList<ImageNodes> images) =>
+        from image in images
+        let statistics = StatisticsOf(image.Image)
+        where statistics is not null
+        select (image, statistics.Value);
+
     /// <summary>The heap of the runtime. Requests take nothing from it; texts, listings and commands do.</summary>
-    private static void WriteManagedMemory(TextWriter text)
+    private static IEnumerable<string> ManagedMemory()
     {
         const string Allocated = "qcow2fuse_managed_allocated_bytes";
         const string Limit = "qcow2fuse_managed_limit_bytes";
-        WriteFamily(text, Allocated, "counter", "bytes", "Managed memory allocated so far");
-        text.WriteLine(string.Create(
-            CultureInfo.InvariantCulture, $"{Allocated}_total {GC.GetTotalAllocatedBytes(precise: true)}"));
-        WriteFamily(text, Limit, "gauge", "bytes", "Managed memory that may be in use");
-        text.WriteLine(string.Create(
-            CultureInfo.InvariantCulture, $"{Limit} {GC.GetGCMemoryInfo().TotalAvailableMemoryBytes}"));
+        foreach (string line in Family(Allocated, "counter", "bytes", "Managed memory allocated so far"))
+            yield return line;
+        yield return string.Create(
+            CultureInfo.InvariantCulture, $"{Allocated}_total {GC.GetTotalAllocatedBytes(precise: true)}");
+        foreach (string line in Family(Limit, "gauge", "bytes", "Managed memory that may be in use"))
+            yield return line;
+        yield return string.Create(
+            CultureInfo.InvariantCulture, $"{Limit} {GC.GetGCMemoryInfo().TotalAvailableMemoryBytes}");
     }
 
     private static IEnumerable<(string Operation, long Value)> Requests(ImageCounters counters) =>
@@ -62,34 +61,31 @@ internal static class MetricsText
     private static IEnumerable<(string Operation, long Value)> Bytes(ImageCounters counters) =>
         [("read", counters.ReadBytes), ("write", counters.WrittenBytes), ("zero", counters.ZeroedBytes)];
 
-    private static void WriteCounter(
-        TextWriter text, string name, string? unit, string help, IReadOnlyList<ImageNodes> images,
-        Func<ImageCounters, IEnumerable<(string Operation, long Value)>> values)
-    {
-        WriteFamily(text, name, "counter", unit, help);
-        foreach (ImageNodes image in images)
-        {
-            foreach ((string operation, long value) in values(image.Image.Counters))
-                WriteSample(text, name + "_total", image, $",op=\"{operation}\"", value);
-        }
-    }
+    private static IEnumerable<string> Counter(
+        string name, string? unit, string help, IReadOnlyList<ImageNodes> images,
+        Func<ImageCounters, IEnumerable<(string Operation, long Value)>> values) =>
+        Family(name, "counter", unit, help).Concat(
+            from image in images
+            from sample in values(image.Image.Counters)
+            select Sample(name + "_total", image, $",op=\"{sample.Operation}\"", sample.Value));
 
-    private static void WriteLatencies(TextWriter text, IReadOnlyList<ImageNodes> images)
+    private static IEnumerable<string> Latencies(IReadOnlyList<ImageNodes> images)
     {
         const string Name = "qcow2fuse_request_duration_seconds";
-        WriteFamily(text, Name, "histogram", "seconds", "How long those requests took");
-        foreach (ImageNodes image in images)
+        IEnumerable<string> OfImage(ImageNodes image)
         {
             ImageCounters counters = image.Image.Counters;
-            WriteLatency(text, Name, image, "read", counters.ReadLatency);
-            WriteLatency(text, Name, image, "write", counters.WriteLatency);
-            WriteLatency(text, Name, image, "zero", counters.ZeroLatency);
-            WriteLatency(text, Name, image, "flush", counters.FlushLatency);
+            return Latency(Name, image, "read", counters.ReadLatency)
+                .Concat(Latency(Name, image, "write", counters.WriteLatency))
+                .Concat(Latency(Name, image, "zero", counters.ZeroLatency))
+                .Concat(Latency(Name, image, "flush", counters.FlushLatency));
         }
+
+        return Family(Name, "histogram", "seconds", "How long those requests took").Concat(images.SelectMany(OfImage));
     }
 
-    private static void WriteLatency(
-        TextWriter text, string name, ImageNodes image, string operation, LatencyHistogram latency)
+    private static IEnumerable<string> Latency(
+        string name, ImageNodes image, string operation, LatencyHistogram latency)
     {
         string label = $",op=\"{operation}\"";
         double sum = latency.Sum;
@@ -97,41 +93,40 @@ internal static class MetricsText
         for (int i = 0; i < counts.Length; i++)
         {
             string bound = i == LatencyHistogram.Bounds.Length ? "+Inf" : Canonical(LatencyHistogram.Bounds[i]);
-            WriteSample(text, name + "_bucket", image, $"{label},le=\"{bound}\"", counts[i]);
+            yield return Sample(name + "_bucket", image, $"{label},le=\"{bound}\"", counts[i]);
         }
 
-        WriteSample(text, name + "_count", image, label, counts[^1]);
-        text.WriteLine(string.Create(
-            CultureInfo.InvariantCulture, $"{name}_sum{{image=\"{Escape(image.Name)}\"{label}}} {sum:0.0########}"));
+        yield return Sample(name + "_count", image, label, counts[^1]);
+        yield return string.Create(
+            CultureInfo.InvariantCulture, $"{name}_sum{{image=\"{Escape(image.Name)}\"{label}}} {sum:0.0########}");
     }
 
     /// <summary>As OpenMetrics wants bounds: <c>5e-05</c>, <c>0.001</c>, <c>1.0</c>.</summary>
     private static string Canonical(double bound) =>
         bound.ToString(bound < 1e-4 ? "0e-00" : "0.0####", CultureInfo.InvariantCulture);
 
-    private static void WriteTables(
-        TextWriter text, (ImageNodes Image, MetadataStatistics Statistics)[] tables, string name, string help,
-        Func<TableCacheStatistics, long> value)
-    {
-        WriteFamily(text, name, "counter", null, help);
-        foreach ((ImageNodes image, MetadataStatistics statistics) in tables)
-        {
-            WriteSample(text, name + "_total", image, ",table=\"l2\"", value(statistics.L2));
-            WriteSample(text, name + "_total", image, ",table=\"refcount\"", value(statistics.RefcountBlocks));
-        }
-    }
+    private static IEnumerable<string> Tables(
+        IReadOnlyList<ImageNodes> images, string name, string help, Func<TableCacheStatistics, long> value) =>
+        Family(name, "counter", null, help).Concat(TableSamples(images, name + "_total", value));
 
-    private static void WriteFamily(TextWriter text, string name, string type, string? unit, string help)
+    private static IEnumerable<string> TableSamples(
+        IReadOnlyList<ImageNodes> images, string name, Func<TableCacheStatistics, long> value) =>
+        Open(images).SelectMany(open => (string[])
+        [
+            Sample(name, open.Image, ",table=\"l2\"", value(open.Statistics.L2)),
+            Sample(name, open.Image, ",table=\"refcount\"", value(open.Statistics.RefcountBlocks)),
+        ]);
+
+    private static IEnumerable<string> Family(string name, string type, string? unit, string help)
     {
-        text.WriteLine($"# TYPE {name} {type}");
+        yield return $"# TYPE {name} {type}";
         if (unit is not null)
-            text.WriteLine($"# UNIT {name} {unit}");
-        text.WriteLine($"# HELP {name} {help}.");
+            yield return $"# UNIT {name} {unit}";
+        yield return $"# HELP {name} {help}.";
     }
 
-    private static void WriteSample(TextWriter text, string name, ImageNodes image, string label, long value) =>
-        text.WriteLine(string.Create(
-            CultureInfo.InvariantCulture, $"{name}{{image=\"{Escape(image.Name)}\"{label}}} {value}"));
+    private static string Sample(string name, ImageNodes image, string label, long value) => string.Create(
+        CultureInfo.InvariantCulture, $"{name}{{image=\"{Escape(image.Name)}\"{label}}} {value}");
 
     private static string Escape(string text) =>
         Printable.Text(text).Replace("\\", "\\\\", StringComparison.Ordinal)

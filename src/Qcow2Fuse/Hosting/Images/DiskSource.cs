@@ -4,10 +4,17 @@ using Qcow2Fuse.Block;
 namespace Qcow2Fuse.Hosting;
 
 /// <summary>A disk that is opened for its first user and closed behind its last.</summary>
+/// <remarks>
+/// Opening and closing may take seconds. No lock is held meanwhile, so that only those wait who cannot do without the
+/// open disk.
+/// </remarks>
 internal abstract class DiskSource
 {
-    private readonly Lock _lock = new();
+    private readonly object _lock = new();
     private BlockDevice? _device;
+    private BlockException? _failure;
+    private int _attempts;
+    private bool _isChanging;
     private int _users;
     private long _unusedSince;
 
@@ -26,20 +33,60 @@ internal abstract class DiskSource
     /// <summary>How long it stays open without a user; zero to close at once.</summary>
     protected virtual TimeSpan IdleTime => TimeSpan.Zero;
 
-    /// <summary>Opens the disk if it is closed, and keeps it open until <see cref="Release"/>.</summary>
+    /// <summary>
+    /// Opens the disk if it is closed, and keeps it open until <see cref="Release"/>. Whoever comes while somebody else
+    /// opens it shares what that comes to.
+    /// </summary>
     /// <exception cref="BlockException">It cannot be opened.</exception>
     public BlockDevice Acquire()
     {
         lock (_lock)
         {
-            BlockDevice device = _device ?? Open();
-            Volatile.Write(ref _device, device);
-            _users++;
-            return device;
+            while (_isChanging)
+            {
+                int attempt = _attempts;
+                Monitor.Wait(_lock);
+                if (_attempts != attempt && _failure is { } failure && !_isChanging)
+                    throw new BlockException(failure.Kind, failure.Message, failure, failure.Hint);
+            }
+
+            if (_device is not null)
+            {
+                _users++;
+                return _device;
+            }
+
+            _isChanging = true;
+        }
+
+        BlockDevice? opened = null;
+        BlockException? failed = null;
+        try
+        {
+            return opened = Open();
+        }
+        catch (BlockException exception)
+        {
+            failed = exception;
+            throw;
+        }
+        finally
+        {
+            lock (_lock)
+            {
+                Volatile.Write(ref _device, opened);
+                if (opened is not null)
+                    _users++;
+                _failure = failed;
+                _attempts++;
+                EndChange();
+            }
         }
     }
 
-    /// <summary>Keeps the disk open if it is open; else null, and nothing is to be released.</summary>
+    /// <summary>
+    /// Keeps the disk open if it is open; else null, and nothing is to be released. Waits for nothing.
+    /// </summary>
     public BlockDevice? AcquireOpen()
     {
         lock (_lock)
@@ -67,17 +114,20 @@ internal abstract class DiskSource
     /// <returns>Whether it is closed now.</returns>
     public bool CloseUnused(TimeSpan time)
     {
+        BlockDevice device;
         lock (_lock)
         {
+            if (_isChanging)
+                return false;
             if (_device is null)
                 return true;
             if (_users > 0 || Environment.TickCount64 - _unusedSince < (long)time.TotalMilliseconds)
                 return false;
-            BlockDevice device = _device;
-            Volatile.Write(ref _device, null);
-            Close(device);
-            return true;
+            device = TakeDevice();
         }
+
+        CloseTaken(device);
+        return true;
     }
 
     /// <summary>Closes the disk if it is idle.</summary>
@@ -86,18 +136,52 @@ internal abstract class DiskSource
     /// <summary>Closes the disk whoever used it; for the end, when nobody can call any more.</summary>
     protected void CloseAnyway()
     {
+        BlockDevice device;
         lock (_lock)
         {
-            BlockDevice? device = _device;
-            Volatile.Write(ref _device, null);
-            if (device is not null)
-                Close(device);
+            while (_isChanging)
+                Monitor.Wait(_lock);
+            if (_device is null)
+                return;
+            device = TakeDevice();
         }
+
+        CloseTaken(device);
     }
 
-    /// <summary>Opens the disk.</summary>
+    /// <summary>Opens the disk; called by one thread at a time, and never while <see cref="Close"/> runs.</summary>
     protected abstract BlockDevice Open();
 
     /// <summary>Closes it.</summary>
     protected abstract void Close(BlockDevice device);
+
+    private BlockDevice TakeDevice()
+    {
+        BlockDevice device = _device!;
+        Volatile.Write(ref _device, null);
+        _isChanging = true;
+        return device;
+    }
+
+    private void CloseTaken(BlockDevice device)
+    {
+        try
+        {
+            Close(device);
+        }
+        finally
+        {
+            lock (_lock)
+            {
+                _failure = null;
+                EndChange();
+            }
+        }
+    }
+
+    private void EndChange()
+    {
+        _isChanging = false;
+        Monitor.PulseAll(_lock);
+    }
 }

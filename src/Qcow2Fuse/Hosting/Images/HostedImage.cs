@@ -27,6 +27,8 @@ internal sealed class HostedImage : DiskSource, IDisposable
     private FileStamp _complainedOf;
     private PartitionTable _table = PartitionTable.Empty;
     private FileStamp _tableStamp;
+    private ImageLook? _look;
+    private Lock? _changeLock;
     private RawFileNode[] _views = [];
     private long _modifiedTicks;
     private int _tableIsStale = 1;
@@ -70,7 +72,7 @@ internal sealed class HostedImage : DiskSource, IDisposable
         _place.Look() is { } status ? FileDevice.IdentityOf(status) : null;
 
     /// <summary>Held by what changes the image as a whole, one at a time.</summary>
-    public Lock ChangeLock { get; } = new();
+    public Lock ChangeLock => LazyInitializer.EnsureInitialized(ref _changeLock);
 
     /// <summary>What its requests add up to.</summary>
     public ImageCounters Counters { get; } = new();
@@ -108,7 +110,8 @@ internal sealed class HostedImage : DiskSource, IDisposable
     /// <inheritdoc/>
     protected override TimeSpan IdleTime => IdlePeriod;
 
-    /// <summary>What the header says, read anew if the file has changed.</summary>
+    /// <summary>What the header says, read anew if the file has changed; without the lists, whose file is closed.
+    /// </summary>
     /// <exception cref="BlockException">It is no image, or cannot be read.</exception>
     public ImageReport ReadReport()
     {
@@ -132,39 +135,33 @@ internal sealed class HostedImage : DiskSource, IDisposable
     public FileDevice OpenFile() => _place.Open();
 
     /// <summary>
-    /// The partitions as they are now. A closed image is looked at without locks, and closed again.
+    /// What the header says now. Lists in the report are read from the file, bit by bit, by whoever goes through them.
+    /// </summary>
+    /// <exception cref="BlockException">It is no image, or cannot be read.</exception>
+    public ImageReport OpenReport() => InfoCommand.Read(new ReopenedFile(Path, OpenFile), Path, _settings.Format);
+
+    /// <summary>
+    /// The partitions as they are now. A closed image is looked at without locks, and closed again; where that takes
+    /// longer than the caller has patience, they are those that were there before.
     /// </summary>
     /// <exception cref="BlockException">The disk cannot be read.</exception>
-    public PartitionTable ReadTable()
+    public PartitionTable ReadTable(LookPatience? patience = null)
     {
-        BlockDevice? device = AcquireOpen();
+        if (AcquireOpen() is not { } device)
+            return LookAtTable(patience ?? new LookPatience());
         try
         {
             lock (_stateLock)
             {
-                if (device is not null)
-                {
-                    // Marked fresh before it is read: a write meanwhile marks it stale again.
-                    if (Interlocked.Exchange(ref _tableIsStale, 0) != 0)
-                        Volatile.Write(ref _table, ReadTable(device));
-                    return _table;
-                }
-
-                FileStamp stamp = FileStamp.Of(_place);
-                if (stamp != _tableStamp)
-                {
-                    using ServedImage image = ServedImage.OpenToLook(_settings, Path, _files!);
-                    Volatile.Write(ref _table, PartitionTable.Read(image.Device));
-                    _tableStamp = stamp;
-                }
-
+                // Marked fresh before it is read: a write meanwhile marks it stale again.
+                if (Interlocked.Exchange(ref _tableIsStale, 0) != 0)
+                    Volatile.Write(ref _table, ReadTable(device));
                 return _table;
             }
         }
         finally
         {
-            if (device is not null)
-                Release();
+            Release();
         }
     }
 
@@ -291,6 +288,50 @@ internal sealed class HostedImage : DiskSource, IDisposable
         foreach (ImageMessage message in image.Messages)
             HostLog.OpenMessage(_logger, message.Text);
         return image;
+    }
+
+    private PartitionTable LookAtTable(LookPatience patience)
+    {
+        if (KnownTable(begins: false, out ImageLook? look) is { } known)
+            return known;
+        if (look is null)
+        {
+            if (!ImageLook.TryTakePlace(patience))
+                return Volatile.Read(ref _table);
+            if (KnownTable(begins: true, out look) is { } now)
+                return now;
+        }
+
+        return look!.Wait(patience) ? look.Result! : Volatile.Read(ref _table);
+    }
+
+    /// <summary>The table of the file as it is now; or null and who is looking for it.</summary>
+    /// <param name="begins">Begin to look if nobody does, in a place that was taken; it is returned otherwise.</param>
+    /// <param name="look">Who is looking.</param>
+    private PartitionTable? KnownTable(bool begins, out ImageLook? look)
+    {
+        lock (_stateLock)
+        {
+            if (_look is { Result: { } table } done)
+            {
+                Volatile.Write(ref _table, table);
+                _tableStamp = done.Stamp;
+                _look = null;
+            }
+            else if (_look is { HasFailed: true })
+            {
+                _look = null;
+            }
+
+            FileStamp stamp = FileStamp.Of(_place);
+            bool isKnown = stamp == _tableStamp;
+            if (begins && !isKnown && _look is null)
+                _look = ImageLook.Begin(() => ServedImage.OpenToLook(_settings, Path, _files!), stamp);
+            else if (begins)
+                ImageLook.ReturnPlace();
+            look = _look;
+            return isKnown ? _table : null;
+        }
     }
 
     private PartitionTable ReadTable(BlockDevice device)

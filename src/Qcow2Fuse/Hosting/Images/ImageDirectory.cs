@@ -16,6 +16,7 @@ namespace Qcow2Fuse.Hosting;
 internal sealed class ImageDirectory : ImageSet
 {
     private const string UsualEnding = ".qcow2";
+    private const int LookShare = 20;
     private const int ProbeLength = 512;
 
     /// <summary>Names that changed within a second are found by the next look; others at once.</summary>
@@ -35,8 +36,10 @@ internal sealed class ImageDirectory : ImageSet
     private bool _hasComplained;
     private TreeContext? _context;
     private ImageNodes[] _current = [];
+    private Dictionary<string, ImageNodes> _byName = new(StringComparer.Ordinal);
     private long _directoryTicks;
     private long _lastLook;
+    private long _lookMilliseconds;
 
     public ImageDirectory(MountSettings settings, string path, ILogger logger)
     {
@@ -89,17 +92,43 @@ internal sealed class ImageDirectory : ImageSet
         {
             long now = Environment.TickCount64;
             long ticks = _folder.ModifiedTicks;
-            bool isDue = now - _lastLook >= (long)LookPeriod.TotalMilliseconds;
+            bool isDue = now - _lastLook >= _lookMilliseconds;
             if (_context is not null && (isDue || ticks != _directoryTicks))
             {
                 _lastLook = now;
                 _directoryTicks = ticks;
                 Look(_context);
+
+                // Where there are many files, most of the time is left to those who look for one of them.
+                _lookMilliseconds = Math.Max(
+                    (long)LookPeriod.TotalMilliseconds, LookShare * (Environment.TickCount64 - now));
             }
 
             return _current;
         }
     }
+
+    /// <inheritdoc/>
+    public override bool IsDirectory => true;
+
+    /// <inheritdoc/>
+    /// <remarks>
+    /// A file is called as its image, and what follows begins with a dot: the image is one of the names that end before
+    /// a dot of it.
+    /// </remarks>
+    public override IEnumerable<ImageNodes> WithFile(string name)
+    {
+        Dictionary<string, ImageNodes> images = Names();
+        for (int dot = name.IndexOf('.', StringComparison.Ordinal); dot >= 0;
+             dot = name.IndexOf('.', dot + 1))
+        {
+            if (images.TryGetValue(name[..dot], out ImageNodes? image))
+                yield return image;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override ImageNodes? WithName(string name) => Names().GetValueOrDefault(name);
 
     /// <inheritdoc/>
     public override void CreateNodes(TreeContext context, bool rootIsFile)
@@ -156,6 +185,15 @@ internal sealed class ImageDirectory : ImageSet
         }
     }
 
+    private Dictionary<string, ImageNodes> Names()
+    {
+        lock (_lock)
+        {
+            _ = Current();
+            return _byName;
+        }
+    }
+
     private HostedImage[] AllImages()
     {
         lock (_lock)
@@ -180,7 +218,8 @@ internal sealed class ImageDirectory : ImageSet
     private void Look(TreeContext context)
     {
         List<string> files = ImageFiles();
-        foreach (string gone in _nodes.Keys.Except(files, StringComparer.Ordinal).ToArray())
+        HashSet<string> found = new(files, StringComparer.Ordinal);
+        foreach (string gone in _nodes.Keys.Where(known => !found.Contains(known)).ToArray())
         {
             _nodes.Remove(gone, out ImageNodes? nodes);
             nodes!.Retire();
@@ -189,12 +228,13 @@ internal sealed class ImageDirectory : ImageSet
         }
 
         // Two images may want one name: the one that ends in .qcow2 has it.
+        files.RemoveAll(_nodes.ContainsKey);
+        if (files.Count == 0 && _current.Length == _nodes.Count)
+            return;
         HashSet<string> taken = new(_nodes.Values.Select(static nodes => nodes.RawName), StringComparer.Ordinal);
         foreach (string file in files.OrderBy(static file => !HasUsualEnding(file))
             .ThenBy(static file => file, StringComparer.Ordinal))
         {
-            if (_nodes.ContainsKey(file))
-                continue;
             string name = RawFileName.For(file);
             if (!taken.Add(name))
             {
@@ -208,6 +248,7 @@ internal sealed class ImageDirectory : ImageSet
         }
 
         _current = [.. _nodes.Values.OrderBy(static nodes => nodes.RawName, StringComparer.Ordinal)];
+        _byName = _current.ToDictionary(static nodes => nodes.Name, StringComparer.Ordinal);
     }
 
     /// <summary>
@@ -238,11 +279,16 @@ internal sealed class ImageDirectory : ImageSet
     private bool IsImage(string name)
     {
         FileStamp stamp = FileStamp.Of(_folder.Look(name));
+        if (HasUsualEnding(name))
+        {
+            if (stamp.Length < 0)
+                Complain(name);
+            return stamp.Length >= 0;
+        }
+
         if (_probed.TryGetValue(name, out (FileStamp Stamp, bool IsImage) known) && known.Stamp == stamp)
             return known.IsImage;
-        bool isImage = stamp.Length >= 0 && (HasUsualEnding(name) || IsRecognised(name));
-        if (stamp.Length < 0 && HasUsualEnding(name))
-            Complain(name);
+        bool isImage = stamp.Length >= 0 && IsRecognised(name);
         _probed[name] = (stamp, isImage);
         return isImage;
     }

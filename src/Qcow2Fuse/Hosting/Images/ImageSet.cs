@@ -24,6 +24,16 @@ internal abstract class ImageSet : IDisposable
     /// <summary>The images as they are now, in the order of their names.</summary>
     public abstract IReadOnlyList<ImageNodes> Current();
 
+    /// <summary>Whether images come and go, and are opened when they are used.</summary>
+    public virtual bool IsDirectory => false;
+
+    /// <summary>The images that may have a file of this name; a few of them, however many there are.</summary>
+    public virtual IEnumerable<ImageNodes> WithFile(string name) => Current();
+
+    /// <summary>The image of a name, as the hidden directory has it; null for none.</summary>
+    public virtual ImageNodes? WithName(string name) =>
+        Current().FirstOrDefault(image => string.Equals(image.Name, name, StringComparison.Ordinal));
+
     /// <summary>
     /// Opens what <see cref="MountSettings.Source"/> names. An image is opened at once, so that a failure leaves no
     /// mount behind; those of a directory when they are used.

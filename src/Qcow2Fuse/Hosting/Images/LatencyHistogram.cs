@@ -12,6 +12,9 @@ internal sealed class LatencyHistogram
     private readonly long[] _counts = new long[Bounds.Length + 1];
     private long _ticks;
 
+    /// <summary>One in which nothing was counted, and nothing is to be.</summary>
+    public static LatencyHistogram Empty { get; } = new();
+
     /// <summary>The upper bounds of the buckets in seconds; one more bucket has none.</summary>
     public static ReadOnlySpan<double> Bounds =>
     [

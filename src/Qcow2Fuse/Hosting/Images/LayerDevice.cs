@@ -53,4 +53,11 @@ internal sealed class LayerDevice(BlockDevice layer) : BlockDevice
         Extent extent = layer.GetExtent(offset, length);
         return extent.Kind == ExtentKind.Unallocated ? extent with { Kind = ExtentKind.Zero } : extent;
     }
+
+    /// <inheritdoc/>
+    public override DeviceRun GetRun(long offset, long length, bool joinsUnstored)
+    {
+        DeviceRun run = layer.GetRun(offset, length, joinsUnstored: true);
+        return run.Kind == RunKind.Stored ? run : run with { Kind = RunKind.Zero };
+    }
 }

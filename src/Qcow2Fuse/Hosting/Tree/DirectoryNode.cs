@@ -8,6 +8,13 @@ namespace Qcow2Fuse.Hosting;
 /// <param name="Node">What it stands for.</param>
 internal readonly record struct DirectoryEntry(string Name, TreeNode Node);
 
+/// <summary>Gets the entries of a directory one by one; false ends the listing before the next.</summary>
+/// <param name="name">The name.</param>
+/// <param name="node">Number of the node.</param>
+/// <param name="kind">S_IFDIR or S_IFREG.</param>
+/// <param name="next">The position behind it.</param>
+internal delegate bool DirectoryVisitor(string name, ulong node, uint kind, long next);
+
 /// <summary>A directory, whose entries may change.</summary>
 /// <param name="context">What all nodes share.</param>
 internal abstract class DirectoryNode(TreeContext context) : TreeNode
@@ -22,6 +29,15 @@ internal abstract class DirectoryNode(TreeContext context) : TreeNode
 
     /// <summary>Adds the entries that are listed.</summary>
     public abstract void List(List<DirectoryEntry> entries);
+
+    /// <summary>
+    /// Lists from a position on, 0 for the first entry, as things are now; for directories that may be too large to be
+    /// listed at once. False, the default, for all others.
+    /// </summary>
+    public virtual bool ListFrom(long position, DirectoryVisitor visit) => false;
+
+    /// <summary>Takes the directory and all below it out of the node table.</summary>
+    public virtual void Remove() => context.Nodes.Remove(this);
 
     /// <inheritdoc/>
     public override FuseAttributes Attributes() =>
@@ -63,21 +79,19 @@ internal sealed class FixedDirectory(TreeContext context) : DirectoryNode(contex
         }
     }
 
-    /// <summary>Takes the directory and all below it out of the node table.</summary>
-    public void Remove()
+    /// <inheritdoc/>
+    public override void Remove()
     {
         foreach ((DirectoryEntry entry, _) in _entries)
         {
-            if (entry.Node is FixedDirectory directory)
+            if (entry.Node is DirectoryNode directory)
                 directory.Remove();
-            else if (entry.Node is DisksDirectory disks)
-                disks.Remove();
             else if (entry.Node is RawFileNode file)
                 file.Retire();
             else
                 Context.Nodes.Remove(entry.Node);
         }
 
-        Context.Nodes.Remove(this);
+        base.Remove();
     }
 }

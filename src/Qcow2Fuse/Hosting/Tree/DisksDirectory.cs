@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using Qcow2Fuse.Block;
-using Qcow2Fuse.Qcow2;
 
 namespace Qcow2Fuse.Hosting;
 
@@ -21,6 +20,9 @@ internal abstract class DisksDirectory(TreeContext context, HostedImage image) :
 
     private readonly Lock _lock = new();
     private readonly List<(InnerDisk Disk, RawFileNode Node)> _disks = [];
+
+    /// <inheritdoc/>
+    public override bool MayTakeLong => image.Current is null;
 
     /// <inheritdoc/>
     public override TreeNode? Find(string name)
@@ -43,8 +45,8 @@ internal abstract class DisksDirectory(TreeContext context, HostedImage image) :
         }
     }
 
-    /// <summary>Takes the directory and its files out of the node table.</summary>
-    public void Remove()
+    /// <inheritdoc/>
+    public override void Remove()
     {
         lock (_lock)
         {
@@ -53,7 +55,7 @@ internal abstract class DisksDirectory(TreeContext context, HostedImage image) :
             _disks.Clear();
         }
 
-        Context.Nodes.Remove(this);
+        base.Remove();
     }
 
     /// <summary>A word for what the disks are.</summary>
@@ -127,56 +129,4 @@ internal sealed class LayersDirectory(TreeContext context, HostedImage image) : 
 
         return layer;
     }
-}
-
-/// <summary>
-/// <c>snapshots</c>: each internal snapshot by its name, or by its id where the name is taken or cannot be a file's.
-/// </summary>
-internal sealed class SnapshotsDirectory(TreeContext context, HostedImage image) : DisksDirectory(context, image)
-{
-    private const int NameBytesMax = 250;
-
-    /// <inheritdoc/>
-    protected override string What => "snapshot";
-
-    /// <inheritdoc/>
-    protected override List<InnerDisk> DisksOf(BlockDevice top)
-    {
-        List<InnerDisk> disks = [];
-        if (Qcow2Of(top) is not { } device)
-            return disks;
-        HashSet<string> taken = new(StringComparer.Ordinal);
-        foreach (SnapshotInfo snapshot in device.Snapshots)
-        {
-            string name = IsFileName(snapshot.Name) ? snapshot.Name : snapshot.Id;
-            if (!taken.Add(name) && (!IsFileName(snapshot.Id) || !taken.Add(name = snapshot.Id)))
-                continue;
-            if (!IsFileName(name))
-                continue;
-            string id = snapshot.Id;
-            disks.Add(new InnerDisk(
-                name, $"{id} {snapshot.Name} {snapshot.DateSeconds}.{snapshot.DateNanoseconds}", snapshot.DiskSize,
-                Math.Min(snapshot.DiskSize, device.AllocatedBytes), now => OpenSnapshot(now, id)));
-        }
-
-        return disks;
-    }
-
-    private static BlockDevice OpenSnapshot(BlockDevice top, string id) =>
-        Qcow2Of(top)?.OpenSnapshot(id)
-        ?? throw new BlockException(BlockErrorKind.NotSupported, $"{top.Name}: has no snapshots");
-
-    /// <summary>The qcow2 image below the filters of an open image; null for other formats.</summary>
-    public static Qcow2Device? Qcow2Of(BlockDevice device)
-    {
-        while (device is FilterDevice filter)
-            device = filter.Child;
-        return device as Qcow2Device;
-    }
-
-    /// <summary>Whoever made the image chose the names.</summary>
-    private static bool IsFileName(string name) =>
-        name.Length > 0 && name is not ("." or "..") && System.Text.Encoding.UTF8.GetByteCount(name) <= NameBytesMax
-        && !name.Contains('/', StringComparison.Ordinal) && !name.Contains('\0', StringComparison.Ordinal)
-        && !name.Contains('\uFFFD', StringComparison.Ordinal);
 }

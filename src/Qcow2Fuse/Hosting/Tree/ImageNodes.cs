@@ -12,7 +12,7 @@ internal sealed class ImageNodes
     private readonly TreeContext _context;
     private readonly bool _showsPartitions;
     private readonly Lock _lock = new();
-    private readonly List<(Partition Partition, RawFileNode Node)> _partitions = [];
+    private List<(Partition Partition, RawFileNode Node)>? _partitions;
     private PartitionTable _table = PartitionTable.Empty;
     private FixedDirectory? _details;
 
@@ -25,7 +25,6 @@ internal sealed class ImageNodes
     {
         _context = context;
         Image = image;
-        RawName = rawName;
         Name = rawName[..^RawEnding.Length];
         _showsPartitions = context.Settings.Partitions && window == DiskWindow.Whole;
         Raw = context.Nodes.Add(new RawFileNode(context, image, window, isPartition: false), "raw");
@@ -38,7 +37,7 @@ internal sealed class ImageNodes
     public string Name { get; }
 
     /// <summary><c>disk.raw</c>.</summary>
-    public string RawName { get; }
+    public string RawName => Name + RawEnding;
 
     /// <summary>The disk.</summary>
     public RawFileNode Raw { get; }
@@ -54,7 +53,7 @@ internal sealed class ImageNodes
     }
 
     /// <summary>The file of a name; null where the image has none.</summary>
-    public RawFileNode? Find(string name)
+    public RawFileNode? Find(string name, LookPatience patience)
     {
         if (string.Equals(name, RawName, StringComparison.Ordinal))
             return Raw;
@@ -64,24 +63,26 @@ internal sealed class ImageNodes
             && name.EndsWith(RawEnding, StringComparison.Ordinal);
         if (!fits)
             return null;
+        PartitionTable table = ReadTable(patience);
         lock (_lock)
         {
-            Refresh();
-            return _partitions.Find(one => string.Equals(PartitionName(one.Partition), name, StringComparison.Ordinal))
+            Follow(table);
+            return _partitions?.Find(one => string.Equals(PartitionName(one.Partition), name, StringComparison.Ordinal))
                 .Node;
         }
     }
 
     /// <summary>Adds the files that are listed.</summary>
-    public void List(List<DirectoryEntry> entries)
+    public void List(List<DirectoryEntry> entries, LookPatience patience)
     {
         entries.Add(new DirectoryEntry(RawName, Raw));
         if (!_showsPartitions)
             return;
+        PartitionTable table = ReadTable(patience);
         lock (_lock)
         {
-            Refresh();
-            foreach ((Partition partition, RawFileNode node) in _partitions)
+            Follow(table);
+            foreach ((Partition partition, RawFileNode node) in _partitions ?? [])
                 entries.Add(new DirectoryEntry(PartitionName(partition), node));
         }
     }
@@ -91,9 +92,9 @@ internal sealed class ImageNodes
     {
         lock (_lock)
         {
-            foreach ((_, RawFileNode node) in _partitions)
+            foreach ((_, RawFileNode node) in _partitions ?? [])
                 node.Retire();
-            _partitions.Clear();
+            _partitions = null;
             _details?.Remove();
             _details = null;
         }
@@ -108,12 +109,12 @@ internal sealed class ImageNodes
     /// Follows the partition table. A partition that has not moved keeps its node; whoever has one open that is no
     /// more goes on with the range it had, as with a block device.
     /// </summary>
-    private void Refresh()
+    private void Follow(PartitionTable table)
     {
-        PartitionTable table = ReadTable();
         if (ReferenceEquals(table, _table))
             return;
         _table = table;
+        _partitions ??= [];
         for (int i = _partitions.Count - 1; i >= 0; i--)
         {
             if (table.Partitions.Contains(_partitions[i].Partition))
@@ -136,11 +137,11 @@ internal sealed class ImageNodes
         _partitions.Sort(static (a, b) => a.Partition.Number.CompareTo(b.Partition.Number));
     }
 
-    private PartitionTable ReadTable()
+    private PartitionTable ReadTable(LookPatience patience)
     {
         try
         {
-            return Image.ReadTable();
+            return Image.ReadTable(patience);
         }
         catch (BlockException exception)
         {

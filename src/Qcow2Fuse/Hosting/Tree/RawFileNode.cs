@@ -22,6 +22,11 @@ internal sealed partial class RawFileNode : TreeNode
 {
     private const uint PermissionMask = 0xFFF;
 
+    /// <summary>Bytes that are zeroed before somebody is asked whether to go on.</summary>
+    private const long ZeroStep = 1L << 36;
+
+    private static readonly TimeSpan InterruptibleFrom = TimeSpan.FromSeconds(1);
+
     private readonly TreeContext _context;
     private readonly DiskSource _source;
     private readonly HostedImage _image;
@@ -61,6 +66,10 @@ internal sealed partial class RawFileNode : TreeNode
 
     /// <inheritdoc/>
     public override uint Kind => FuseAttributes.RegularFile;
+
+    /// <inheritdoc/>
+    /// <remarks>A disk that is closed is opened: its image says how long that takes.</remarks>
+    public override bool MayTakeLong => _source.Current is null;
 
     /// <summary>Size of the file in bytes.</summary>
     public long Length
@@ -102,15 +111,17 @@ internal sealed partial class RawFileNode : TreeNode
     public override int Open(FuseOpenRequest request, out FuseOpenResult result)
     {
         result = default;
+
+        // Without the lock: it may take seconds, and others who come meanwhile share what it comes to.
+        BlockDevice device = _source.Acquire();
+        if (request.Writes && device.IsReadOnly)
+        {
+            _source.Release();
+            return -FuseErrno.EROFS;
+        }
+
         lock (_openLock)
         {
-            BlockDevice device = _source.Acquire();
-            if (request.Writes && device.IsReadOnly)
-            {
-                _source.Release();
-                return -FuseErrno.EROFS;
-            }
-
             _opens++;
             _cached ??= new FuseCachedNode(Number);
             result = Flags(request);
@@ -252,9 +263,13 @@ internal sealed partial class RawFileNode : TreeNode
         long size = Length;
         if (offset >= size)
             return -FuseErrno.ENXIO;
+        using Walk walk = _context.Walks.Begin();
         while (offset < size)
         {
-            DataRun run = DataRun.At(device, _window.Start + offset, size - offset);
+            // No file system has to tell all holes: what is left may count as data.
+            if (walk.IsOver)
+                return kind == FuseSeekKind.Data ? offset : size;
+            DataRun run = DataRun.FarAt(device, _window.Start + offset, size - offset);
             if (run.IsData == (kind == FuseSeekKind.Data))
                 return offset;
             offset += run.Length;
@@ -331,9 +346,29 @@ internal sealed partial class RawFileNode : TreeNode
         if (length <= 0)
             return 0;
         long started = Stopwatch.GetTimestamp();
-        Device.WriteZeroes(_window.Start + offset, length, mayUnmap);
-        _image.Counters.CountZeroes(length, started);
-        _image.HasChanged(this, _window.Start + offset, length);
-        return 0;
+        BlockDevice device = Device;
+        long done = 0;
+        try
+        {
+            while (done < length)
+            {
+                // A signal that does not kill interrupts too, and must not spoil what is soon done.
+                bool isInterrupted = FuseCall.Current is { IsInterrupted: true };
+                if (isInterrupted && Stopwatch.GetElapsedTime(started) >= InterruptibleFrom)
+                    return -FuseErrno.EINTR;
+                long at = _window.Start + offset + done;
+                long step = Math.Min(length - done, ZeroStep - (at & (ZeroStep - 1)));
+                device.WriteZeroes(at, step, mayUnmap);
+                done += step;
+            }
+
+            _image.Counters.CountZeroes(length, started);
+            return 0;
+        }
+        finally
+        {
+            if (done > 0)
+                _image.HasChanged(this, _window.Start + offset, done);
+        }
     }
 }

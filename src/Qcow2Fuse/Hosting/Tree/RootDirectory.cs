@@ -17,19 +17,24 @@ internal sealed class RootDirectory(TreeContext context, ImageSet images) : Dire
     {
         RootDirectory root = context.Nodes.Add(new RootDirectory(context, images));
         TextFileNode metrics = context.Nodes.Add(
-            new TextFileNode(context, text => MetricsText.Write(images.Current(), text)), "metrics");
+            new TextFileNode(context, _ => MetricsText.Lines(images.Current())), "metrics");
         root._hidden = context.Nodes.Add(new HiddenDirectory(context, images, metrics), "hidden");
         return root;
     }
+
+    /// <inheritdoc/>
+    /// <remarks>Images are looked into for their partitions.</remarks>
+    public override bool MayTakeLong => images.IsDirectory;
 
     /// <inheritdoc/>
     public override TreeNode? Find(string name)
     {
         if (string.Equals(name, HiddenName, StringComparison.Ordinal))
             return _hidden;
-        foreach (ImageNodes image in images.Current())
+        LookPatience patience = new();
+        foreach (ImageNodes image in images.WithFile(name))
         {
-            if (image.Find(name) is { } file)
+            if (image.Find(name, patience) is { } file)
                 return file;
         }
 
@@ -39,8 +44,9 @@ internal sealed class RootDirectory(TreeContext context, ImageSet images) : Dire
     /// <inheritdoc/>
     public override void List(List<DirectoryEntry> entries)
     {
+        LookPatience patience = new();
         foreach (ImageNodes image in images.Current())
-            image.List(entries);
+            image.List(entries, patience);
     }
 
     /// <summary><c>.qcow2fuse</c>.</summary>
@@ -51,12 +57,8 @@ internal sealed class RootDirectory(TreeContext context, ImageSet images) : Dire
 
         public override TreeNode? Find(string name)
         {
-            foreach (ImageNodes image in images.Current())
-            {
-                if (string.Equals(image.Name, name, StringComparison.Ordinal))
-                    return image.Details;
-            }
-
+            if (images.WithName(name) is { } image)
+                return image.Details;
             return string.Equals(name, MetricsName, StringComparison.Ordinal) ? metrics : null;
         }
 

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: MIT
-using System.Text;
 using Qcow2Fuse.Fuse;
 
 namespace Qcow2Fuse.Hosting;
 
 /// <summary>
-/// A read-only text that is made when it is opened. As with files of /proc its size shows as 0, and reading goes on to
+/// A read-only text that is made while it is read. As with files of /proc its size shows as 0, and reading goes on to
 /// the end.
 /// </summary>
 /// <param name="context">What all nodes share.</param>
-/// <param name="write">Writes the content.</param>
-internal sealed class TextFileNode(TreeContext context, Action<TextWriter> write) : TreeNode
+/// <param name="lines">Makes the lines of the content, from the first on; see <see cref="TextCursor"/>.</param>
+internal sealed class TextFileNode(TreeContext context, Func<TextPace, IEnumerable<string?>> lines) : TreeNode
 {
     /// <inheritdoc/>
     public override uint Kind => FuseAttributes.RegularFile;
+
+    /// <inheritdoc/>
+    public override bool MayTakeLong => true;
 
     /// <inheritdoc/>
     public override FuseAttributes Attributes()
@@ -35,37 +37,34 @@ internal sealed class TextFileNode(TreeContext context, Action<TextWriter> write
         if (request.Writes)
             return -FuseErrno.EROFS;
 
-        // Past the page cache, which would stop at the size.
-        result = new FuseOpenResult(context.AddHandle(Content()), FuseOpenFlags.DirectIO);
+        // What cannot be read at all is said now. Past the page cache, which would stop at the size.
+        TextCursor cursor = new(lines);
+        cursor.Begin();
+        result = new FuseOpenResult(context.AddHandle(cursor), FuseOpenFlags.DirectIO);
         return 0;
     }
 
     /// <inheritdoc/>
     public override int Resume(ulong handle)
     {
-        if (context.Handle<byte[]>(handle) is null)
-            context.RenewHandle(handle, Content());
+        if (context.Handle<TextCursor>(handle) is null)
+            context.RenewHandle(handle, new TextCursor(lines));
         return 0;
     }
 
     /// <inheritdoc/>
-    public override void Release(ulong handle) => context.RemoveHandle(handle);
+    public override void Release(ulong handle)
+    {
+        context.Handle<TextCursor>(handle)?.Dispose();
+        context.RemoveHandle(handle);
+    }
 
     /// <inheritdoc/>
     public override int Read(ulong handle, long offset, Span<byte> destination)
     {
-        if (context.Handle<byte[]>(handle) is not { } content)
+        if (context.Handle<TextCursor>(handle) is not { } cursor)
             return -FuseErrno.EBADF;
-        int start = (int)Math.Min(offset, content.Length);
-        int length = Math.Min(content.Length - start, destination.Length);
-        content.AsSpan(start, length).CopyTo(destination);
-        return length;
-    }
-
-    private byte[] Content()
-    {
-        using StringWriter text = new() { NewLine = "\n" };
-        write(text);
-        return Encoding.UTF8.GetBytes(text.ToString());
+        using Walk walk = context.Walks.Begin();
+        return cursor.Read(offset, destination, walk);
     }
 }

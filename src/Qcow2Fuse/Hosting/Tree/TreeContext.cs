@@ -50,6 +50,9 @@ internal sealed class TreeContext
     /// <summary>The handle of what needs nothing to be kept for it.</summary>
     public ulong PlainHandle => (ulong)Generation << GenerationShift;
 
+    /// <summary>Bounds of requests that go over much of a disk.</summary>
+    public WalkLimits Walks { get; init; } = new();
+
     /// <summary>The nodes by number.</summary>
     public NodeTable Nodes { get; } = new();
 

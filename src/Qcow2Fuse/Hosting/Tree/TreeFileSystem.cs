@@ -29,6 +29,10 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     }
 
     /// <inheritdoc/>
+    public bool MayTakeLong(ulong node) =>
+        context.Nodes.TryGet(node, out TreeNode? found) && found.MayTakeLong;
+
+    /// <inheritdoc/>
     public int GetAttributes(ulong node, out FuseAttributes attributes)
     {
         attributes = default;
@@ -154,14 +158,37 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
 
         if (context.Handle<List<DirectoryEntry>>(handle) is not { } all)
             return -FuseErrno.EBADF;
-        for (int i = (int)Math.Min(offset, all.Count); i < all.Count; i++)
+        int i = (int)Math.Min(offset, all.Count);
+        for (; i < all.Count; i++)
         {
             TreeNode entry = all[i].Node;
             if (!entries.Add(entry.Number, entry.Kind, Encoding.UTF8.GetBytes(all[i].Name), i + 1))
-                break;
+                return 0;
         }
 
+        ListRest(node, Math.Max(offset, all.Count) - all.Count, all.Count, ref entries);
         return 0;
+    }
+
+    /// <summary>What the directory lists bit by bit, in a buffer of the size that the kernel's has left.</summary>
+    private void ListRest(ulong node, long position, int before, ref FuseDirectoryWriter entries)
+    {
+        if (!context.Nodes.TryGet(node, out TreeNode? found) || found is not DirectoryNode directory)
+            return;
+        List<(byte[] Name, ulong Node, uint Kind, long Next)> some = [];
+        int left = entries.Left;
+        directory.ListFrom(position, (name, number, kind, next) =>
+        {
+            byte[] bytes = Encoding.UTF8.GetBytes(name);
+            some.Add((bytes, number, kind, next + before));
+            left -= bytes.Length;
+            return left > 0;
+        });
+        foreach ((byte[] name, ulong number, uint kind, long next) in some)
+        {
+            if (!entries.Add(number, kind, name, next))
+                return;
+        }
     }
 
     /// <inheritdoc/>
@@ -230,7 +257,8 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     private static List<DirectoryEntry> EntriesOf(DirectoryNode directory)
     {
         List<DirectoryEntry> entries = [new(".", directory), new("..", directory)];
-        directory.List(entries);
+        if (!directory.ListFrom(0, static (_, _, _, _) => false))
+            directory.List(entries);
         return entries;
     }
 

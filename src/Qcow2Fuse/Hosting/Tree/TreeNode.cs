@@ -15,6 +15,9 @@ internal abstract class TreeNode
     /// <summary>S_IFDIR or S_IFREG.</summary>
     public abstract uint Kind { get; }
 
+    /// <summary>As <see cref="IFuseFileSystem.MayTakeLong"/>.</summary>
+    public virtual bool MayTakeLong => false;
+
     /// <summary>What stat(2) says.</summary>
     public abstract FuseAttributes Attributes();
 

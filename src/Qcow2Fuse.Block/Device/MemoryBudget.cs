@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+
+namespace Qcow2Fuse.Block;
+
+/// <summary>
+/// Memory for metadata whose size images decide: their tables, not the caches, which have bounds of their own. All
+/// images that share a budget have it together, so that no number of them takes more. May be used from all threads.
+/// </summary>
+/// <param name="bytes">What there is.</param>
+/// <param name="hint">What a user can do who needs more, or null.</param>
+public sealed class MemoryBudget(long bytes, string? hint = null)
+{
+    /// <summary>
+    /// What memory of the runtime counts, which ends earlier than that of the system: so many bytes for each.
+    /// </summary>
+    public const int ManagedFactor = 2;
+
+    private long _taken;
+
+    /// <summary>A budget without end, for whoever opens one image and ends.</summary>
+    public static MemoryBudget Unlimited { get; } = new(long.MaxValue);
+
+    /// <summary>Bytes that are taken now.</summary>
+    public long Taken => Volatile.Read(ref _taken);
+
+    /// <summary>Takes memory until the charge is disposed.</summary>
+    /// <param name="count">Bytes.</param>
+    /// <param name="name">The image that needs it.</param>
+    /// <param name="what">What it is for, such as "its L1 table".</param>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.NoMemory"/>: there is not so much left.</exception>
+    public MemoryCharge Take(long count, string name, string what)
+    {
+        MemoryCharge charge = new(this);
+        charge.Grow(count, name, what);
+        return charge;
+    }
+
+    internal void Add(long count, string name, string what)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(count);
+        long taken = Interlocked.Add(ref _taken, count);
+        if (taken <= bytes && taken >= count)
+            return;
+        long left = Math.Max(bytes - Interlocked.Add(ref _taken, -count), 0);
+        throw new BlockException(
+            BlockErrorKind.NoMemory,
+            string.Create(
+                CultureInfo.InvariantCulture,
+                $"{name}: {what} would take {Mebibytes(count)} MiB of memory, of {Mebibytes(bytes)} MiB for metadata "
+                + $"{left >> 20} MiB are left"),
+            hint: hint);
+    }
+
+    internal void Remove(long count) => Interlocked.Add(ref _taken, -count);
+
+    private static long Mebibytes(long count) => (count + (1 << 20) - 1) >> 20;
+}
+
+/// <summary>What was taken of a <see cref="MemoryBudget"/>. Its methods are called by one thread at a time.</summary>
+public sealed class MemoryCharge : IDisposable
+{
+    private readonly MemoryBudget _budget;
+    private long _taken;
+
+    internal MemoryCharge(MemoryBudget budget) => _budget = budget;
+
+    /// <summary>Takes more.</summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.NoMemory"/>; what was taken before stays.
+    /// </exception>
+    public void Grow(long count, string name, string what)
+    {
+        _budget.Add(count, name, what);
+        _taken += count;
+    }
+
+    /// <summary>Gives back what is above <paramref name="count"/> bytes.</summary>
+    public void Shrink(long count)
+    {
+        if (_taken <= count)
+            return;
+        _budget.Remove(_taken - count);
+        _taken = count;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => Shrink(0);
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT
+using System.Text;
+using Qcow2Fuse.Fuse;
+
+namespace Qcow2Fuse.Hosting;
+
+/// <summary>How much time the maker of a text has.</summary>
+internal sealed class TextPace
+{
+    /// <summary>Whether somebody has waited for long: the next line is to come with what is known of it.</summary>
+    public bool IsOver { get; set; }
+}
+
+/// <summary>
+/// An open text, of which nothing but the line being read is in memory. It is made anew from its beginning for whoever
+/// goes back in it.
+/// </summary>
+/// <param name="lines">
+/// Makes the lines, without their ends. Null stands for a step of work that has come to no line yet: each is to be
+/// small, and what a maker holds between two lines too.
+/// </param>
+internal sealed class TextCursor(Func<TextPace, IEnumerable<string?>> lines) : IDisposable
+{
+    private static readonly TimeSpan Patience = TimeSpan.FromMilliseconds(20);
+
+    private readonly TextPace _pace = new();
+    private readonly Lock _lock = new();
+    private IEnumerator<string?>? _lines;
+    private byte[] _line = [];
+    private int _lineLength;
+    private int _taken;
+    private long _position;
+    private bool _isAtEnd;
+    private bool _isClosed;
+
+    /// <summary>Makes the first line, or fails.</summary>
+    public void Begin()
+    {
+        lock (_lock)
+            _ = MakeStep();
+    }
+
+    /// <summary>Reads from a place of the text; fewer bytes than there is room for where that takes long.</summary>
+    /// <returns>Bytes read, 0 at the end, −EINTR where nobody waits any more, or −EAGAIN where somebody else reads.
+    /// </returns>
+    public int Read(long offset, Span<byte> destination, in Walk walk)
+    {
+        // Whoever waits here keeps others from being served.
+        if (!_lock.TryEnter(Patience))
+            return -FuseErrno.EAGAIN;
+        try
+        {
+            if (offset < _position)
+                StartAgain();
+            return ReadFrom(offset, destination, walk);
+        }
+        finally
+        {
+            _lock.Exit();
+        }
+    }
+
+    /// <summary>Lets go of what the maker holds.</summary>
+    public void Dispose()
+    {
+        lock (_lock)
+        {
+            StartAgain();
+            _isClosed = true;
+        }
+    }
+
+    private int ReadFrom(long offset, Span<byte> destination, in Walk walk)
+    {
+        int filled = 0;
+        while (filled < destination.Length)
+        {
+            int left = _lineLength - _taken;
+            if (left > 0)
+            {
+                long skipped = Math.Min(left, offset - _position);
+                int moved = skipped > 0 ? (int)skipped : Math.Min(left, destination.Length - filled);
+                if (skipped <= 0)
+                {
+                    _line.AsSpan(_taken, moved).CopyTo(destination[filled..]);
+                    filled += moved;
+                    offset += moved;
+                }
+
+                _taken += moved;
+                _position += moved;
+                continue;
+            }
+
+            if (walk.IsOver && filled > 0)
+                break;
+            if (walk.IsInterrupted)
+                return -FuseErrno.EINTR;
+            _pace.IsOver = walk.IsOver;
+            if (!MakeStep())
+                break;
+        }
+
+        return filled;
+    }
+
+    /// <summary>Makes the next line, or a step towards it; false at the end.</summary>
+    private bool MakeStep()
+    {
+        if (_isAtEnd || _isClosed)
+            return false;
+        _lines ??= lines(_pace).GetEnumerator();
+        try
+        {
+            if (!_lines.MoveNext())
+            {
+                _isAtEnd = true;
+                return false;
+            }
+        }
+        catch
+        {
+            // A maker that has failed makes nothing more: the next reader tries again from the beginning.
+            StartAgain();
+            throw;
+        }
+
+        if (_lines.Current is { } line)
+            Take(line);
+        return true;
+    }
+
+    private void Take(string line)
+    {
+        int most = Encoding.UTF8.GetMaxByteCount(line.Length) + 1;
+        if (_line.Length < most)
+            _line = new byte[most];
+        _lineLength = Encoding.UTF8.GetBytes(line, _line);
+        _line[_lineLength++] = (byte)'\n';
+        _taken = 0;
+    }
+
+    private void StartAgain()
+    {
+        _lines?.Dispose();
+        _lines = null;
+        _line = [];
+        _lineLength = 0;
+        _taken = 0;
+        _position = 0;
+        _isAtEnd = false;
+    }
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using System.Text;
+using Microsoft.Extensions.Logging.Abstractions;
+using Qcow2Fuse.Commands;
+using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Testing;
+using Xunit;
+
+namespace Qcow2Fuse.EndToEnd.Tests.Hosting;
+
+/// <summary>Names in a directory of very many images.</summary>
+public sealed class ImageNamesTests : CommandTest
+{
+    private const int Many = 20_000;
+
+    [Fact]
+    public void A_name_among_very_many_is_found_without_a_search()
+    {
+        string path = PathOf("images");
+        Directory.CreateDirectory(path);
+        for (int i = 0; i < Many; i++)
+            File.WriteAllText(Path.Combine(path, string.Create(CultureInfo.InvariantCulture, $"i{i}.qcow2")), "");
+        foreach (string name in (string[])["a.qcow2", "a.b.qcow2", "a.b.c.img.qcow2"])
+            File.WriteAllText(Path.Combine(path, name), "");
+        MountSettings settings = new() { ReadOnly = true };
+        long before = GC.GetTotalMemory(forceFullCollection: true);
+        using ImageSet images = ImageSet.Open(settings, path, NullLogger.Instance);
+        TreeContext context = new(settings, NullLogger.Instance);
+        images.CreateNodes(context, rootIsFile: false);
+        TreeFileSystem files = new(context, images);
+        Assert.Equal(0, files.Lookup(1, "i7.raw"u8, out FuseAttributes known));
+
+        // What is held for each image, names and paths included: 100,000 of them fit into 128 MiB.
+        Assert.InRange((GC.GetTotalMemory(forceFullCollection: true) - before) / Many, 0, 1100);
+
+        Assert.Equal(["i7"], images.WithFile("i7.raw").Select(static image => image.Name));
+        Assert.Equal(["a", "a.b"], images.WithFile("a.b.p1.raw").Select(static image => image.Name));
+        Assert.Empty(images.WithFile("nothing"));
+        Assert.Equal("a.b.c.img", images.WithName("a.b.c.img")?.Name);
+        Assert.Null(images.WithName("i7.raw"));
+        foreach (int number in (int[])[0, 7, Many - 1])
+        {
+            byte[] name = Encoding.UTF8.GetBytes(string.Create(CultureInfo.InvariantCulture, $"i{number}.raw"));
+            Assert.Equal(0, files.Lookup(1, name, out FuseAttributes found));
+            if (number == 7)
+                Assert.Equal(known.Node, found.Node);
+        }
+
+        Assert.Equal(-FuseErrno.ENOENT, files.Lookup(1, "i20000.raw"u8, out _));
+    }
+}

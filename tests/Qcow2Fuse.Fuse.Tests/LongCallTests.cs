@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Testing.Fuse;
+using Xunit;
+
+namespace Qcow2Fuse.Fuse.Tests;
+
+/// <summary>Requests that take long leave the workers to others.</summary>
+public sealed class LongCallTests
+{
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+
+    [Fact]
+    public async Task Opens_that_take_long_keep_nobody_else_waiting()
+    {
+        using SemaphoreSlim begun = new(0);
+        using ManualResetEventSlim ready = new();
+        SlowFileSystem files = new()
+        {
+            OnOpen = () =>
+            {
+                begun.Release();
+                return ready.Wait(Patience) ? 0 : -FuseErrno.EIO;
+            },
+        };
+        using SessionFixture session = SessionFixture.Initialised(files, new FuseServerOptions { Workers = 2 });
+        Task<FakeReply>[] opens = [.. Enumerable.Range(0, 20).Select(_ => Open(session))];
+        for (int i = 0; i < opens.Length; i++)
+            Assert.True(await begun.WaitAsync(Patience));
+
+        Assert.Equal(0, session.GetAttributes().Error);
+        long served = session.Server.Activity.Served;
+        ready.Set();
+        foreach (Task<FakeReply> open in opens)
+            Assert.Equal(0, (await open.WaitAsync(Patience)).Error);
+        Assert.True(SpinWait.SpinUntil(() => session.Server.Activity.Served >= served + opens.Length, Patience));
+    }
+
+    [Fact]
+    public async Task The_end_of_a_server_waits_for_them()
+    {
+        using SemaphoreSlim begun = new(0);
+        using ManualResetEventSlim ready = new();
+        SlowFileSystem files = new() { OnOpen = () => { begun.Release(); ready.Wait(Patience); return 0; } };
+        SessionFixture session = SessionFixture.Initialised(files, new FuseServerOptions { Workers = 2 });
+        Task<FakeReply> open = Open(session);
+        Assert.True(await begun.WaitAsync(Patience));
+        Task end = Task.Run(session.Dispose);
+        Assert.True(SpinWait.SpinUntil(() => session.Server.Session.IsInitialised, Patience));
+        Assert.False(end.IsCompleted);
+        ready.Set();
+        await end.WaitAsync(Patience);
+        Assert.Equal(0, (await open.WaitAsync(Patience)).Error);
+    }
+
+    private static Task<FakeReply> Open(SessionFixture session) => session.Kernel.SendAsync(
+        (uint)FuseOpcode.Open, SessionFixture.File, new byte[8]);
+
+    /// <summary>Opening takes as long as a test says.</summary>
+    private sealed class SlowFileSystem : IFuseFileSystem
+    {
+        public required Func<int> OnOpen { get; init; }
+
+        public bool MayTakeLong(ulong node) => true;
+
+        public int Lookup(ulong parent, ReadOnlySpan<byte> name, out FuseAttributes attributes)
+        {
+            attributes = default;
+            return -FuseErrno.ENOENT;
+        }
+
+        public int GetAttributes(ulong node, out FuseAttributes attributes)
+        {
+            attributes = default;
+            return 0;
+        }
+
+        public int Open(ulong node, FuseOpenRequest request, out FuseOpenResult result)
+        {
+            result = default;
+            return OnOpen();
+        }
+
+        public int Read(ulong node, ulong handle, long offset, Span<byte> destination) => 0;
+
+        public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source) => 0;
+
+        public int Fsync(ulong node, ulong handle, bool dataOnly) => 0;
+
+        public int GetStatistics(ulong node, out FuseStatistics statistics)
+        {
+            statistics = default;
+            return 0;
+        }
+
+        public int ReadDirectory(ulong node, ulong handle, long offset, ref FuseDirectoryWriter entries) => 0;
+    }
+}
