@@ -27,11 +27,16 @@ internal static class CommandLine
         Command root = new(Report.ProgramName, "Mounts a qcow2 image as a flat raw file, read and write.\n\n"
             + "qcow2fuse SRC DIR [-o OPTIONS] is short for qcow2fuse mount SRC DIR [-o OPTIONS].");
 
-        // Behind a mount, the form in which time counts, no other verb is possible, and none needs its options.
-        if (arguments is [MountCommand.Verb, ..])
-            root.Add(MountCommand.Create(arguments, isFake));
-        else
-            AddAll(root, arguments, isFake);
+        // A command is made in a moment, and all of them take longer than what some of them do.
+        string first = arguments.Count > 0 ? arguments[0] : "";
+        (string Verb, Func<Command> Create)[] verbs = Verbs(arguments, isFake);
+        bool isVerb = verbs.Any(verb => string.Equals(verb.Verb, first, StringComparison.Ordinal));
+        foreach ((string verb, Func<Command> create) in verbs)
+        {
+            if (!isVerb || string.Equals(verb, first, StringComparison.Ordinal))
+                root.Add(create());
+        }
+
         root.Add(new HelpOption());
         root.Add(new VersionOption("--version", "-V"));
 
@@ -58,21 +63,22 @@ internal static class CommandLine
         });
     }
 
-    private static void AddAll(Command root, IReadOnlyList<string> arguments, bool isFake)
-    {
-        root.Add(MountCommand.Create(arguments, isFake));
-        root.Add(UmountCommand.Create());
-        root.Add(CreateCommand.Create());
-        root.Add(InfoCommand.Create());
-        root.Add(ResizeCommand.Create());
-        root.Add(BitmapCommand.Create());
-        root.Add(CheckCommand.Create());
-        root.Add(SnapshotCommand.Create());
-        root.Add(RunCommand.Create());
-        root.Add(AttachCommand.Create());
-        root.Add(DetachCommand.Create());
-        root.Add(ListCommand.Create());
-    }
+    /// <summary>The verbs in the order of the help, each with what makes its command.</summary>
+    private static (string Verb, Func<Command> Create)[] Verbs(IReadOnlyList<string> arguments, bool isFake) =>
+    [
+        (MountCommand.Verb, () => MountCommand.Create(arguments, isFake)),
+        ("umount", UmountCommand.Create),
+        ("create", CreateCommand.Create),
+        ("info", InfoCommand.Create),
+        ("resize", ResizeCommand.Create),
+        ("bitmap", BitmapCommand.Create),
+        ("check", CheckCommand.Create),
+        ("snapshot", SnapshotCommand.Create),
+        ("run", RunCommand.Create),
+        ("attach", AttachCommand.Create),
+        ("detach", DetachCommand.Create),
+        ("list", ListCommand.Create),
+    ];
 
     /// <summary>How the program was compiled; the other form is for machines where this one cannot be linked.</summary>
     private static string Form => RuntimeFeature.IsDynamicCodeSupported ? "ReadyToRun" : "native";

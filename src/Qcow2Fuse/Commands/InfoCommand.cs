@@ -64,7 +64,8 @@ internal static class InfoCommand
         using FileDevice file = FileDevice.Open(path, readOnly: true);
         if (!forceShare)
             Lock(file);
-        Write(Read(file, path, format), asJson, Console.Out);
+        using TextWriter output = StandardOutput.OpenBuffered();
+        Write(Read(file, path, format), asJson, output);
         return ExitCode.Success;
     }
 

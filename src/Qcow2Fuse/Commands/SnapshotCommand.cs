@@ -109,7 +109,8 @@ internal static class SnapshotCommand
         using FileDevice file = FileDevice.Open(path, readOnly: true);
         if (!forceShare)
             LockForReading(file);
-        Write(Qcow2ImageInfo.Read(file).Snapshots, asJson, Console.Out);
+        using TextWriter output = StandardOutput.OpenBuffered();
+        Write(Qcow2ImageInfo.Read(file).Snapshots, asJson, output);
         return ExitCode.Success;
     }
 

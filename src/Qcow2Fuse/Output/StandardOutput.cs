@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Text;
 using Qcow2Fuse.Block;
 
 namespace Qcow2Fuse.Output;
@@ -9,6 +10,15 @@ namespace Qcow2Fuse.Output;
 /// </summary>
 internal static class StandardOutput
 {
+    private const int BufferBytes = 16384;
+
+    /// <summary>
+    /// For what has many lines: they go out some at a time, and the rest on dispose. Names in them are escaped by those
+    /// who make the lines.
+    /// </summary>
+    public static TextWriter OpenBuffered() =>
+        new StreamWriter(Console.OpenStandardOutput(), new UTF8Encoding(false), BufferBytes) { NewLine = "\n" };
+
     /// <summary>Writes a line.</summary>
     public static void WriteLine(string line) => Console.Out.WriteLine(Printable.Text(line));
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Diagnostics;
 using System.Buffers.Binary;
 using System.Text;
 using Qcow2Fuse.Block;
