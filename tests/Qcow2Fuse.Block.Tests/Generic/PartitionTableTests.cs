@@ -191,6 +191,7 @@ public sealed class PartitionTableTests : IDisposable
     }
 
     [SkippableFact]
+    [Trait(Speed.Name, Speed.Slow)]
     public void The_places_of_the_table_are_known()
     {
         bool Holds(string script, long at) =>

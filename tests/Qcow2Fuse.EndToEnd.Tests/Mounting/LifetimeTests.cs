@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
-using Qcow2Fuse.Linux;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -232,11 +231,10 @@ public sealed class LifetimeTests : MountTest
         string raw = Mount(NewImage(), mountPoint);
         using FileStream user = File.OpenRead(raw);
 
-        // Another process has it open: of its own, the program knows what it needs.
-        using Process holder = Process.Start("sh", ["-c", "exec sleep 600 <\"$1\"", "sh", hung]);
-        WaitUntil(
-            () => OpenDescriptors.Of($"/proc/{holder.Id}").Any(descriptor => descriptor.Target == hung),
-            "it opens nothing");
+        // Another process has it open, and has written: whoever looks at the file has to ask the daemon.
+        using Process holder = Process.Start(
+            "sh", ["-ec", "exec 3<>\"$1\"; printf x >&3; exec sleep 600", "sh", hung]);
+        WaitUntil(() => File.ReadAllText($"/proc/{holder.Id}/comm") == "sleep\n", "it does not get that far");
         StopProcess(daemon);
         try
         {

@@ -7,6 +7,7 @@ using Xunit;
 namespace Qcow2Fuse.Qcow2.Tests.Chain;
 
 /// <summary>Images over a chain that has a map, opened as a mount opens them.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class MappedChainTests : IDisposable
 {
     private const int Disk = 6 << 20;

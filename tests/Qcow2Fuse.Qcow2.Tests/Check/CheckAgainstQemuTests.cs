@@ -5,6 +5,7 @@ using Xunit;
 namespace Qcow2Fuse.Qcow2.Tests.Check;
 
 /// <summary>The check against <c>qemu-img check</c>, and where it is stricter.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class CheckAgainstQemuTests
 {
     private const int RandomDamages = 40;

@@ -12,6 +12,7 @@ namespace Qcow2Fuse.Qcow2.Tests.Device;
 /// <summary>
 /// What writes cost in requests to the image file, as docs/write-order.md has it, beside what QEMU does for the same.
 /// </summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed partial class FlushCostTests(ITestOutputHelper output)
 {
     private const int ClusterSize = 65536;

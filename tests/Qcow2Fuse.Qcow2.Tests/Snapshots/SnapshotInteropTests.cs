@@ -8,6 +8,7 @@ using Xunit;
 namespace Qcow2Fuse.Qcow2.Tests.Snapshots;
 
 /// <summary>Snapshots that QEMU made, read here at their own size; and ours, read by QEMU.</summary>
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class SnapshotInteropTests
 {
     [SkippableTheory]
