@@ -5,6 +5,7 @@ using Microsoft.Extensions.Logging.Abstractions;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -20,10 +21,22 @@ public sealed class ImageNamesTests : CommandTest
     {
         string path = PathOf("images");
         Directory.CreateDirectory(path);
+        byte[] content = new byte[4 * 65536];
+        using (MemoryDevice image = NamesImage.WithSnapshots(0, 0, 0))
+            image.Read(0, content);
         for (int i = 0; i < Many; i++)
-            File.WriteAllText(Path.Combine(path, string.Create(CultureInfo.InvariantCulture, $"i{i}.qcow2")), "");
+            Write(string.Create(CultureInfo.InvariantCulture, $"i{i}.qcow2"));
         foreach (string name in (string[])["a.qcow2", "a.b.qcow2", "a.b.c.img.qcow2"])
-            File.WriteAllText(Path.Combine(path, name), "");
+            Write(name);
+
+        // All but the header is a hole.
+        void Write(string name)
+        {
+            using FileStream file = File.Create(Path.Combine(path, name));
+            file.Write(content, 0, 512);
+            file.SetLength(content.Length);
+        }
+
         MountSettings settings = new() { ReadOnly = true };
         long before = GC.GetTotalMemory(forceFullCollection: true);
         using ImageSet images = ImageSet.Open(settings, path, NullLogger.Instance);
@@ -31,8 +44,10 @@ public sealed class ImageNamesTests : CommandTest
         images.CreateNodes(context, rootIsFile: false);
         TreeFileSystem files = new(context, images);
         Assert.Equal(0, files.Lookup(1, "i7.raw"u8, out FuseAttributes known));
+        foreach (ImageNodes image in images.Current())
+            Assert.Equal(1 << 20, image.Raw.Attributes().Size);
 
-        // What is held for each image, names and paths included: 100,000 of them fit into 128 MiB.
+        // What is held for each image, its name and what it shows included: 100,000 of them fit into 128 MiB.
         Assert.InRange((GC.GetTotalMemory(forceFullCollection: true) - before) / Many, 0, 1100);
 
         Assert.Equal(["i7"], images.WithFile("i7.raw").Select(static image => image.Name));

@@ -22,8 +22,8 @@ internal sealed class HostedImage : DiskSource, IDisposable
     private readonly ImagePlace _place;
     private readonly FileStorage? _files;
     private ServedImage? _served;
-    private ImageReport? _report;
-    private FileStamp _reportStamp;
+    private ImageFacts _facts;
+    private FileStamp _factsStamp;
     private FileStamp _complainedOf;
     private PartitionTable _table = PartitionTable.Empty;
     private FileStamp _tableStamp;
@@ -42,29 +42,28 @@ internal sealed class HostedImage : DiskSource, IDisposable
     /// <param name="files">Opens files by the rules of the directory.</param>
     /// <param name="logger">The daemon's log.</param>
     public HostedImage(MountSettings settings, ImageFolder folder, string name, FileStorage files, ILogger logger)
-        : this(settings, System.IO.Path.Combine(folder.Path, name), new FolderPlace(folder, name), logger) =>
+        : this(settings, new FolderPlace(folder, name), logger) =>
         _files = files;
 
     /// <summary>An image that is open already and stays so; it belongs to the hosted image now.</summary>
     public HostedImage(MountSettings settings, ServedImage served, ILogger logger)
-        : this(settings, served.ImagePath, new FilePlace(served.Anchor()), logger)
+        : this(settings, new FilePlace(served.Anchor(), served.ImagePath), logger)
     {
         _staysOpen = true;
         _served = served;
         _ = Acquire();
     }
 
-    private HostedImage(MountSettings settings, string path, ImagePlace place, ILogger logger)
+    private HostedImage(MountSettings settings, ImagePlace place, ILogger logger)
     {
         _settings = settings;
         _logger = logger;
         _place = place;
-        Path = path;
         _modifiedTicks = FileStamp.Of(place).ModifiedTicks;
     }
 
     /// <summary>Absolute path of the image, as it was when it was found.</summary>
-    public string Path { get; }
+    public string Path => _place.Path;
 
     /// <summary>Which file it is; null where there is none now.</summary>
     /// <exception cref="BlockException">The system does not tell.</exception>
@@ -87,10 +86,10 @@ internal sealed class HostedImage : DiskSource, IDisposable
     public int Openings => Volatile.Read(ref _openings);
 
     /// <inheritdoc/>
-    public override long Length => Current?.Length ?? KnownReport()?.VirtualSize ?? 0;
+    public override long Length => Current?.Length ?? KnownFacts().VirtualSize;
 
     /// <inheritdoc/>
-    public override long AllocatedBytes => Current?.AllocatedBytes ?? KnownReport()?.ActualSize ?? 0;
+    public override long AllocatedBytes => Current?.AllocatedBytes ?? KnownFacts().ActualSize;
 
     /// <inheritdoc/>
     public override bool IsReadOnly => Current?.IsReadOnly ?? _settings.ReadOnly;
@@ -110,25 +109,9 @@ internal sealed class HostedImage : DiskSource, IDisposable
     /// <inheritdoc/>
     protected override TimeSpan IdleTime => IdlePeriod;
 
-    /// <summary>What the header says, read anew if the file has changed; without the lists, whose file is closed.
-    /// </summary>
+    /// <summary>What the header says now; without the lists, whose file is closed.</summary>
     /// <exception cref="BlockException">It is no image, or cannot be read.</exception>
-    public ImageReport ReadReport()
-    {
-        if (_staysOpen)
-            return ReadHeader();
-        FileStamp stamp = FileStamp.Of(_place);
-        lock (_stateLock)
-        {
-            if (_report is null || stamp != _reportStamp)
-            {
-                _report = ReadHeader();
-                _reportStamp = stamp;
-            }
-
-            return _report;
-        }
-    }
+    public ImageReport ReadReport() => ReadHeader();
 
     /// <summary>Opens the image's file for reading, without locks.</summary>
     /// <exception cref="BlockException">It has gone, or may not be read.</exception>
@@ -347,13 +330,27 @@ internal sealed class HostedImage : DiskSource, IDisposable
         }
     }
 
-    /// <summary>The report, or null for a file that is no sound image: its file shows size 0 and cannot be opened.
+    /// <summary>
+    /// What of the header is wanted again and again, read anew if the file has changed; zeroes for a file that is no
+    /// sound image: it shows size 0 and cannot be opened.
     /// </summary>
-    public ImageReport? KnownReport()
+    public ImageFacts KnownFacts()
     {
         try
         {
-            return ReadReport();
+            if (_staysOpen)
+                return ImageFacts.Of(ReadHeader());
+            FileStamp stamp = FileStamp.Of(_place);
+            lock (_stateLock)
+            {
+                if (!_facts.IsImage || stamp != _factsStamp)
+                {
+                    _facts = ImageFacts.Of(ReadHeader());
+                    _factsStamp = stamp;
+                }
+
+                return _facts;
+            }
         }
         catch (BlockException exception)
         {
@@ -361,7 +358,19 @@ internal sealed class HostedImage : DiskSource, IDisposable
             if (stamp != _complainedOf)
                 HostLog.NotAnImage(_logger, exception.Message);
             _complainedOf = stamp;
-            return null;
+            return default;
         }
     }
+}
+
+/// <summary>What a file of an image shows while the image is closed. There may be very many.</summary>
+/// <param name="VirtualSize">Size of the disk in bytes.</param>
+/// <param name="ActualSize">Bytes the image file occupies.</param>
+/// <param name="ClusterSize">Bytes of a cluster; 0 for a format without any.</param>
+/// <param name="IsImage">Whether the header could be read.</param>
+internal readonly record struct ImageFacts(long VirtualSize, long ActualSize, int ClusterSize, bool IsImage)
+{
+    /// <summary>The facts of a report.</summary>
+    public static ImageFacts Of(ImageReport report) =>
+        new(report.VirtualSize, report.ActualSize, report.Qcow2?.ClusterSize ?? 0, IsImage: true);
 }

@@ -200,13 +200,25 @@ internal sealed class ImageDirectory : ImageSet
             return [.. _nodes.Values.Select(static nodes => nodes.Image), .. _leaving];
     }
 
+    private HostedImage[] OpenImages()
+    {
+        lock (_lock)
+        {
+            return
+            [
+                .. _nodes.Values.Select(static nodes => nodes.Image).Concat(_leaving)
+                    .Where(static image => image.Current is not null),
+            ];
+        }
+    }
+
     private void CloseIdle(object? state)
     {
         lock (_idleLock)
         {
             if (_isDisposed)
                 return;
-            foreach (HostedImage image in AllImages())
+            foreach (HostedImage image in OpenImages())
                 image.CloseIdle();
         }
 

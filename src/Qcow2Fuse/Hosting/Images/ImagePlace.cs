@@ -9,6 +9,9 @@ namespace Qcow2Fuse.Hosting;
 /// into the mount itself for instance.</summary>
 internal abstract class ImagePlace : IDisposable
 {
+    /// <summary>Its absolute path, as it was when it was found; for messages.</summary>
+    public abstract string Path { get; }
+
     /// <summary>What the file is now; null where there is none that would be opened.</summary>
     /// <exception cref="BlockException">The system does not tell.</exception>
     public abstract FileStatus? Look();
@@ -29,8 +32,11 @@ internal abstract class ImagePlace : IDisposable
 }
 
 /// <summary>The file that was opened for the mount, whatever its name.</summary>
-internal sealed class FilePlace(FileAnchor anchor) : ImagePlace
+internal sealed class FilePlace(FileAnchor anchor, string path) : ImagePlace
 {
+    /// <inheritdoc/>
+    public override string Path => path;
+
     /// <inheritdoc/>
     public override FileStatus? Look() => anchor.Status;
 
@@ -44,6 +50,9 @@ internal sealed class FilePlace(FileAnchor anchor) : ImagePlace
 /// <summary>Whatever file has a name in a directory, which stays its owner's.</summary>
 internal sealed class FolderPlace(ImageFolder folder, string name) : ImagePlace
 {
+    /// <inheritdoc/>
+    public override string Path => System.IO.Path.Combine(folder.Path, name);
+
     /// <inheritdoc/>
     public override FileStatus? Look() => folder.Look(name);
 

@@ -70,5 +70,5 @@ internal sealed class UnreferencedSource(HostedImage image) : DiskSource
         image.Release();
     }
 
-    private long? ClusterSize() => image.KnownReport()?.Qcow2?.ClusterSize;
+    private long? ClusterSize() => image.KnownFacts().ClusterSize is > 0 and var size ? size : null;
 }

@@ -24,7 +24,7 @@ internal sealed class RootDirectory(TreeContext context, ImageSet images) : Dire
 
     /// <inheritdoc/>
     /// <remarks>Images are looked into for their partitions.</remarks>
-    public override bool MayTakeLong => images.IsDirectory;
+    public override bool MayTakeLong => images.IsDirectory && Context.Settings.Partitions;
 
     /// <inheritdoc/>
     public override TreeNode? Find(string name)
