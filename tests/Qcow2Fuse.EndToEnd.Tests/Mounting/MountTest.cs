@@ -156,6 +156,24 @@ public abstract class MountTest : CommandTest
         return begun;
     }
 
+    /// <summary>How many processes have a file open. Links are read and not followed: a file may be one of ours.</summary>
+    protected static int CountHolders(string file) => Directory.EnumerateDirectories("/proc")
+        .Where(static directory => Path.GetFileName(directory).All(char.IsAsciiDigit))
+        .Count(directory => LinksOf(directory + "/fd").Contains(file, StringComparer.Ordinal));
+
+    private static IEnumerable<string> LinksOf(string directory)
+    {
+        try
+        {
+            return [.. Directory.GetFiles(directory).Select(static link => new FileInfo(link).LinkTarget ?? "")];
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            // It has ended since.
+            return [];
+        }
+    }
+
     /// <summary>Stops a process as SIGSTOP does, and returns when it has stopped.</summary>
     protected static void StopProcess(int process)
     {

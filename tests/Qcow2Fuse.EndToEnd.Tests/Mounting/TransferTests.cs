@@ -123,6 +123,9 @@ public sealed class TransferTests : MountTest
                 "100", "fio", .. Job.Split(' '), "--filename=" + raw, "--rw=randrw", "--bsrange=4k-128k", "--numjobs=3",
                 "--runtime=3", "--time_based", "--output=" + PathOf("fio.log"),
             ])));
+
+        // Who has not opened the file by then finds none after a lazy unmount.
+        WaitUntil(() => CountHolders(raw) >= 3, "fio does not begin");
         if (how.StartsWith("kill", StringComparison.Ordinal))
             Signal(daemon, how[6..]);
         else if (TryTool("umount", [.. how.Split(' ')[1..], mountPoint]).ExitCode != 0)

@@ -25,7 +25,7 @@ internal static class TreeRecall
             List<DirectoryEntry> entries = [];
             try
             {
-                directory.List(entries);
+                directory.Recall(entries);
             }
             catch (BlockException exception)
             {

@@ -36,6 +36,11 @@ internal abstract class DirectoryNode(TreeContext context) : TreeNode
     /// </summary>
     public virtual bool ListFrom(long position, DirectoryVisitor visit) => false;
 
+    /// <summary>
+    /// Adds entries whose nodes are made by that, for a mount that goes on: all, or as many as may have a node.
+    /// </summary>
+    public virtual void Recall(List<DirectoryEntry> entries) => List(entries);
+
     /// <summary>Takes the directory and all below it out of the node table.</summary>
     public virtual void Remove() => context.Nodes.Remove(this);
 

@@ -57,6 +57,20 @@ internal sealed class SnapshotsDirectory(TreeContext context, HostedImage image)
         throw new NotSupportedException("The snapshots are listed bit by bit.");
 
     /// <inheritdoc/>
+    public override void Recall(List<DirectoryEntry> entries) => With<object>((device, index) =>
+    {
+        List<(string Name, SnapshotInfo Snapshot)> found = [];
+        index.Visit(device, 0, (_, name, snapshot) =>
+        {
+            found.Add((name, snapshot));
+            return found.Count < NodesMax;
+        });
+        foreach ((string name, SnapshotInfo snapshot) in found)
+            entries.Add(new DirectoryEntry(name + Ending, NodeOf(device, snapshot)));
+        return null;
+    });
+
+    /// <inheritdoc/>
     public override void Remove()
     {
         lock (_lock)
