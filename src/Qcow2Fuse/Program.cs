@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-using System.Runtime.InteropServices;
+using System.Text;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Linux;
@@ -10,8 +10,7 @@ namespace Qcow2Fuse;
 /// <summary>The program <c>qcow2fuse</c>.</summary>
 internal static class Program
 {
-    /// <summary>The number of SIGXFSZ, for which the runtime has no name.</summary>
-    private const PosixSignal FileSizeLimit = (PosixSignal)25;
+    private const int PathBytesMax = 4096;
 
     /// <summary>Heaps of the C library that all threads share.</summary>
     private const int ArenasMax = 2;
@@ -27,8 +26,7 @@ internal static class Program
         {
             IReadOnlyList<string> normal = Personality.Normalise(CalledAs(), arguments, out bool isFake);
             // A write beyond the limit of file sizes is to fail as too large, and not to end the process.
-            using PosixSignalRegistration sizeLimit =
-                PosixSignalRegistration.Create(FileSizeLimit, context => context.Cancel = true);
+            ProcessCalls.IgnoreFileSizeLimit();
             return CommandLine.Run(normal, isFake);
         }
         catch (CommandException exception)
@@ -62,16 +60,15 @@ internal static class Program
     /// </summary>
     private static string CalledAs()
     {
-        try
-        {
-            string all = File.ReadAllText("/proc/self/cmdline");
-            int end = all.IndexOf('\0', StringComparison.Ordinal);
-            return end < 0 ? all : all[..end];
-        }
-        catch (IOException)
-        {
-            // Without /proc the personality cannot be told; the plain one needs no name.
+        int fd = LinuxFile.Open("/proc/self/cmdline", OpenFlags.ReadOnly | OpenFlags.CloseOnExec);
+
+        // Without /proc the personality cannot be told; the plain one needs no name.
+        if (fd < 0)
             return Report.ProgramName;
-        }
+        Span<byte> name = stackalloc byte[PathBytesMax];
+        int length = LinuxStream.Read(fd, name);
+        _ = LinuxFile.Close(fd);
+        int end = length > 0 ? name[..length].IndexOf((byte)0) : -1;
+        return end < 0 ? Report.ProgramName : Encoding.UTF8.GetString(name[..end]);
     }
 }

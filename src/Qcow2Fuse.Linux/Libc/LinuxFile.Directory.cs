@@ -9,6 +9,7 @@ public static unsafe partial class LinuxFile
 {
     private const int EmptyPath = 0x1000;
     private const int NoFollowLink = 0x100;
+    private const int DontSync = 0x4000;
     private const int EntryHeader = 19;
     private const int EntryBuffer = 32768;
 
@@ -51,6 +52,16 @@ public static unsafe partial class LinuxFile
     {
         byte empty = 0;
         return Status(fd, &empty, EmptyPath, out status);
+    }
+
+    /// <summary>
+    /// What the kernel knows of an open descriptor without asking its file system, which may never answer
+    /// (AT_STATX_DONT_SYNC): 0, or −errno. Kind, device and inode are right; sizes and times may be old.
+    /// </summary>
+    public static int KnownStatus(int fd, out FileStatus status)
+    {
+        byte empty = 0;
+        return Status(fd, &empty, EmptyPath | DontSync, out status);
     }
 
     /// <summary>statx(2) of a name in a directory, not of what a link leads to unless asked: 0, or −errno.</summary>

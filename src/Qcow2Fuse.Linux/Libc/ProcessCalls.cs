@@ -12,6 +12,8 @@ public static unsafe partial class ProcessCalls
     /// <summary>SIGTERM.</summary>
     public const int Terminate = 15;
 
+    private const int FileSizeSignal = 25;
+    private const nint Ignored = 1;
     private const int SetParentDeathSignal = 1;
     private const int SetDumpable = 4;
     private const int CoreLimit = 4;
@@ -23,6 +25,11 @@ public static unsafe partial class ProcessCalls
         int errno = Marshal.GetLastPInvokeError();
         return result >= 0 ? 0 : -errno;
     }
+
+    /// <summary>
+    /// Ignores SIGXFSZ: a write beyond RLIMIT_FSIZE fails with EFBIG. Programs that are started have it as usual.
+    /// </summary>
+    public static void IgnoreFileSizeLimit() => _ = SignalNative(FileSizeSignal, Ignored);
 
     /// <summary>
     /// prctl(PR_SET_PDEATHSIG): this process gets SIGTERM when the thread that started it ends, also by SIGKILL.
@@ -64,6 +71,9 @@ public static unsafe partial class ProcessCalls
         int errno = Marshal.GetLastPInvokeError();
         return result == 0 ? 0 : -errno;
     }
+
+    [LibraryImport("libc", EntryPoint = "signal")]
+    private static partial nint SignalNative(int signal, nint handler);
 
     [LibraryImport("libc", EntryPoint = "setrlimit", SetLastError = true)]
     private static partial int SetrlimitNative(int resource, ulong* limits);

@@ -10,7 +10,7 @@ namespace Qcow2Fuse.Linux;
 /// </summary>
 public static partial class InheritedFiles
 {
-    private const string Directory = "/proc/self/fd";
+    private const string Process = "/proc/self";
     private const int FirstOther = 3;
     private const int SyscallCloseRange = 436;
     private const uint CloseOnExecRange = 4;
@@ -46,9 +46,9 @@ public static partial class InheritedFiles
     private static List<int> All()
     {
         List<int> all = [];
-        foreach (string file in System.IO.Directory.EnumerateFileSystemEntries(Directory))
+        foreach ((string number, _) in OpenDescriptors.Of(Process))
         {
-            if (int.TryParse(Path.GetFileName(file), CultureInfo.InvariantCulture, out int descriptor))
+            if (int.TryParse(number, CultureInfo.InvariantCulture, out int descriptor))
                 all.Add(descriptor);
         }
 

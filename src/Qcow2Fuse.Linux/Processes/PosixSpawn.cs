@@ -15,6 +15,8 @@ internal static unsafe partial class PosixSpawn
     private const short SetSignalDefaults = 4;
     private const int BrokenPipeByte = 1;
     private const byte BrokenPipeBit = 1 << 4;
+    private const int FileSizeByte = 3;
+    private const byte FileSizeBit = 1 << 0;
     private const int StandardStreams = 3;
     private const int ChildSignal = 17;
     private const nint DefaultHandler = 0;
@@ -120,8 +122,9 @@ internal static unsafe partial class PosixSpawn
         byte* signals = stackalloc byte[StructureBytes];
         new Span<byte>(signals, StructureBytes).Clear();
 
-        // The runtime ignores SIGPIPE, which a program that is started would go on doing.
+        // The runtime ignores SIGPIPE, and this program SIGXFSZ, which one that is started would go on doing.
         signals[BrokenPipeByte] = BrokenPipeBit;
+        signals[FileSizeByte] = FileSizeBit;
         int result = AttributesSetFlagsNative(attributes, SetSignalDefaults);
         if (result == 0)
             result = AttributesSetDefaultNative(attributes, signals);

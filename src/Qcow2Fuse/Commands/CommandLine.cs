@@ -37,8 +37,12 @@ internal static class CommandLine
                 root.Add(create());
         }
 
-        root.Add(new HelpOption());
-        root.Add(new VersionOption("--version", "-V"));
+        // Their texts are resources, which take longer to find than most commands take.
+        if (!isVerb || arguments.Any(AsksForHelp))
+        {
+            root.Add(new HelpOption());
+            root.Add(new VersionOption("--version", "-V"));
+        }
 
         foreach (Argument argument in root.Subcommands.SelectMany(static command => command.Arguments))
         {
@@ -79,6 +83,11 @@ internal static class CommandLine
         ("detach", DetachCommand.Create),
         ("list", ListCommand.Create),
     ];
+
+    /// <summary>Whether a word can be, or hold, one of <c>-h -? --help --version -V /h /?</c>.</summary>
+    private static bool AsksForHelp(string word) =>
+        word.StartsWith("--help", StringComparison.Ordinal) || word.StartsWith("--version", StringComparison.Ordinal)
+        || word is "/h" or "/?" || (word is ['-', not '-', ..] && word.AsSpan().IndexOfAny('h', '?', 'V') > 0);
 
     /// <summary>How the program was compiled; the other form is for machines where this one cannot be linked.</summary>
     private static string Form => RuntimeFeature.IsDynamicCodeSupported ? "ReadyToRun" : "native";

@@ -102,6 +102,7 @@ internal sealed partial class ControlHost(
         _ = ServingThread.TrySetIOFlusher();
         try
         {
+            ManagedRoom.Require();
             done.SetResult(work());
         }
         catch (Exception exception)

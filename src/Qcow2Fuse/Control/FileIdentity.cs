@@ -9,12 +9,16 @@ namespace Qcow2Fuse.Control;
 internal static class FileIdentity
 {
     /// <summary>The file at the end of a path, without opening it; null where there is none.</summary>
-    public static StorageIdentity? Of(string path)
+    public static StorageIdentity? Of(string path) => Of(path, LinuxFile.Status);
+
+    private delegate int StatusCall(int descriptor, out FileStatus status);
+
+    private static StorageIdentity? Of(string path, StatusCall ask)
     {
         int descriptor = LinuxFile.Open(path, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
         if (descriptor < 0)
             return null;
-        int result = LinuxFile.Status(descriptor, out FileStatus status);
+        int result = ask(descriptor, out FileStatus status);
         _ = LinuxFile.Close(descriptor);
         if (result < 0)
             return null;
@@ -39,7 +43,9 @@ internal static class FileIdentity
     {
         try
         {
-            return Directory.EnumerateFileSystemEntries($"/proc/{process}/fd").Any(entry => Of(entry) == file);
+            string directory = string.Create(CultureInfo.InvariantCulture, $"/proc/{process}");
+            return OpenDescriptors.Of(directory).Any(
+                open => Of($"{directory}/fd/{open.Number}", LinuxFile.KnownStatus) == file);
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {

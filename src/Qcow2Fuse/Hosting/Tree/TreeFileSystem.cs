@@ -22,6 +22,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
             return -FuseErrno.ESTALE;
         if (node is not DirectoryNode directory)
             return -FuseErrno.ENOTDIR;
+        ManagedRoom.Require();
         if (directory.Find(Encoding.UTF8.GetString(name)) is not { } found)
             return -FuseErrno.ENOENT;
         attributes = found.Attributes();
@@ -54,6 +55,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     public int Open(ulong node, FuseOpenRequest request, out FuseOpenResult result)
     {
         result = default;
+        ManagedRoom.Require();
         return context.Nodes.TryGet(node, out TreeNode? found) ? found.Open(request, out result) : -FuseErrno.ESTALE;
     }
 
@@ -142,6 +144,8 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         if (found is not DirectoryNode directory)
             return -FuseErrno.ENOTDIR;
 
+        ManagedRoom.Require();
+
         // As it is now, so that positions mean the same in all reads.
         handle = context.AddHandle(EntriesOf(directory));
         return 0;
@@ -150,6 +154,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     /// <inheritdoc/>
     public int ReadDirectory(ulong node, ulong handle, long offset, ref FuseDirectoryWriter entries)
     {
+        ManagedRoom.Require();
         if (!context.IsOwn(handle) && context.Handle<List<DirectoryEntry>>(handle) is null
             && context.Nodes.TryGet(node, out TreeNode? found) && found is DirectoryNode directory)
         {
