@@ -156,7 +156,8 @@ public abstract class MountTest : CommandTest
         return begun;
     }
 
-    /// <summary>How many processes have a file open. Links are read and not followed: a file may be one of ours.</summary>
+    /// <summary>How many processes have a file open. Links are read and not followed: a file may be one of ours.
+    /// </summary>
     protected static int CountHolders(string file) => Directory.EnumerateDirectories("/proc")
         .Where(static directory => Path.GetFileName(directory).All(char.IsAsciiDigit))
         .Count(directory => LinksOf(directory + "/fd").Contains(file, StringComparer.Ordinal));
