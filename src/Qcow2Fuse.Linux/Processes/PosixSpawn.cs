@@ -96,8 +96,6 @@ internal static unsafe partial class PosixSpawn
     private static int Spawn(ProgramStart start, ReadOnlySpan<int> streams, out int process)
     {
         process = 0;
-        if (!start.InheritsAll)
-            InheritedFiles.KeepFromPrograms();
         byte* actions = stackalloc byte[StructureBytes];
         byte* attributes = stackalloc byte[StructureBytes];
         int result = ActionsInitNative(actions);
@@ -138,6 +136,13 @@ internal static unsafe partial class PosixSpawn
         {
             if (streams[i] >= 0)
                 result = ActionsAddDuplicateNative(actions, streams[i], i);
+        }
+
+        // In the new process alone: here they stay what they are for whatever is started later.
+        foreach (int descriptor in start.InheritsAll ? [] : InheritedFiles.All())
+        {
+            if (result == 0 && !start.Descriptors.Contains(descriptor))
+                result = ActionsAddCloseNative(actions, descriptor);
         }
 
         // To the number that it has already: only the flag close-on-exec goes.
@@ -229,6 +234,9 @@ internal static unsafe partial class PosixSpawn
 
     [LibraryImport("libc", EntryPoint = "posix_spawn_file_actions_adddup2")]
     private static partial int ActionsAddDuplicateNative(byte* actions, int fd, int target);
+
+    [LibraryImport("libc", EntryPoint = "posix_spawn_file_actions_addclose")]
+    private static partial int ActionsAddCloseNative(byte* actions, int fd);
 
     [LibraryImport("libc", EntryPoint = "posix_spawn_file_actions_addchdir_np")]
     private static partial int ActionsAddDirectoryNative(byte* actions, byte* path);

@@ -58,7 +58,7 @@ internal static class UmountCommand
             return ExitCode.Success;
         if (daemon is { } process)
             DaemonTable.WaitForEnd(process, directory, Patience);
-        else if (place.State == MountPointState.Mounted && place.Entry is { } entry)
+        else if (place.State == MountPointState.Mounted && place.Entry is { } entry && IsOwn(entry))
             WaitUntilFree(entry.Source);
         return ExitCode.Success;
     }
@@ -115,6 +115,9 @@ internal static class UmountCommand
             DaemonTable.WaitForEnd(daemon, stack.Image, Patience);
         return ExitCode.Success;
     }
+
+    /// <summary>What another user's mount calls its source is his word, and nothing to open.</summary>
+    private static bool IsOwn(MountEntry entry) => entry.UserId is null || entry.UserId == MountCalls.EffectiveUser();
 
     /// <summary>
     /// umount(2) returns before the daemon has written everything. It holds its lock on the image until then.

@@ -29,7 +29,8 @@ internal sealed record DaemonMount(MountEntry Entry)
     /// <summary>Opens the root of the mount: the descriptor, or −errno; −ESTALE where something else is there by now.
     /// </summary>
     public int Open(int flags) =>
-        Checked(LinuxFile.Open(Entry.MountPoint, flags | OpenFlags.NoFollow | OpenFlags.CloseOnExec));
+        Checked(LinuxFile.Open(
+            Entry.MountPoint, flags | OpenFlags.NoFollow | OpenFlags.NonBlocking | OpenFlags.CloseOnExec));
 
     /// <summary>
     /// Opens the raw file of an image: the root of the mount where that is a file, else a file right in it.

@@ -59,11 +59,15 @@ internal sealed record Stack(MountEntry Mount, int? ProcessId, IReadOnlyList<Sta
         string.Equals(file, mountPoint, StringComparison.Ordinal)
         || (file.StartsWith(mountPoint, StringComparison.Ordinal) && file[mountPoint.Length] == '/');
 
-    /// <summary>"/dev/loop1" and its partitions "/dev/loop1p2", but not "/dev/loop12".</summary>
+    /// <summary>
+    /// "/dev/loop1" and its partitions "/dev/loop1p2", but not "/dev/loop12"; nor a user's mount by FUSE, whose source is
+    /// what he likes.
+    /// </summary>
     private static IReadOnlyList<string> MountPointsOf(LoopEntry loop, IReadOnlyList<MountEntry> table) =>
     [
-        .. table.Where(entry => entry.Source == loop.Path
-                || entry.Source.StartsWith(loop.Path + "p", StringComparison.Ordinal))
+        .. table.Where(entry => !entry.Type.StartsWith("fuse", StringComparison.Ordinal)
+                && (entry.Source == loop.Path
+                    || entry.Source.StartsWith(loop.Path + "p", StringComparison.Ordinal)))
             .Select(static entry => entry.MountPoint),
     ];
 }

@@ -32,7 +32,6 @@ public sealed class ProgramStartTests
     [Fact]
     public void A_program_that_is_to_inherit_all_does()
     {
-        // Another test of this process may start a program meanwhile, which closes it to those started later.
         int kept = LinuxFile.Open("/etc/hostname", OpenFlags.ReadOnly);
         try
         {

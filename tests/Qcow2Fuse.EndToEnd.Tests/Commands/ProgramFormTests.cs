@@ -49,6 +49,15 @@ public sealed class ProgramFormTests : MountTest
         Assert.Equal("/opt/dotnet\n", output);
     }
 
+    /// <summary>As from a shell, also after the daemon was started, which gets none of them.</summary>
+    [SkippableFact]
+    public void A_command_that_is_run_gets_the_descriptors_of_the_caller()
+    {
+        string image = NewImage();
+        string script = $"exec \"{FindProgram()}\" run {image} -- readlink /proc/self/fd/7 7</etc/passwd";
+        Assert.Equal("/etc/passwd\n", Tool("/bin/bash", "-c", script));
+    }
+
     /// <summary>A file that is opened in place of a stream would take the messages.</summary>
     [SkippableFact]
     public void Closed_standard_streams_harm_no_file()

@@ -23,6 +23,7 @@ internal sealed class SnapshotsDirectory(TreeContext context, HostedImage image)
     private readonly Dictionary<string, RawFileNode> _nodes = new(StringComparer.Ordinal);
     private readonly Queue<string> _order = new();
     private SnapshotIndex? _index;
+    private int _indexOpening;
 
     /// <inheritdoc/>
     public override bool MayTakeLong => image.Current is null;
@@ -103,8 +104,14 @@ internal sealed class SnapshotsDirectory(TreeContext context, HostedImage image)
                 return null;
             lock (_lock)
             {
-                if (_index is null || _index.Version != device.SnapshotVersion)
+                // While it was closed others may have changed it, and its versions begin anew.
+                int opening = image.Openings;
+                if (_index is null || _indexOpening != opening || _index.Version != device.SnapshotVersion)
+                {
                     Follow(_index = new SnapshotIndex(device, _nodes.Keys));
+                    _indexOpening = opening;
+                }
+
                 return use(device, _index);
             }
         }

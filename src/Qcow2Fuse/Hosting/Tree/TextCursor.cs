@@ -41,8 +41,8 @@ internal sealed class TextCursor(Func<TextPace, IEnumerable<string?>> lines) : I
     }
 
     /// <summary>Reads from a place of the text; fewer bytes than there is room for where that takes long.</summary>
-    /// <returns>Bytes read, 0 at the end, −EINTR where nobody waits any more, or −EAGAIN where somebody else reads.
-    /// </returns>
+    /// <returns>Bytes read, 0 at the end, −EINTR where nobody waits any more, or −EAGAIN where somebody else reads,
+    /// or where the place is so far behind that the time does not do to get there.</returns>
     public int Read(long offset, Span<byte> destination, in Walk walk)
     {
         // Whoever waits here keeps others from being served.
@@ -92,8 +92,9 @@ internal sealed class TextCursor(Func<TextPace, IEnumerable<string?>> lines) : I
                 continue;
             }
 
-            if (walk.IsOver && filled > 0)
-                break;
+            // On the way to a place far behind nothing is filled, and the next read goes on from here.
+            if (walk.IsOver && (filled > 0 || offset > _position))
+                return filled > 0 ? filled : -FuseErrno.EAGAIN;
             if (walk.IsInterrupted)
                 return -FuseErrno.EINTR;
             _pace.IsOver = walk.IsOver;
