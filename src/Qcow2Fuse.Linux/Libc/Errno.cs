@@ -28,6 +28,7 @@ public static class Errno
     public const int ENOSPC = 28;
     public const int ESPIPE = 29;
     public const int EROFS = 30;
+    public const int EPIPE = 32;
     public const int ENAMETOOLONG = 36;
     public const int ENOLCK = 37;
     public const int ENOSYS = 38;

@@ -17,7 +17,7 @@ internal static class StandardOutput
     /// who make the lines.
     /// </summary>
     public static TextWriter OpenBuffered() =>
-        new StreamWriter(Console.OpenStandardOutput(), new UTF8Encoding(false), BufferBytes) { NewLine = "\n" };
+        new StreamWriter(new OutputStream(), new UTF8Encoding(false), BufferBytes) { NewLine = "\n" };
 
     /// <summary>Writes a line.</summary>
     public static void WriteLine(string line) => Console.Out.WriteLine(Printable.Text(line));

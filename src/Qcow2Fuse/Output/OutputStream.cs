@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Linux;
+
+namespace Qcow2Fuse.Output;
+
+/// <summary>
+/// Standard output as a stream, without <see cref="Console"/>, which takes a terminal's settings first. A reader who has
+/// gone is no failure; a full disk is.
+/// </summary>
+internal sealed class OutputStream : Stream
+{
+    private const int Descriptor = 1;
+
+    /// <inheritdoc/>
+    public override bool CanRead => false;
+
+    /// <inheritdoc/>
+    public override bool CanSeek => false;
+
+    /// <inheritdoc/>
+    public override bool CanWrite => true;
+
+    /// <inheritdoc/>
+    public override long Length => throw new NotSupportedException();
+
+    /// <inheritdoc/>
+    public override long Position
+    {
+        get => throw new NotSupportedException();
+        set => throw new NotSupportedException();
+    }
+
+    /// <inheritdoc/>
+    public override void Write(ReadOnlySpan<byte> buffer)
+    {
+        int result = LinuxStream.Write(Descriptor, buffer);
+        if (result < 0 && result != -Errno.EPIPE)
+            throw new CommandException(ExitCode.Failure, $"standard output: {Errno.Text(-result)}");
+    }
+
+    /// <inheritdoc/>
+    public override void Write(byte[] buffer, int offset, int count) => Write(buffer.AsSpan(offset, count));
+
+    /// <inheritdoc/>
+    public override void Flush()
+    {
+        // Nothing is held back.
+    }
+
+    /// <inheritdoc/>
+    public override int Read(byte[] buffer, int offset, int count) => throw new NotSupportedException();
+
+    /// <inheritdoc/>
+    public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
+
+    /// <inheritdoc/>
+    public override void SetLength(long value) => throw new NotSupportedException();
+}
