@@ -4,8 +4,8 @@ using Qcow2Fuse.Linux;
 namespace Qcow2Fuse.Output;
 
 /// <summary>
-/// Standard output as a stream, without <see cref="Console"/>, which takes a terminal's settings first. A reader who has
-/// gone is no failure; a full disk is.
+/// Standard output as a stream, without <see cref="Console"/>, which takes a terminal's settings first. A reader who
+/// has gone is no failure; a full disk is.
 /// </summary>
 internal sealed class OutputStream : Stream
 {

@@ -60,8 +60,8 @@ internal sealed record Stack(MountEntry Mount, int? ProcessId, IReadOnlyList<Sta
         || (file.StartsWith(mountPoint, StringComparison.Ordinal) && file[mountPoint.Length] == '/');
 
     /// <summary>
-    /// "/dev/loop1" and its partitions "/dev/loop1p2", but not "/dev/loop12"; nor a user's mount by FUSE, whose source is
-    /// what he likes.
+    /// "/dev/loop1" and its partitions "/dev/loop1p2", but not "/dev/loop12"; nor a user's mount by FUSE, whose source
+    /// is what he likes.
     /// </summary>
     private static IReadOnlyList<string> MountPointsOf(LoopEntry loop, IReadOnlyList<MountEntry> table) =>
     [
