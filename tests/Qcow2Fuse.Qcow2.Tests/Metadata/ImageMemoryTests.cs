@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Qcow2.Tests.Device;
 using Qcow2Fuse.Testing;
 using Xunit;
 
 namespace Qcow2Fuse.Qcow2.Tests.Metadata;
 
-/// <summary>What images take of the memory that they share, and what they give back.</summary>
+/// <summary>
+/// What images take of the memory that they share, and what they give back. It is the memory of the whole process.
+/// </summary>
+[Collection(nameof(Alone))]
 public sealed class ImageMemoryTests
 {
     private const int Tables = 1 << 20;
