@@ -20,6 +20,7 @@ internal static unsafe partial class PosixSpawn
     private const int StandardStreams = 3;
     private const int ChildSignal = 17;
     private const nint DefaultHandler = 0;
+    private const nint IgnoringHandler = 1;
 
     /// <summary>More than any C library needs for its opaque structures (336 bytes and less).</summary>
     private const int StructureBytes = 1024;
@@ -31,7 +32,7 @@ internal static unsafe partial class PosixSpawn
     public static int Run(ProgramStart start, out StartedProgram? program)
     {
         program = null;
-        _ = SignalNative(ChildSignal, DefaultHandler);
+        KeepEndsOfChildren();
         Span<int> ours = [-1, -1, -1];
         Span<int> theirs = [-1, -1, -1];
         ReadOnlySpan<ProgramStream> streams = [start.Input, start.Output, start.Errors];
@@ -47,6 +48,14 @@ internal static unsafe partial class PosixSpawn
         else
             Close(ours);
         return result;
+    }
+
+    /// <summary>A handler of SIGCHLD that somebody has set, as the class library does, stays.</summary>
+    private static void KeepEndsOfChildren()
+    {
+        nint* action = stackalloc nint[StructureBytes / sizeof(nint)];
+        if (SigactionNative(ChildSignal, null, action) == 0 && *action == IgnoringHandler)
+            _ = SignalNative(ChildSignal, DefaultHandler);
     }
 
     private static void Close(ReadOnlySpan<int> ends)
@@ -214,6 +223,10 @@ internal static unsafe partial class PosixSpawn
 
     [LibraryImport("libc", EntryPoint = "memfd_create", SetLastError = true)]
     private static partial int MemfdNative(byte* name, uint flags);
+
+    /// <summary>The handler is the first field of struct sigaction.</summary>
+    [LibraryImport("libc", EntryPoint = "sigaction")]
+    private static partial int SigactionNative(int signal, nint* action, nint* old);
 
     [LibraryImport("libc", EntryPoint = "signal")]
     private static partial nint SignalNative(int signal, nint handler);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
+using System.Diagnostics;
 using Qcow2Fuse.Linux;
+using Qcow2Fuse.Testing;
 using Xunit;
 
 namespace Qcow2Fuse.Block.Tests.Processes;
@@ -112,6 +114,23 @@ public sealed class ProgramStartTests
         program.EndInput();
         Assert.Equal("hello", program.ReadOutput(OutputBytesMax));
         Assert.Equal(0, program.Wait());
+    }
+
+    /// <summary>The class library learns of the ends of its processes by a handler of SIGCHLD.</summary>
+    [Fact]
+    public void Processes_of_the_class_library_are_still_waited_for()
+    {
+        using Process other = Process.Start("/bin/sh", ["-c", "read line; exit 3"]);
+        Assert.Equal(0, StartedProgram.TryStart(Shell("exit 0"), out StartedProgram? program));
+        using (program)
+            Assert.Equal(0, program!.Wait());
+        using Process later = Process.Start(new ProcessStartInfo("/bin/sh", ["-c", "read line; exit 4"])
+        { RedirectStandardInput = true })!;
+        later.StandardInput.Close();
+        Assert.True(later.WaitForExit(Eventually.Patience), "the end of a process was not seen");
+        Assert.Equal(4, later.ExitCode);
+        other.Kill();
+        other.WaitForExit();
     }
 
     [Theory]
