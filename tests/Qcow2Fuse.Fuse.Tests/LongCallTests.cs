@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Runtime.InteropServices;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -52,6 +53,67 @@ public sealed class LongCallTests
         Assert.Equal(0, (await open.WaitAsync(Patience)).Error);
     }
 
+    /// <summary>An end of one of the opens, say, can only be told by a worker.</summary>
+    [Fact]
+    public async Task Where_no_thread_can_be_had_one_worker_is_left()
+    {
+        using SemaphoreSlim begun = new(0);
+        using ManualResetEventSlim ready = new();
+        SlowFileSystem files = new()
+        {
+            OnOpen = () =>
+            {
+                begun.Release();
+                return ready.Wait(Patience) ? 0 : -FuseErrno.EIO;
+            },
+        };
+        FuseServerOptions options = new() { Workers = 3, HasRoom = static () => false };
+        using SessionFixture session = SessionFixture.Initialised(files, options);
+        Task<FakeReply>[] opens = [Open(session), Open(session)];
+        for (int i = 0; i < opens.Length; i++)
+            Assert.True(await begun.WaitAsync(Patience));
+
+        for (int i = 0; i < 3; i++)
+            Assert.Equal(-FuseErrno.EAGAIN, (await Open(session).WaitAsync(Patience)).Error);
+        Assert.Equal(0, session.GetAttributes().Error);
+        ready.Set();
+        foreach (Task<FakeReply> open in opens)
+            Assert.Equal(0, (await open.WaitAsync(Patience)).Error);
+        Assert.Equal(0, (await Open(session).WaitAsync(Patience)).Error);
+    }
+
+    [Theory]
+    [InlineData(FuseOpcode.Fallocate)]
+    [InlineData(FuseOpcode.CopyFileRange)]
+    [InlineData(FuseOpcode.CopyFileRange64)]
+    internal async Task What_goes_far_keeps_nobody_else_waiting(FuseOpcode operation)
+    {
+        using ManualResetEventSlim begun = new();
+        using ManualResetEventSlim ready = new();
+        SlowFileSystem files = new()
+        {
+            OnOpen = static () => 0,
+            OnChange = () =>
+            {
+                begun.Set();
+                return ready.Wait(Patience) ? -FuseErrno.ENOSPC : -FuseErrno.EIO;
+            },
+        };
+        using SessionFixture session = SessionFixture.Initialised(files, new FuseServerOptions { Workers = 1 });
+        byte[] arguments = operation == FuseOpcode.Fallocate
+            ? Bytes(new FuseFallocateIn { Length = 1 << 30 })
+            : Bytes(new FuseCopyFileRangeIn { Length = 1 << 30 });
+        Task<FakeReply> change = session.Kernel.SendAsync((uint)operation, SessionFixture.File, arguments);
+        Assert.True(begun.Wait(Patience));
+        Assert.Equal(0, session.GetAttributes().Error);
+        ready.Set();
+        Assert.Equal(-FuseErrno.ENOSPC, (await change.WaitAsync(Patience)).Error);
+    }
+
+    private static byte[] Bytes<T>(in T value)
+        where T : unmanaged =>
+        MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in value)).ToArray();
+
     private static Task<FakeReply> Open(SessionFixture session) => session.Kernel.SendAsync(
         (uint)FuseOpcode.Open, SessionFixture.File, new byte[8]);
 
@@ -59,6 +121,8 @@ public sealed class LongCallTests
     private sealed class SlowFileSystem : IFuseFileSystem
     {
         public required Func<int> OnOpen { get; init; }
+
+        public Func<int> OnChange { get; init; } = static () => 0;
 
         public bool MayTakeLong(ulong node) => true;
 
@@ -82,7 +146,11 @@ public sealed class LongCallTests
 
         public int Read(ulong node, ulong handle, long offset, Span<byte> destination) => 0;
 
-        public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source) => 0;
+        public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous) => 0;
+
+        public int Allocate(ulong node, ulong handle, FuseAllocateMode mode, long offset, long length) => OnChange();
+
+        public long CopyRange(in FuseFilePlace source, in FuseFilePlace destination, long length) => OnChange();
 
         public int Fsync(ulong node, ulong handle, bool dataOnly) => 0;
 

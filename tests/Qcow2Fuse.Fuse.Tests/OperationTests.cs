@@ -120,6 +120,18 @@ public sealed class OperationTests : IDisposable
         Assert.Empty(Read(long.MaxValue - 200, 100).Payload);
     }
 
+    [Theory]
+    [InlineData(0, 0)]
+    [InlineData(2, 0)]
+    [InlineData(0x1000, 1)]
+    [InlineData(0x101000, 1)]
+    public void WritesThatMustBeDurableSaySo(uint flags, int count)
+    {
+        FuseWriteIn write = new() { Handle = Handle, Size = 512, Flags = flags };
+        Assert.Equal(512u, _session.Send(FuseOpcode.Write, write, payload: new byte[512]).As<FuseWriteOut>().Size);
+        Assert.Equal(count, _files.SynchronousWrites);
+    }
+
     [Fact]
     public void WritingEndsAtTheEnd()
     {

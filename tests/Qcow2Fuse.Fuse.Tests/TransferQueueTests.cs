@@ -96,6 +96,17 @@ public sealed class TransferQueueTests : IDisposable
     }
 
     [Fact]
+    public void WritesThatMustBeDurableAreServedTheUsualWay()
+    {
+        using SessionFixture session = Start();
+        Task<FakeReply> other = Occupy(session);
+        FuseWriteIn write = new() { Size = 4096, Flags = 0x1000 };
+        Assert.Equal(0, session.Send(FuseOpcode.Write, write, payload: new byte[4096]).Error);
+        Assert.Equal(["write synchronously"], _files.Calls);
+        Release(other);
+    }
+
+    [Fact]
     public void ZeroesNeedNoTransfer()
     {
         using SessionFixture session = Start();

@@ -12,7 +12,7 @@ internal sealed class FuseCalls
 
     private readonly Lock _lock = new();
     private readonly List<FuseCall> _calls = [];
-    private readonly Queue<(ulong Unique, long Ticks)> _early = new();
+    private readonly Queue<(ulong Unique, long Ticks)> _early = new(EarlyMax);
     private int _earlyCount;
 
     /// <summary>A call for a thread's slot; it is used for one request after the other.</summary>

@@ -1,52 +1,96 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Linux;
+
 namespace Qcow2Fuse.Fuse;
 
 /// <summary>
 /// Requests that may take seconds, each with a thread and buffers of its own, so that any number of them leaves the
-/// workers to all others.
+/// workers to all others. Where no more threads can be had workers serve them, but never all workers: one is left to
+/// take what the kernel says next, an interrupt for instance.
 /// </summary>
 public sealed partial class FuseServer
 {
-    /// <summary>As many at a time; the workers serve what is above.</summary>
+    /// <summary>As many at a time with threads of their own.</summary>
     private const int LongCallsMax = 64;
 
     private int _longCalls;
+    private int _longByWorkers;
     private long _longServed;
 
-    /// <summary>Called by a worker that has received a request; true if somebody else serves it.</summary>
-    private bool TryTakeLong(FuseSlot slot, int length)
+    /// <summary>Who serves a request that a worker has received.</summary>
+    private enum Server
     {
-        if (!Session.MayTakeLong(slot, length))
-            return false;
-        if (Interlocked.Increment(ref _longCalls) > LongCallsMax || !TryStartLong(slot, length))
-        {
-            Interlocked.Decrement(ref _longCalls);
-            return false;
-        }
+        /// <summary>The worker, and it may take long.</summary>
+        LongByWorker,
 
-        return true;
+        /// <summary>The worker.</summary>
+        Worker,
+
+        /// <summary>A thread of its own, or it has been answered.</summary>
+        Another,
     }
 
-    private unsafe bool TryStartLong(FuseSlot slot, int length)
+    private Server Assign(FuseSlot slot, int length)
     {
-        FuseSlot own = new(2 * FuseSlot.PageSize, slot.Descriptor);
-        new ReadOnlySpan<byte>(slot.Request, length).CopyTo(new Span<byte>(own.Request, length));
+        if (!Session.MayTakeLong(slot, length))
+            return Server.Worker;
+        if (TryTakeLong(slot, length))
+            return Server.Another;
+        if (Interlocked.Increment(ref _longByWorkers) <= Math.Max(_options.Workers - 1, 1))
+            return Server.LongByWorker;
+        Interlocked.Decrement(ref _longByWorkers);
+        _transport.Reply(slot, FuseSession.Refuse(slot, FuseErrno.EAGAIN));
+        Interlocked.Increment(ref _longServed);
+        return Server.Another;
+    }
+
+    /// <summary>Gives a request of a worker a thread and buffers of its own; false where there is none to be had.
+    /// </summary>
+    private bool TryTakeLong(FuseSlot slot, int length)
+    {
+        FuseSlot? own = null;
         try
         {
-            StartThread(() => ServeLong(own, length));
-            return true;
+            own = Copy(slot, length);
+            if (TryStartLong(() => ServeLong(own, length)))
+                return true;
         }
         catch (OutOfMemoryException)
         {
-            // What the runtime throws where the system has no more threads.
-            own.Dispose();
-            return false;
+            // The worker goes on with what it has.
+        }
+
+        own?.Dispose();
+        return false;
+    }
+
+    /// <summary>Has a long request served by a thread of its own; false where there is none to be had.</summary>
+    private bool TryStartLong(Action serve)
+    {
+        bool isStarted = Interlocked.Increment(ref _longCalls) <= LongCallsMax && _options.HasRoom()
+            && TryStartThread(() => EndLong(serve));
+        if (!isStarted)
+            Interlocked.Decrement(ref _longCalls);
+        return isStarted;
+    }
+
+    private void EndLong(Action serve)
+    {
+        _ = ServingThread.TrySetIOFlusher();
+        try
+        {
+            serve();
+        }
+        finally
+        {
+            Interlocked.Increment(ref _longServed);
+            Interlocked.Decrement(ref _longCalls);
+            CountDown();
         }
     }
 
     private void ServeLong(FuseSlot slot, int length)
     {
-        _ = Linux.ServingThread.TrySetIOFlusher();
         try
         {
             int reply = Session.Dispatch(slot, length);
@@ -57,9 +101,13 @@ public sealed partial class FuseServer
         {
             Session.Forget(slot);
             slot.Dispose();
-            Interlocked.Increment(ref _longServed);
-            Interlocked.Decrement(ref _longCalls);
-            CountDown();
         }
+    }
+
+    private static unsafe FuseSlot Copy(FuseSlot slot, int length)
+    {
+        FuseSlot copy = new(2 * FuseSlot.PageSize, slot.Descriptor);
+        new ReadOnlySpan<byte>(slot.Request, length).CopyTo(new Span<byte>(copy.Request, length));
+        return copy;
     }
 }

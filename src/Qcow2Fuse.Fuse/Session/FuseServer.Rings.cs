@@ -169,11 +169,24 @@ public sealed partial class FuseServer
             if (!UsesUring)
                 return;
             _ = ServingThread.TrySetIOFlusher();
-            _pool.Serve(Session);
+            _pool.Serve(Session, TryTakeLong);
         }
         finally
         {
             CountDown();
+        }
+    }
+
+    private bool TryTakeLong(FuseRingEntry entry)
+    {
+        try
+        {
+            return TryStartLong(() => RingPool.Serve(Session, entry));
+        }
+        catch (OutOfMemoryException)
+        {
+            // The pool serves it.
+            return false;
         }
     }
 

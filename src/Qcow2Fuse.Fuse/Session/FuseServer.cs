@@ -168,19 +168,22 @@ public sealed partial class FuseServer : IDisposable
 
     private void StartWorker(FuseSlot slot) => StartThread(() => Work(slot));
 
-    /// <summary>Starts a thread that counts as running and ends with <see cref="CountDown"/>.</summary>
+    /// <summary>As <see cref="TryStartThread"/>.</summary>
+    /// <exception cref="InsufficientMemoryException">There is no room for one.</exception>
     private void StartThread(ThreadStart work)
     {
+        if (!TryStartThread(work))
+            throw new InsufficientMemoryException("no thread can be started");
+    }
+
+    /// <summary>Starts a thread that counts as running and ends with <see cref="CountDown"/>.</summary>
+    private bool TryStartThread(ThreadStart work)
+    {
         Interlocked.Increment(ref _running);
-        try
-        {
-            NewThread(work).Start();
-        }
-        catch
-        {
-            CountDown();
-            throw;
-        }
+        if (ManagedRoom.TryStart(NewThread(work)))
+            return true;
+        CountDown();
+        return false;
     }
 
     /// <summary>A thread, not started, that serves requests.</summary>
@@ -239,7 +242,10 @@ public sealed partial class FuseServer : IDisposable
             _readers.Leave();
             if (length < 0)
                 return;
-            if (length == 0 || TryTakeLong(slot, length) || _transfers?.TryTake(slot, length) == true)
+            if (length == 0)
+                continue;
+            Server server = Assign(slot, length);
+            if (server == Server.Another || _transfers?.TryTake(slot, length) == true)
                 continue;
 
             _readers.CallOthers();
@@ -249,6 +255,8 @@ public sealed partial class FuseServer : IDisposable
             if (reply > 0)
                 _transport.Reply(slot, reply);
             slot.Finish();
+            if (server == Server.LongByWorker)
+                Interlocked.Decrement(ref _longByWorkers);
             if (!_initialised.IsSet && Session.IsInitialised)
                 FinishInit();
         }

@@ -58,6 +58,11 @@ public sealed record FuseServerOptions
     public bool QueuesTransfers { get; init; }
 
     /// <summary>
+    /// Whether there is memory for one more thread. Asked before a request gets a thread of its own; any thread.
+    /// </summary>
+    public Func<bool> HasRoom { get; init; } = static () => Linux.ManagedRoom.IsLeft;
+
+    /// <summary>
     /// The error number (positive) for an exception of the file system; EIO for all where it is null.
     /// </summary>
     public Func<Exception, int>? MapException { get; init; }

@@ -7,6 +7,9 @@ namespace Qcow2Fuse.Fuse;
 /// </summary>
 public sealed unsafe partial class FuseSession
 {
+    /// <summary>Bytes from which on it may take long to zero or to copy a range.</summary>
+    private const ulong FarFrom = 1 << 30;
+
     private readonly IFuseFileSystem _fileSystem;
     private readonly FuseServerOptions _options;
     private readonly FuseCalls _calls = new();
@@ -70,15 +73,15 @@ public sealed unsafe partial class FuseSession
         if (FuseOpcodes.IsUnanswered(header.Opcode))
         {
             if (header.Opcode == FuseOpcode.Interrupt && length >= FuseAbi.InHeaderSize + sizeof(FuseInterruptIn))
-                _calls.Interrupt(((FuseInterruptIn*)(slot.Request + FuseAbi.InHeaderSize))->Unique);
+                Interrupt(header, ((FuseInterruptIn*)(slot.Request + FuseAbi.InHeaderSize))->Unique);
             return 0;
         }
 
-        FuseCall call = slot.Call ??= _calls.Create();
-        _calls.Begin(call, header.Unique);
         int result;
         try
         {
+            FuseCall call = slot.Call ??= _calls.Create();
+            _calls.Begin(call, header.Unique);
             result = Execute(slot, length);
         }
         catch (Exception error)
@@ -87,7 +90,7 @@ public sealed unsafe partial class FuseSession
         }
         finally
         {
-            call.End();
+            slot.Call?.End();
         }
 
         return Finish(slot, header.Unique, result);
@@ -100,8 +103,41 @@ public sealed unsafe partial class FuseSession
     {
         FuseInHeader* header = (FuseInHeader*)slot.Request;
         return length is >= FuseAbi.InHeaderSize and <= FuseSlot.PageSize && _initialised
-            && header->Opcode is FuseOpcode.Open or FuseOpcode.Lookup or FuseOpcode.OpenDir
-            && _fileSystem.MayTakeLong(header->Node);
+            && (GoesFar(header, length)
+                || (header->Opcode is FuseOpcode.Open or FuseOpcode.Lookup or FuseOpcode.OpenDir
+                    && _fileSystem.MayTakeLong(header->Node)));
+    }
+
+    /// <summary>Builds the reply of an error number to the request in a slot; returns its length.</summary>
+    internal static int Refuse(FuseSlot slot, int errno) =>
+        Finish(slot, ((FuseInHeader*)slot.Request)->Unique, -errno);
+
+    /// <summary>Whether a request changes much of a file at once.</summary>
+    private static bool GoesFar(FuseInHeader* header, int length)
+    {
+        byte* arguments = (byte*)header + FuseAbi.InHeaderSize;
+        return header->Opcode switch
+        {
+            FuseOpcode.Fallocate => length >= FuseAbi.InHeaderSize + sizeof(FuseFallocateIn)
+                && ((FuseFallocateIn*)arguments)->Length >= FarFrom,
+            FuseOpcode.CopyFileRange or FuseOpcode.CopyFileRange64 =>
+                length >= FuseAbi.InHeaderSize + sizeof(FuseCopyFileRangeIn)
+                && ((FuseCopyFileRangeIn*)arguments)->Length >= FarFrom,
+            _ => false,
+        };
+    }
+
+    private void Interrupt(in FuseInHeader header, ulong unique)
+    {
+        try
+        {
+            _calls.Interrupt(unique);
+        }
+        catch (OutOfMemoryException error)
+        {
+            // The request goes on to its end.
+            Report(header, error);
+        }
     }
 
     /// <summary>A slot is not used any more.</summary>

@@ -57,7 +57,12 @@ public interface IFuseFileSystem
     /// <summary>
     /// Writes <paramref name="source"/> (page aligned in memory, 0 to 1 MiB). Returns how many bytes were written.
     /// </summary>
-    int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source);
+    /// <remarks>
+    /// A synchronous write (O_SYNC, O_DSYNC, RWF_DSYNC, a mount with <c>sync</c>) has to be durable when it is answered
+    /// where the file was opened with <see cref="FuseOpenFlags.DirectIO"/>. For all others the kernel sends FSYNC after
+    /// it.
+    /// </remarks>
+    int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous);
 
     /// <summary>
     /// Begins a read or write of <see cref="FuseTransfer.Length"/> bytes that is nothing but a transfer between the

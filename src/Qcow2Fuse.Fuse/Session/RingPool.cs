@@ -48,14 +48,27 @@ internal sealed class RingPool
     }
 
     /// <summary>Serves requests until the pool is closed and empty.</summary>
-    public void Serve(FuseSession session)
+    /// <param name="session">Where they are served.</param>
+    /// <param name="tryTakeLong">Has one that may take long served elsewhere, by <see cref="Serve(FuseSession,
+    /// FuseRingEntry)"/>; false where that cannot be.</param>
+    public void Serve(FuseSession session, Func<FuseRingEntry, bool> tryTakeLong)
     {
         while (Take() is { } entry)
         {
-            entry.Complete(session.Dispatch(entry.Slot, entry.Length));
+            bool isTaken = session.MayTakeLong(entry.Slot, entry.Length) && tryTakeLong(entry);
+            if (!isTaken)
+                entry.Complete(session.Dispatch(entry.Slot, entry.Length));
             Interlocked.Decrement(ref _busy);
-            entry.Owner!.Return(entry);
+            if (!isTaken)
+                entry.Owner!.Return(entry);
         }
+    }
+
+    /// <summary>Serves a request that was taken from the pool.</summary>
+    public static void Serve(FuseSession session, FuseRingEntry entry)
+    {
+        entry.Complete(session.Dispatch(entry.Slot, entry.Length));
+        entry.Owner!.Return(entry);
     }
 
     private FuseRingEntry? Take()

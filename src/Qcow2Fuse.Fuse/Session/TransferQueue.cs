@@ -207,19 +207,28 @@ internal sealed class TransferQueue : IDisposable
     {
         try
         {
-            FuseServer.NewThread(() => Dispatch(place)).Start();
+            if (ManagedRoom.TryStart(FuseServer.NewThread(() => Dispatch(place))))
+                return;
         }
         catch (OutOfMemoryException)
         {
-            // What the runtime throws where the system has no more threads: later, then, by one that there is.
-            ThreadPool.UnsafeQueueUserWorkItem(_ => Dispatch(place), null);
+            // As where there is no room.
         }
+
+        // It may wait for transfers that this thread alone can end, and nobody else is there to serve it.
+        Answer(place, FuseSession.Refuse(place.Slot, FuseErrno.ENOMEM));
+        EndDispatch();
     }
 
     /// <summary>Serves a request whose transfer came to nothing.</summary>
     private void Dispatch(QueuedTransfer place)
     {
         Answer(place, _session.Dispatch(place.Slot, place.Length));
+        EndDispatch();
+    }
+
+    private void EndDispatch()
+    {
         lock (_lock)
         {
             _dispatched--;

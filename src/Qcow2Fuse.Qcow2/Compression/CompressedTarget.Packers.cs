@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Qcow2;
 
@@ -119,13 +120,9 @@ internal sealed unsafe partial class CompressedTarget
         while (_packers.Count < _packersWanted)
         {
             Thread packer = new(Pack, StackSize) { IsBackground = true, Name = "packer" };
-            try
+            if (!ManagedRoom.TryStart(packer))
             {
-                packer.Start();
-            }
-            catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-            {
-                // The system has no more threads; those there are do the work, or the writers do.
+                // Those there are do the work, or the writers do.
                 _packersWanted = _packers.Count;
                 break;
             }

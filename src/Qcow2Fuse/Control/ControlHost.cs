@@ -41,17 +41,10 @@ internal sealed partial class ControlHost(
             _running++;
         }
 
-        try
-        {
-            thread.Start();
-        }
-        catch
-        {
-            CountDown();
-            throw;
-        }
-
-        return done.Task;
+        if (ManagedRoom.TryStart(thread))
+            return done.Task;
+        CountDown();
+        throw new InsufficientMemoryException("there is no room for one more thread");
     }
 
     /// <summary>Refuses new work, and waits until what has begun is done.</summary>
@@ -102,7 +95,6 @@ internal sealed partial class ControlHost(
         _ = ServingThread.TrySetIOFlusher();
         try
         {
-            ManagedRoom.Require();
             done.SetResult(work());
         }
         catch (Exception exception)

@@ -44,6 +44,9 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     /// <summary>Fsync calls so far.</summary>
     public int Syncs { get; private set; }
 
+    /// <summary>Writes so far that had to be durable.</summary>
+    public int SynchronousWrites { get; private set; }
+
     /// <summary>Open calls minus release calls.</summary>
     public int OpenFiles { get; private set; }
 
@@ -120,7 +123,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     }
 
     /// <inheritdoc/>
-    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source)
+    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous)
     {
         if (node != _file)
             return -FuseErrno.EISDIR;
@@ -130,6 +133,12 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
         source[..length].CopyTo(new Span<byte>(_memory + offset, length));
         MarkPages(offset, length, present: true);
         _modified = FuseTime.Now;
+        if (isSynchronous)
+        {
+            lock (_lock)
+                SynchronousWrites++;
+        }
+
         return length;
     }
 
@@ -188,7 +197,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
             return -FuseErrno.EINVAL;
         return Write(
             _file, destination.Handle, destination.Offset,
-            new ReadOnlySpan<byte>(_memory + source.Offset, (int)length));
+            new ReadOnlySpan<byte>(_memory + source.Offset, (int)length), isSynchronous: false);
     }
 
     /// <inheritdoc/>

@@ -74,11 +74,12 @@ internal sealed class ImageLook
     /// <summary>Begins to look, in a place that was taken.</summary>
     public static ImageLook Begin(Func<ServedImage> open, FileStamp stamp)
     {
-        ImageLook look = new(stamp);
         try
         {
-            new Thread(() => look.Run(open), StackSize) { IsBackground = true, Name = "look" }.Start();
-            return look;
+            ImageLook look = new(stamp);
+            Thread thread = new(() => look.Run(open), StackSize) { IsBackground = true, Name = "look" };
+            return ManagedRoom.TryStart(thread)
+                ? look : throw new InsufficientMemoryException("there is no room for one more thread");
         }
         catch
         {

@@ -180,7 +180,7 @@ internal sealed partial class RawFileNode : TreeNode
     }
 
     /// <inheritdoc/>
-    public override int Write(long offset, ReadOnlySpan<byte> source)
+    public override int Write(ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous)
     {
         long started = Stopwatch.GetTimestamp();
         BlockDevice device = Device;
@@ -194,6 +194,8 @@ internal sealed partial class RawFileNode : TreeNode
         int length = (int)Math.Min(left, source.Length);
         device.Write(_window.Start + offset, source[..length]);
         HasTransferred(isWrite: true, _window.Start + offset, length, started);
+        if (isSynchronous && _context.MayBeDirect(handle))
+            Fsync();
         return length;
     }
 
@@ -330,10 +332,11 @@ internal sealed partial class RawFileNode : TreeNode
         if (_isView)
         {
             return new FuseOpenResult(
-                _context.PlainHandle, FuseOpenFlags.DirectIO | FuseOpenFlags.ParallelDirectWrites);
+                _context.DirectHandle, FuseOpenFlags.DirectIO | FuseOpenFlags.ParallelDirectWrites);
         }
 
-        FuseOpenResult result = FuseOpenResult.ForDisk(request, _context.PlainHandle);
+        FuseOpenResult result = FuseOpenResult.ForDisk(
+            request, request.IsDirect ? _context.DirectHandle : _context.PlainHandle);
         int opening = _image.Openings;
         if (opening != _seenOpening)
             result = result with { Flags = result.Flags & ~FuseOpenFlags.KeepCache };

@@ -16,6 +16,9 @@ internal sealed class TreeContext
 
     private const int GenerationShift = 32;
 
+    /// <summary>Above all handles that are counted.</summary>
+    private const ulong DirectBit = 1UL << 31;
+
     private readonly ConcurrentDictionary<ulong, object> _handles = new();
     private uint _lastHandle;
 
@@ -50,6 +53,9 @@ internal sealed class TreeContext
     /// <summary>The handle of what needs nothing to be kept for it.</summary>
     public ulong PlainHandle => (ulong)Generation << GenerationShift;
 
+    /// <summary>The same for a file that the kernel's page cache is kept out of.</summary>
+    public ulong DirectHandle => PlainHandle | DirectBit;
+
     /// <summary>Bounds of requests that go over much of a disk.</summary>
     public WalkLimits Walks { get; init; } = new();
 
@@ -83,6 +89,12 @@ internal sealed class TreeContext
 
     /// <summary>Whether a handle was given out by this process, and not by one that served the mount before.</summary>
     public bool IsOwn(ulong handle) => (uint)(handle >> GenerationShift) == Generation;
+
+    /// <summary>
+    /// Whether the kernel sends no FSYNC after synchronous writes of a handle, as far as is known: an earlier process
+    /// may have been a version that did not say it in the handle.
+    /// </summary>
+    public bool MayBeDirect(ulong handle) => (handle & DirectBit) != 0 || !IsOwn(handle);
 
     /// <summary>Whether writes of a handle may be lost, because the process died before it had made them durable.
     /// </summary>

@@ -2,6 +2,7 @@
 using System.Text;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Hosting;
 
@@ -73,8 +74,10 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
             : found.Read(handle, offset, destination);
 
     /// <inheritdoc/>
-    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source) =>
-        Find(node, handle, out TreeNode? found) is var error && found is null ? error : found.Write(offset, source);
+    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous) =>
+        Find(node, handle, out TreeNode? found) is var error && found is null
+            ? error
+            : found.Write(handle, offset, source, isSynchronous);
 
     /// <inheritdoc/>
     public bool TryBeginTransfer(ulong node, ulong handle, long offset, FuseTransfer transfer) =>

@@ -44,7 +44,9 @@ internal abstract class TreeNode
 
     public virtual int Read(ulong handle, long offset, Span<byte> destination) => -FuseErrno.EISDIR;
 
-    public virtual int Write(long offset, ReadOnlySpan<byte> source) => -FuseErrno.EROFS;
+    /// <summary>As <see cref="IFuseFileSystem.Write"/>.</summary>
+    public virtual int Write(ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous) =>
+        -FuseErrno.EROFS;
 
     /// <summary>As <see cref="IFuseFileSystem.TryBeginTransfer"/>.</summary>
     public virtual bool TryBeginTransfer(long offset, FuseTransfer transfer) => false;
