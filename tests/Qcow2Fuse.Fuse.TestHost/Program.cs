@@ -7,7 +7,7 @@ namespace Qcow2Fuse.Fuse.TestHost;
 
 /// <summary>
 /// Mounts one file in memory: MOUNTPOINT SIZE [-o word[,word]]. The words are those of MountSpec, and file (the
-/// root is the file), writeback, uring, stop (end without an unmount) and uid=N. Prints "ready" when the mount answers;
+/// root is the file), uring, stop (end without an unmount) and uid=N. Prints "ready" when the mount answers;
 /// exits with 0 after SIGTERM or an unmount and with 32 when it could not mount.
 /// </summary>
 internal static class Program
@@ -42,8 +42,6 @@ internal static class Program
             string[] parts = word.Split('=', 2);
             if (word == "file")
                 rootIsFile = true;
-            else if (word == "writeback")
-                options = options with { WritebackCache = true };
             else if (word == "uring")
                 options = options with { Uring = true };
             else if (word == "stop")

@@ -26,7 +26,7 @@ internal sealed class FailingFileSystem : IFuseFileSystem
 
     public int Read(ulong node, ulong handle, long offset, Span<byte> destination) => Answer();
 
-    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous) => Answer();
+    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind) => Answer();
 
     public int Fsync(ulong node, ulong handle, bool dataOnly) => Answer();
 

@@ -146,7 +146,7 @@ public sealed class LongCallTests
 
         public int Read(ulong node, ulong handle, long offset, Span<byte> destination) => 0;
 
-        public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous) => 0;
+        public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind) => 0;
 
         public int Allocate(ulong node, ulong handle, FuseAllocateMode mode, long offset, long length) => OnChange();
 

@@ -117,7 +117,7 @@ public sealed unsafe class RingWorkerTests
         public int Read(ulong node, ulong handle, long offset, Span<byte> destination) =>
             throw new NotSupportedException();
 
-        public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous) =>
+        public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind) =>
             throw new NotSupportedException();
 
         public int Fsync(ulong node, ulong handle, bool dataOnly) => throw new NotSupportedException();

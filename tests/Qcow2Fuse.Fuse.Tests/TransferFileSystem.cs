@@ -70,9 +70,9 @@ internal sealed class TransferFileSystem : IFuseFileSystem, IDisposable
         return Answer < 0 ? Answer : RandomAccess.Read(_file.SafeFileHandle, destination, offset);
     }
 
-    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous)
+    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind)
     {
-        Note(isSynchronous ? "write synchronously" : "write");
+        Note(kind.HasFlag(FuseWriteKind.Synchronous) ? "write synchronously" : "write");
         if (Answer < 0)
             return Answer;
         RandomAccess.Write(_file.SafeFileHandle, source, offset);

@@ -36,6 +36,9 @@ internal static class FuseAbi
     /// <summary>FUSE_FSYNC_FDATASYNC.</summary>
     public const uint FsyncDataOnly = 1;
 
+    /// <summary>FUSE_WRITE_CACHE.</summary>
+    public const uint WriteFromCache = 1;
+
     /// <summary>O_DSYNC and __O_SYNC in the flags of a WRITE.</summary>
     public const uint SynchronousFlags = 0x1000 | 0x100000;
 }

@@ -87,12 +87,6 @@ public readonly record struct FuseAttributeChange
     /// <summary>New size in bytes.</summary>
     public long? Size { get; init; }
 
-    /// <summary>
-    /// Whether the new size, 0, may be an open with O_TRUNC, which the kernel sends in this way with the writeback
-    /// cache only. truncate(2) looks the same then; ftruncate(2) does not.
-    /// </summary>
-    public bool MayBeOpenTruncation { get; init; }
-
     /// <summary>New permissions; the bits of <see cref="FuseAttributes.KindMask"/> are to be ignored.</summary>
     public uint? Mode { get; init; }
 
@@ -107,9 +101,6 @@ public readonly record struct FuseAttributeChange
 
     /// <summary>New time of the last change of the content.</summary>
     public FuseTime? Modified { get; init; }
-
-    /// <summary>New time of the last change of the attributes; sent with the writeback cache only.</summary>
-    public FuseTime? Changed { get; init; }
 }
 
 /// <summary>What statfs(2) says.</summary>

@@ -53,23 +53,34 @@ public sealed unsafe class FuseInvalidator : IDisposable
     /// <summary>Notifications that the kernel refused.</summary>
     public long Refused { get; private set; }
 
+    /// <summary>Up to which number the kernel has done what was asked for, or the server has ended.</summary>
+    public long Delivered
+    {
+        get
+        {
+            lock (_lock)
+                return _ended ? _requested : _delivered;
+        }
+    }
+
     /// <summary>
-    /// Asks for the pages of a range, and the attributes of the node, to be dropped. Returns at once and allocates
-    /// nothing.
+    /// Asks for the pages of a range, and the attributes of the node, to be dropped. The kernel writes those first that
+    /// were changed through mapped memory. Returns at once and allocates nothing.
     /// </summary>
-    public void Invalidate(FuseCachedNode node, long offset, long length)
+    /// <returns>The number that <see cref="Delivered"/> reaches when the kernel has done it.</returns>
+    public long Invalidate(FuseCachedNode node, long offset, long length)
     {
         lock (_lock)
         {
             if (_ended)
-                return;
+                return _requested;
             _requested++;
             long end = length > long.MaxValue - offset ? long.MaxValue : offset + length;
             if (node.IsQueued)
             {
                 node.From = Math.Min(node.From, offset);
                 node.To = Math.Max(node.To, end);
-                return;
+                return _requested;
             }
 
             node.From = offset;
@@ -81,6 +92,7 @@ public sealed unsafe class FuseInvalidator : IDisposable
                 _last.Next = node;
             _last = node;
             Monitor.PulseAll(_lock);
+            return _requested;
         }
     }
 

@@ -18,6 +18,7 @@ internal static class FuseNegotiation
         | FuseInitFlags.AsyncDio
         | FuseInitFlags.ParallelDirOps
         | FuseInitFlags.MaxPages
+        | FuseInitFlags.AtomicOTrunc
         | FuseInitFlags.ExplicitInvalData
         | FuseInitFlags.HandleKillPrivV2
         | FuseInitFlags.InitExt
@@ -39,11 +40,7 @@ internal static class FuseNegotiation
         if (offered.HasFlag(FuseInitFlags.InitExt))
             offered |= (FuseInitFlags)((ulong)request.Flags2 << 32);
 
-        // With the writeback cache the kernel is the master of the size: an O_TRUNC it left to us would make it 0
-        // for good. It then sends the truncation as a change of size.
-        FuseInitFlags flags = offered & (Wanted | (options.WritebackCache
-            ? FuseInitFlags.WritebackCache
-            : FuseInitFlags.AtomicOTrunc));
+        FuseInitFlags flags = offered & Wanted;
         if (rings)
             flags |= offered & FuseInitFlags.OverIOUring;
         int maxWrite = flags.HasFlag(FuseInitFlags.MaxPages)

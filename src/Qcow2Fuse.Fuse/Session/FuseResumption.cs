@@ -10,6 +10,12 @@ namespace Qcow2Fuse.Fuse;
 public readonly record struct FuseResumption(uint Minor, ulong Features, int MaxWrite)
 {
     /// <summary>
+    /// Whether this program can serve it: earlier versions let the kernel collect writes (FUSE_WRITEBACK_CACHE), and be
+    /// the master of the size.
+    /// </summary>
+    public bool CanBeServed => !((FuseInitFlags)Features).HasFlag(FuseInitFlags.WritebackCache);
+
+    /// <summary>
     /// Whether requests that a dead process had in work can be had again (FUSE_HAS_RESEND, Linux 6.9), as long as the
     /// descriptors they were read from are open.
     /// </summary>

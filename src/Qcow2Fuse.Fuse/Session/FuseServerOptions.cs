@@ -35,12 +35,6 @@ public sealed record FuseServerOptions
     public int MaxBackground { get; init; } = 64;
 
     /// <summary>
-    /// Whether the kernel may collect writes. Acknowledged writes that were not synced are then lost when this
-    /// process dies.
-    /// </summary>
-    public bool WritebackCache { get; init; }
-
-    /// <summary>
     /// How long the kernel may use names and attributes without asking. Writes through the mount renew them anyway.
     /// </summary>
     public TimeSpan CacheTimeout { get; init; } = TimeSpan.FromHours(1);

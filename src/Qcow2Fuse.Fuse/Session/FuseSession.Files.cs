@@ -42,14 +42,15 @@ public sealed unsafe partial class FuseSession
             return -FuseErrno.EINVAL;
 
         int result = _fileSystem.Write(
-            request.Node, arguments->Handle, (long)arguments->Offset, request.Payload, IsSynchronous(arguments));
+            request.Node, arguments->Handle, (long)arguments->Offset, request.Payload, KindOf(arguments));
         if (result > request.Payload.Length)
             return -FuseErrno.EIO;
         return result < 0 ? result : Answer(slot, new FuseWriteOut { Size = (uint)result });
     }
 
-    /// <summary>Whether a write has to be durable when it is answered (O_SYNC or O_DSYNC, for whatever reason).</summary>
-    private static bool IsSynchronous(FuseWriteIn* arguments) => (arguments->Flags & FuseAbi.SynchronousFlags) != 0;
+    private static FuseWriteKind KindOf(FuseWriteIn* arguments) =>
+        ((arguments->Flags & FuseAbi.SynchronousFlags) != 0 ? FuseWriteKind.Synchronous : FuseWriteKind.Plain)
+        | ((arguments->WriteFlags & FuseAbi.WriteFromCache) != 0 ? FuseWriteKind.FromCache : FuseWriteKind.Plain);
 
     private int Flush(in FuseRequest request) =>
         OnlyError(_fileSystem.Flush(request.Node, ((FuseFlushIn*)request.Arguments)->Handle));

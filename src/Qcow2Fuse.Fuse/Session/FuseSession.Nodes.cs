@@ -42,21 +42,16 @@ public sealed unsafe partial class FuseSession
 
         FuseTime accessed = new(arguments->AccessSeconds, arguments->AccessNanoseconds);
         FuseTime modified = new(arguments->ModifySeconds, arguments->ModifyNanoseconds);
-        FuseTime changed = new(arguments->ChangeSeconds, arguments->ChangeNanoseconds);
         FuseTime now = FuseTime.Now;
         FuseAttributeChange change = new()
         {
             Handle = valid.HasFlag(FuseSetAttrValid.Handle) ? arguments->Handle : null,
             Size = valid.HasFlag(FuseSetAttrValid.Size) ? (long)arguments->Size : null,
-            MayBeOpenTruncation = Features.HasFlag(FuseInitFlags.WritebackCache)
-                && valid.HasFlag(FuseSetAttrValid.Size) && arguments->Size == 0
-                && !valid.HasFlag(FuseSetAttrValid.Handle),
             Mode = valid.HasFlag(FuseSetAttrValid.Mode) ? arguments->Mode : null,
             Uid = valid.HasFlag(FuseSetAttrValid.Uid) ? arguments->Uid : null,
             Gid = valid.HasFlag(FuseSetAttrValid.Gid) ? arguments->Gid : null,
             Accessed = Choose(valid, FuseSetAttrValid.AccessTime, FuseSetAttrValid.AccessNow, accessed, now),
             Modified = Choose(valid, FuseSetAttrValid.ModifyTime, FuseSetAttrValid.ModifyNow, modified, now),
-            Changed = valid.HasFlag(FuseSetAttrValid.ChangeTime) ? changed : null,
         };
         int result = _fileSystem.SetAttributes(request.Node, change, out FuseAttributes attributes);
         return result < 0 ? result : AnswerAttributes(slot, attributes);

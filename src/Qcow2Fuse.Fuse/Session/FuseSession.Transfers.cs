@@ -27,7 +27,7 @@ public sealed unsafe partial class FuseSession
         FuseReadIn* arguments = (FuseReadIn*)(slot.Request + FuseAbi.InHeaderSize);
         uint size = arguments->Size;
         bool fits = isWrite ? size == (uint)body && body <= MaxWrite : size <= (uint)slot.PayloadCapacity;
-        fits &= !(isWrite && IsSynchronous((FuseWriteIn*)arguments));
+        fits &= !isWrite || KindOf((FuseWriteIn*)arguments) == FuseWriteKind.Plain;
         if (!fits || size == 0 || size > (uint)most || !IsRange(arguments->Offset, size))
             return false;
 

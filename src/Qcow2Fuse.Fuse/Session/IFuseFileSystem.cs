@@ -57,12 +57,7 @@ public interface IFuseFileSystem
     /// <summary>
     /// Writes <paramref name="source"/> (page aligned in memory, 0 to 1 MiB). Returns how many bytes were written.
     /// </summary>
-    /// <remarks>
-    /// A synchronous write (O_SYNC, O_DSYNC, RWF_DSYNC, a mount with <c>sync</c>) has to be durable when it is answered
-    /// where the file was opened with <see cref="FuseOpenFlags.DirectIO"/>. For all others the kernel sends FSYNC after
-    /// it.
-    /// </remarks>
-    int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous);
+    int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind);
 
     /// <summary>
     /// Begins a read or write of <see cref="FuseTransfer.Length"/> bytes that is nothing but a transfer between the

@@ -112,6 +112,8 @@ internal static class MountCommand
             return ExitCode.Success;
 
         // The first who looks is the one who warns.
+        if (settings.Writeback && !BackgroundStart.IsChild)
+            Report.Warning("writeback changes nothing: writes that the kernel collects are not safe");
         settings.Source = LoopSource.Resolve(settings.Source!, warns: !BackgroundStart.IsChild);
         try
         {

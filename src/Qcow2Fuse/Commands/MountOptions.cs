@@ -133,9 +133,7 @@ internal static class MountOptions
             0, CacheCleanSecondsMax, (s, v) => s.CacheCleanInterval = TimeSpan.FromSeconds(v)),
         MountOption.Flag(
             "resize", "Let truncate(1) on the raw file grow and shrink the disk", (s, on) => s.Resize = on),
-        MountOption.Flag(
-            "writeback", "Let the kernel collect writes in memory: faster, but they vanish if the daemon dies",
-            (s, on) => s.Writeback = on),
+        MountOption.Flag("writeback", "Changes nothing", (s, on) => s.Writeback = on) with { IsListed = false },
         MountOption.Choice(
             "transport", "Requests by /dev/fuse (the default), or over io_uring where the kernel offers it",
             [

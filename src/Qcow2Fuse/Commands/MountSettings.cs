@@ -130,7 +130,9 @@ internal sealed class MountSettings
     /// <summary>The way of requests from the kernel.</summary>
     public FuseTransportChoice Transport { get; set; }
 
-    /// <summary>The kernel collects writes in its page cache (FUSE_WRITEBACK_CACHE).</summary>
+    /// <summary>
+    /// Earlier versions let the kernel collect writes for it. The word is accepted and changes nothing.
+    /// </summary>
     public bool Writeback { get; set; }
 
     /// <summary>The mount goes when the daemon dies.</summary>

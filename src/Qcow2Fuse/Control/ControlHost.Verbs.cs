@@ -79,7 +79,7 @@ internal sealed partial class ControlHost
         context.AwaitInvalidations();
         HostLog.Asked(context.Logger, device.Name, "resized");
         return new ControlAnswer(
-            Output: call.Quiet ? "" : ResizeCommand.Done + "\n", FileSize: nodes.Raw.Length);
+            Output: call.Quiet ? "" : ResizeCommand.Done + "\n");
     });
 
     /// <summary><c>bitmap</c>.</summary>

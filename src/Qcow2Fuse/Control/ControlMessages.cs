@@ -9,14 +9,12 @@ namespace Qcow2Fuse.Control;
 /// <param name="Messages">Lines for standard error besides the error.</param>
 /// <param name="Error">Why it failed, one line; null where it did not.</param>
 /// <param name="Hint">What can be done about it, or null.</param>
-/// <param name="FileSize">Size of the raw file afterwards in bytes, where it may have changed.</param>
 internal sealed record ControlAnswer(
     int ExitCode = 0,
     string Output = "",
     IReadOnlyList<string>? Messages = null,
     string? Error = null,
-    string? Hint = null,
-    long? FileSize = null);
+    string? Hint = null);
 
 /// <summary>Which image is meant.</summary>
 /// <param name="Image">Its path as <c>/v1/mounts</c> has it.</param>

@@ -28,33 +28,47 @@ internal sealed record DaemonMount(MountEntry Entry)
 
     /// <summary>Opens the root of the mount: the descriptor, or −errno; −ESTALE where something else is there by now.
     /// </summary>
-    public int Open(int flags) =>
-        Checked(LinuxFile.Open(
-            Entry.MountPoint, flags | OpenFlags.NoFollow | OpenFlags.NonBlocking | OpenFlags.CloseOnExec));
+    public int Open(int flags)
+    {
+        int root = FindRoot();
+        return root < 0 ? root : Reopened(root, flags);
+    }
 
     /// <summary>
     /// Opens the raw file of an image: the root of the mount where that is a file, else a file right in it.
     /// </summary>
     public int OpenRawFile(MountedImageReport image, int flags)
     {
-        int root = Open(OpenFlags.PathOnly);
+        int root = FindRoot();
         if (root < 0)
             return root;
-        try
+        int result = LinuxFile.Status(root, out FileStatus status);
+        if (result == 0 && status.Type != FileType.Directory)
+            return Reopened(root, flags);
+        if (result == 0)
         {
-            int result = LinuxFile.Status(root, out FileStatus status);
-            if (result < 0)
-                return result;
-            if (status.Type != FileType.Directory)
-                return Open(flags);
-            return Checked(LinuxFile.OpenAt(
-                root, NameOf(image), flags | OpenFlags.CloseOnExec,
+            result = Checked(LinuxFile.OpenAt(
+                root, NameOf(image), OpenFlags.PathOnly | OpenFlags.CloseOnExec,
                 ResolveFlags.Beneath | ResolveFlags.NoSymlinks | ResolveFlags.NoMagicLinks));
         }
-        finally
-        {
-            _ = LinuxFile.Close(root);
-        }
+
+        _ = LinuxFile.Close(root);
+        return result < 0 ? result : Reopened(result, flags);
+    }
+
+    /// <summary>
+    /// The root without opening it, so that nothing happens to whatever else is there by now. The path is walked once.
+    /// </summary>
+    private int FindRoot() =>
+        Checked(LinuxFile.Open(
+            Entry.MountPoint, OpenFlags.PathOnly | OpenFlags.NoFollow | OpenFlags.CloseOnExec));
+
+    /// <summary>Opens what a descriptor stands for, and closes that.</summary>
+    private static int Reopened(int descriptor, int flags)
+    {
+        int result = LinuxFile.Reopen(descriptor, flags | OpenFlags.CloseOnExec);
+        _ = LinuxFile.Close(descriptor);
+        return result;
     }
 
     /// <summary>What was opened, if it lies in this mount.</summary>

@@ -129,8 +129,6 @@ internal sealed class RunningImage : IDisposable
         StandardOutput.WriteLines(answer.Output);
         if (answer.Error is { } error)
             throw new CommandException(answer.ExitCode, error, answer.Hint);
-        if (answer.FileSize is { } size)
-            TellSize(size);
         return answer.ExitCode;
     }
 
@@ -139,26 +137,6 @@ internal sealed class RunningImage : IDisposable
 
     private static bool IsLocked(Exception exception) =>
         (exception as BlockException ?? exception.InnerException as BlockException)?.Kind == BlockErrorKind.Locked;
-
-    /// <summary>
-    /// With the kernel's writeback cache the size of a file is what the kernel thinks it is. A truncation to the size
-    /// that the disk has now changes nothing else.
-    /// </summary>
-    private void TellSize(long size)
-    {
-        int descriptor = _mount.OpenRawFile(_image, OpenFlags.ReadWrite);
-        int result = descriptor;
-        if (descriptor >= 0)
-        {
-            result = LinuxFile.Status(descriptor, out FileStatus status);
-            if (result >= 0 && status.Size != size)
-                result = LinuxFile.Truncate(descriptor, size);
-            _ = LinuxFile.Close(descriptor);
-        }
-
-        if (result < 0 && result != -Errno.ENOENT)
-            Report.Warning($"{RawFile}: still shows its old size: {Errno.Text(-result)}");
-    }
 
     /// <summary>The raw file in messages.</summary>
     private string RawFile => Printable.Text(System.IO.Path.Combine(MountPoint, DaemonMount.NameOf(_image)));

@@ -90,4 +90,8 @@ internal static partial class HostLog
 
     [LoggerMessage(27, LogLevel.Information, "{Directory} stays mounted although its files are closed: {Message}")]
     public static partial void StaysMounted(ILogger logger, string directory, string message);
+
+    [LoggerMessage(40, LogLevel.Error,
+        "{Directory}: the kernel has not written in time what programs stored into mapped memory; it is lost")]
+    public static partial void PagesAreLost(ILogger logger, string directory);
 }

@@ -107,7 +107,11 @@ internal sealed class MountHost : IDisposable
         MountSpec spec = MountRequest.From(_settings, _images, directory);
         using FuseMount mount = _keeper?.Mount(spec) ?? FuseMount.Mount(spec);
         TreeContext context = new(_settings, _logger)
-        { Generation = _keeper?.Generation ?? 0, BrokenBelow = _keeper?.BrokenBelow ?? 0 };
+        {
+            Generation = _keeper?.Generation ?? 0,
+            BrokenBelow = _keeper?.BrokenBelow ?? 0,
+            WrittenNodes = _keeper?.WrittenNodes,
+        };
         _images.CreateNodes(context, rootIsFile: mount.IsFile);
         if (_keeper is { Resumes: true })
             TreeRecall.Run(context);
@@ -118,7 +122,6 @@ internal sealed class MountHost : IDisposable
             Resumption = _keeper?.Resumption,
             Workers = _settings.Threads > 0 ? _settings.Threads : new FuseServerOptions().Workers,
             Uring = _settings.Transport == FuseTransportChoice.Uring && _keeper is null,
-            WritebackCache = _settings.Writeback,
             PopulateBuffers = _settings.PopulatesMemory,
             QueuesTransfers = _settings.IsDirect,
             MapException = fileSystem.OnFailure,
@@ -155,7 +158,7 @@ internal sealed class MountHost : IDisposable
                 return HandOver(mount, server);
         }
 
-        Stop(mount, server);
+        Stop(mount, server, context);
 
         // What was asked for over it is done with open images.
         control?.Dispose();
@@ -171,11 +174,10 @@ internal sealed class MountHost : IDisposable
         }
 
         HostLog.Resumed(_logger, mount.MountPoint);
-        if (!_keeper.MayHaveLost)
-            return;
-        HostLog.MayHaveLost(_logger, mount.MountPoint);
+        if (_keeper.MayHaveLost)
+            HostLog.MayHaveLost(_logger, mount.MountPoint);
 
-        // What the kernel has cached may be what was lost.
+        // What the kernel has cached may be what was lost, and it may not have heard of the last changes.
         context.ForgetPages();
     }
 
@@ -262,12 +264,13 @@ internal sealed class MountHost : IDisposable
     }
 
     /// <summary>Takes the mount away and lets requests under way finish.</summary>
-    private void Stop(FuseMount mount, FuseServer server)
+    private void Stop(FuseMount mount, FuseServer server, TreeContext context)
     {
         _reporter.Stopping();
         _keeper?.Forget();
         if (server.Ended.IsCompleted)
             return;
+        WritePages(mount, context);
         try
         {
             mount.Unmount(lazy: true);
@@ -276,6 +279,7 @@ internal sealed class MountHost : IDisposable
         {
             // Nobody else will unmount it now, and so its end is not waited for.
             HostLog.UnmountFailed(_logger, mount.MountPoint, exception.Message);
+            WritePages(mount, context);
             server.Stop();
             return;
         }
@@ -292,7 +296,16 @@ internal sealed class MountHost : IDisposable
         }
         while (isSameDeath
             || happened is HostEvent.Reload or HostEvent.Report or HostEvent.Unused or HostEvent.HandOver);
+        if (!server.Ended.IsCompleted)
+            WritePages(mount, context);
         server.Stop();
+    }
+
+    /// <summary>What programs have stored into mapped memory comes before the end.</summary>
+    private void WritePages(FuseMount mount, TreeContext context)
+    {
+        if (!context.TryWritePages(Grace))
+            HostLog.PagesAreLost(_logger, mount.MountPoint);
     }
 
     private int Close()

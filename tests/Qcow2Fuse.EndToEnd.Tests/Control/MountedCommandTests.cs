@@ -77,13 +77,11 @@ public sealed class MountedCommandTests : ControlTest
             1, "", "qcow2fuse: disk.qcow2: has no snapshot 'none'\n", "snapshot", "-d", "none", "disk.qcow2");
     }
 
-    [SkippableTheory]
-    [InlineData("")]
-    [InlineData("writeback")]
-    public void The_new_size_is_seen_at_once(string option)
+    [SkippableFact]
+    public void The_new_size_is_seen_at_once()
     {
         string image = NewImage("8M");
-        using MountedImage mounted = Start(image, option.Length == 0 ? [] : ["-o", option]);
+        using MountedImage mounted = Start(image);
         Assert.Equal(Size, new FileInfo(mounted.RawFile).Length);
         ShouldPrint(0, "Image resized.\n", "", "resize", image, "+8M");
         Assert.Equal(2 * Size, new FileInfo(mounted.RawFile).Length);

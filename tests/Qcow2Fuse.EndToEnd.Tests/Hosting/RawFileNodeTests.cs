@@ -36,7 +36,7 @@ public sealed class RawFileNodeTests : CommandTest
             for (int i = 0; i < requests; i++)
             {
                 long offset = i % 200 * 65536L;
-                Check(fileSystem.Write(found.Node, 0, offset, buffer, isSynchronous: false) == buffer.Length);
+                Check(fileSystem.Write(found.Node, 0, offset, buffer, FuseWriteKind.Plain) == buffer.Length);
                 Check(fileSystem.Read(found.Node, 0, offset, buffer) == buffer.Length);
             }
         }
@@ -57,7 +57,7 @@ public sealed class RawFileNodeTests : CommandTest
         Assert.Equal(-1, transfer.Descriptor);
         fileSystem.EndTransfer(transfer, isDone: false);
         Assert.Equal(0, fileSystem.Open(node, new FuseOpenRequest(ReadWrite, 0, 0), out _));
-        Assert.Equal(65536, fileSystem.Write(node, 0, 0, new byte[65536], isSynchronous: false));
+        Assert.Equal(65536, fileSystem.Write(node, 0, 0, new byte[65536], FuseWriteKind.Plain));
         Work(200);
         ImageCounters counters = images.Current()[0].Image.Counters;
         Assert.Equal((100, 100 * 4096), (counters.Reads, counters.ReadBytes));

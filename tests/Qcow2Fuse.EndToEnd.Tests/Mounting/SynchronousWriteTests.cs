@@ -46,7 +46,9 @@ public sealed class SynchronousWriteTests : MountTest
         string file = Path.ChangeExtension(raw, null) + ending;
         string[] how = flags.Length == 0 ? [] : ["oflag=" + flags];
         Tool("dd", ["if=" + PathOf("data"), "of=" + file, "bs=64k", "seek=64", "conv=notrunc", "status=none", .. how]);
-        Signal(Assert.Single(DaemonsOf(mountPoint)), "KILL");
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        Signal(daemon, "KILL");
+        WaitForEnd(daemon);
         Tool("umount", "-l", mountPoint);
 
         QemuTools.Img("convert", "-O", "raw", image, PathOf("flat"));

@@ -30,6 +30,14 @@ internal sealed class OpenedFile : IDisposable
         Assert.Equal(Block(value), bytes);
     }
 
+    /// <summary>Whether a block has this value in every byte now.</summary>
+    public bool Holds(long offset, byte value)
+    {
+        byte[] bytes = new byte[BlockSize];
+        Assert.Equal(BlockSize, LinuxFile.Read(_descriptor, bytes, offset));
+        return bytes.AsSpan().SequenceEqual(Block(value));
+    }
+
     /// <summary>Every operation fails with an error number.</summary>
     public void ShouldFail(int errno)
     {

@@ -39,6 +39,34 @@ public sealed class PlannedRestartTests : RestartTest
     }
 
     [SkippableTheory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Pages_that_the_kernel_holds_never_show_what_is_out_of_date(bool crash)
+    {
+        const int Start = 1 << 20;
+        Begin();
+        Tool("sh", "-c", $"printf 'label: dos\\nstart=1MiB\\n' | sfdisk -q {Raw}");
+        string partition = Path.ChangeExtension(Raw, ".p1.raw");
+        WaitUntil(() => File.Exists(partition), "there is no partition");
+        using (OpenedFile disk = new(Raw))
+        using (OpenedFile part = new(partition))
+        {
+            part.Write(0, 1);
+            part.Sync();
+            disk.ShouldRead(Start, 1);
+            if (crash)
+                Crash();
+            else
+                HandOver();
+            part.Write(0, 2);
+            part.Sync();
+            WaitUntil(() => disk.Holds(Start, 2), "the disk shows old pages");
+        }
+
+        Stop();
+    }
+
+    [SkippableTheory]
     [InlineData("ramfs")]
     [InlineData("tmpfs")]
     public void An_image_is_taken_over_with_and_without_direct_io(string fileSystem)

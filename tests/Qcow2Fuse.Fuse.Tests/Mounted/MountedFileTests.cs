@@ -144,20 +144,6 @@ public abstract class MountedFile : IDisposable
         Assert.Equal(0, Shell.Run("cmp -n 8388608 \"$1\" \"$2\"", _dataPath, host.FilePath).ExitCode);
     }
 
-    [SkippableFact]
-    public void WritebackCacheKeepsTheSizeToo()
-    {
-        HostProcess host = Start("writeback");
-        (int exitCode, string output) = Shell.Run(
-            "dd if=\"$1\" of=\"$2\" bs=1M conv=notrunc,fsync status=none", _dataPath, host.FilePath);
-        Assert.Equal((0, ""), (exitCode, output));
-        Assert.Equal(0, Shell.Run("cmp -n 8388608 \"$1\" \"$2\"", _dataPath, host.FilePath).ExitCode);
-        Shell.Output("head -c 5000 \"$1\" | tail -c 1000 > \"$2\"; sync \"$2\"", _dataPath, host.FilePath);
-        Assert.Equal(0, Shell.Run("cmp -n 1000 -i 4000:0 \"$1\" \"$2\"", _dataPath, host.FilePath).ExitCode);
-        Assert.Equal(0, Shell.Run("cmp -n 8387608 -i 1000 \"$1\" \"$2\"", _dataPath, host.FilePath).ExitCode);
-        Assert.Equal(HostProcess.Size, new FileInfo(host.FilePath).Length);
-    }
-
     private HostProcess Start(string words = "") =>
         _host = HostProcess.StartOver(_transport, _directory.MountPoint, words);
 }

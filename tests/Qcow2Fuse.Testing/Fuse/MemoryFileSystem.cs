@@ -86,7 +86,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     public int SetAttributes(ulong node, in FuseAttributeChange change, out FuseAttributes attributes)
     {
         int result = GetAttributes(node, out attributes);
-        bool resizes = change.Size is { } size && size != attributes.Size && !change.MayBeOpenTruncation;
+        bool resizes = change.Size is { } size && size != attributes.Size;
         if (result == 0 && resizes)
             return -FuseErrno.EPERM;
         if (change.Modified is { } modified)
@@ -123,7 +123,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     }
 
     /// <inheritdoc/>
-    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous)
+    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind)
     {
         if (node != _file)
             return -FuseErrno.EISDIR;
@@ -133,7 +133,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
         source[..length].CopyTo(new Span<byte>(_memory + offset, length));
         MarkPages(offset, length, present: true);
         _modified = FuseTime.Now;
-        if (isSynchronous)
+        if (kind.HasFlag(FuseWriteKind.Synchronous))
         {
             lock (_lock)
                 SynchronousWrites++;
@@ -197,7 +197,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
             return -FuseErrno.EINVAL;
         return Write(
             _file, destination.Handle, destination.Offset,
-            new ReadOnlySpan<byte>(_memory + source.Offset, (int)length), isSynchronous: false);
+            new ReadOnlySpan<byte>(_memory + source.Offset, (int)length), FuseWriteKind.Plain);
     }
 
     /// <inheritdoc/>

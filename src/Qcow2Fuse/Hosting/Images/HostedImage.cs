@@ -73,6 +73,24 @@ internal sealed class HostedImage : DiskSource, IDisposable
     /// <summary>Held by what changes the image as a whole, one at a time.</summary>
     public Lock ChangeLock => LazyInitializer.EnsureInitialized(ref _changeLock);
 
+    /// <summary>The order of changes through its files.</summary>
+    public SharedWrites Writes { get; } = new();
+
+    /// <summary>Whether one more change can be remembered for each of its files.</summary>
+    public bool HasRoomForChanges
+    {
+        get
+        {
+            foreach (RawFileNode view in Volatile.Read(ref _views))
+            {
+                if (!view.HasRoomForChange)
+                    return false;
+            }
+
+            return true;
+        }
+    }
+
     /// <summary>What its requests add up to.</summary>
     public ImageCounters Counters { get; } = new();
 
@@ -177,6 +195,24 @@ internal sealed class HostedImage : DiskSource, IDisposable
             if (!ReferenceEquals(view, through))
                 view.Forget(start, length);
         }
+    }
+
+    /// <summary>
+    /// Asks the kernel to write what programs have changed in pages of its files, from an offset of the disk on.
+    /// </summary>
+    /// <returns>Whether there can be any.</returns>
+    public bool AskForPages(long from = 0)
+    {
+        bool isAsked = false;
+        foreach (RawFileNode view in Volatile.Read(ref _views))
+        {
+            if (!view.MayHaveChangedPages)
+                continue;
+            view.AskForPages(from);
+            isAsked = true;
+        }
+
+        return isAsked;
     }
 
     /// <summary>To be called after the size has changed: the backup of a GPT lies at the end.</summary>

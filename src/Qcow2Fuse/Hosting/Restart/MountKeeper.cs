@@ -56,6 +56,9 @@ internal sealed class MountKeeper : IDisposable
     /// <summary>Handles of generations before this one are broken.</summary>
     public uint BrokenBelow => _state.BrokenBelow;
 
+    /// <summary>Which nodes are open for writing, or were when an earlier process ended.</summary>
+    public WrittenNodes WrittenNodes => _state.WrittenNodes;
+
     /// <summary>The image files.</summary>
     public FileKeeper Files { get; } = new();
 

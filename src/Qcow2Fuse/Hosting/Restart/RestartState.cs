@@ -27,7 +27,8 @@ internal sealed record RestartFacts(
 /// <remarks>
 /// Little-endian. 0: magic, 8: version, 12: generation, 16: generation below which handles are broken, 20: length of
 /// the text, 24: changes begun, 32: changes known durable, 40: protocol's minor version, 44: largest write,
-/// 48: features of INIT, 64: SHA-256 of the text, 96: the text, strings that end in NUL.
+/// 48: features of INIT, 64: SHA-256 of the text, 96: the text, strings that end in NUL, 61440:
+/// <see cref="Qcow2Fuse.Hosting.WrittenNodes"/>.
 /// </remarks>
 internal sealed class RestartState : IDisposable
 {
@@ -47,10 +48,15 @@ internal sealed class RestartState : IDisposable
     private const int FeaturesAt = 48;
     private const int HashAt = 64;
     private const int TextAt = 96;
+    private const int WrittenNodesAt = Length - WrittenNodes.Length;
 
     private readonly SharedPage _page;
 
-    private RestartState(SharedPage page) => _page = page;
+    private RestartState(SharedPage page, bool isNew)
+    {
+        _page = page;
+        WrittenNodes = new WrittenNodes(page, WrittenNodesAt, isNew);
+    }
 
     /// <summary>The descriptor of the memory.</summary>
     public int Descriptor => _page.Descriptor;
@@ -68,6 +74,9 @@ internal sealed class RestartState : IDisposable
         get => (uint)Volatile.Read(ref _page.Int(BrokenBelowAt));
         private set => Volatile.Write(ref _page.Int(BrokenBelowAt), (int)value);
     }
+
+    /// <summary>Which nodes are open for writing.</summary>
+    public WrittenNodes WrittenNodes { get; }
 
     /// <summary>Changes of the disk that were begun.</summary>
     public ref long Begun => ref _page.Long(BegunAt);
@@ -99,7 +108,7 @@ internal sealed class RestartState : IDisposable
             throw new IOException($"memfd_create: {Errno.Text(-result)}");
         page.Long(0) = Magic;
         page.Int(VersionAt) = Version;
-        return new RestartState(page) { Generation = 1 };
+        return new RestartState(page, isNew: true) { Generation = 1 };
     }
 
     /// <summary>Takes over the memory of an earlier process. Null, with the descriptor closed, if it is not one that
@@ -113,9 +122,13 @@ internal sealed class RestartState : IDisposable
             return null;
         }
 
-        RestartState state = new(page);
-        if (page.Long(0) == Magic && page.Int(VersionAt) == Version && state.TryReadFacts(out _))
+        RestartState state = new(page, isNew: false);
+        if (page.Long(0) == Magic && page.Int(VersionAt) == Version && state.TryReadFacts(out _)
+            && state.Resumption.CanBeServed)
+        {
             return state;
+        }
+
         state.Dispose();
         return null;
     }
@@ -148,7 +161,7 @@ internal sealed class RestartState : IDisposable
         foreach ((int number, string key, string path) in facts.Files)
             strings.AddRange([number.ToString(System.Globalization.CultureInfo.InvariantCulture), key, path]);
         byte[] text = Encoding.UTF8.GetBytes(string.Concat(strings.Select(static one => one + '\0')));
-        if (text.Length > Length - TextAt)
+        if (text.Length > WrittenNodesAt - TextAt)
             return false;
         text.CopyTo(_page.Bytes[TextAt..]);
         SHA256.HashData(text, _page.Bytes.Slice(HashAt, SHA256.HashSizeInBytes));
@@ -161,7 +174,7 @@ internal sealed class RestartState : IDisposable
     {
         facts = null;
         int length = BinaryPrimitives.ReadInt32LittleEndian(_page.Bytes[TextLengthAt..]);
-        if (length is <= 0 or > Length - TextAt)
+        if (length is <= 0 or > WrittenNodesAt - TextAt)
             return false;
         Span<byte> text = _page.Bytes.Slice(TextAt, length);
         if (!SHA256.HashData(text).AsSpan().SequenceEqual(_page.Bytes.Slice(HashAt, SHA256.HashSizeInBytes)))

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
-using Qcow2Fuse.Fuse;
 
 namespace Qcow2Fuse.Hosting;
 
@@ -34,8 +33,10 @@ internal static class TreeRecall
 
             foreach (DirectoryEntry entry in entries)
             {
-                if (entry.Node.Kind == FuseAttributes.Directory)
-                    left.Enqueue((DirectoryNode)entry.Node);
+                if (entry.Node is DirectoryNode next)
+                    left.Enqueue(next);
+                else if (entry.Node is RawFileNode file)
+                    file.Recall(context.WrittenNodes?.MayContain(file.Number) == true);
             }
         }
     }

@@ -37,9 +37,7 @@ internal sealed partial class RawFileNode
         if ((change.Uid is { } uid && uid != ownership.UserId) || (change.Gid is { } gid && gid != ownership.GroupId))
             return -FuseErrno.EPERM;
 
-        // Under the kernel's writeback cache an O_TRUNC arrives as a change to size 0; a disk ignores it.
-        bool isOpening = change.MayBeOpenTruncation && change.Size == 0;
-        if (change.Size is { } size && size != Length && !isOpening && TryResize(size) is not 0 and var error)
+        if (change.Size is { } size && size != Length && TryResize(size) is not 0 and var error)
             return error;
 
         if (change.Mode is { } mode)

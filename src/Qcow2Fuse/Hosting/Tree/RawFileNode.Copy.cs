@@ -61,16 +61,16 @@ internal sealed partial class RawFileNode
         }
         catch (BlockException) when (copied > 0)
         {
-            // As write(2) does: what was copied counts, and the next call begins with what failed.
-            HasFailedToCopy(to, length);
+            // As write(2) does: what was copied counts, and the next call begins with what failed. The kernel drops its
+            // pages of what was copied; behind that something may have changed too.
+            Forget(to, length);
         }
         catch (BlockException)
         {
-            HasFailedToCopy(to, length);
+            Forget(to, length);
             throw;
         }
 
-        _image.HasChanged(this, to, copied);
         return copied;
     }
 
@@ -84,7 +84,7 @@ internal sealed partial class RawFileNode
     private void WriteCopy(BlockDevice device, long offset, ReadOnlySpan<byte> source)
     {
         long started = Stopwatch.GetTimestamp();
-        device.Write(offset, source);
+        WriteInOrder(device, offset, source, FuseWriteKind.Plain);
         _image.Counters.CountWrite(source.Length, started);
     }
 
@@ -97,18 +97,11 @@ internal sealed partial class RawFileNode
             if (run.IsData)
             {
                 long started = Stopwatch.GetTimestamp();
-                device.WriteZeroes(offset, run.Length, _context.Settings.Discard != DiscardMode.Ignore);
+                ZeroInOrder(device, offset, run.Length, _context.Settings.Discard != DiscardMode.Ignore);
                 _image.Counters.CountZeroes(run.Length, started);
             }
 
             offset += run.Length;
         }
-    }
-
-    /// <summary>The kernel drops its pages of what was copied; behind that something may have changed too.</summary>
-    private void HasFailedToCopy(long start, long length)
-    {
-        _image.HasChanged(this, start, length);
-        Forget(start, length);
     }
 }

@@ -127,6 +127,8 @@ internal sealed partial class RawFileNode : TreeNode
             result = Flags(request);
         }
 
+        if (request.Writes)
+            BeginWriting();
         _context.AwaitInvalidations();
         return 0;
     }
@@ -156,6 +158,8 @@ internal sealed partial class RawFileNode : TreeNode
     {
         if (!_context.IsOwn(handle))
             return;
+        if (TreeContext.Writes(handle))
+            EndWriting();
         lock (_openLock)
         {
             _opens--;
@@ -180,7 +184,7 @@ internal sealed partial class RawFileNode : TreeNode
     }
 
     /// <inheritdoc/>
-    public override int Write(ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous)
+    public override int Write(ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind)
     {
         long started = Stopwatch.GetTimestamp();
         BlockDevice device = Device;
@@ -192,9 +196,9 @@ internal sealed partial class RawFileNode : TreeNode
         if (left <= 0)
             return source.IsEmpty ? 0 : -FuseErrno.ENOSPC;
         int length = (int)Math.Min(left, source.Length);
-        device.Write(_window.Start + offset, source[..length]);
-        HasTransferred(isWrite: true, _window.Start + offset, length, started);
-        if (isSynchronous && _context.MayBeDirect(handle))
+        WriteInOrder(device, _window.Start + offset, source[..length], kind);
+        _image.Counters.CountWrite(length, started);
+        if (kind.HasFlag(FuseWriteKind.Synchronous) && _context.MayBeDirect(handle))
             Fsync();
         return length;
     }
@@ -204,7 +208,8 @@ internal sealed partial class RawFileNode : TreeNode
     {
         // What reaches beyond the end is cut, or refused, the usual way.
         bool isInside = offset <= Length - transfer.Length;
-        return isInside && _source.Current is { } device && !(transfer.IsWrite && device.IsReadOnly)
+        return isInside && _source.Current is { } device
+            && !(transfer.IsWrite && (device.IsReadOnly || MustKeepOrder))
             && PlainTransfer.TryBegin(transfer, this, device, _window.Start + offset);
     }
 
@@ -266,6 +271,8 @@ internal sealed partial class RawFileNode : TreeNode
         if (offset >= size)
             return -FuseErrno.ENXIO;
         using Walk walk = _context.Walks.Begin();
+        if (_image.AskForPages(_window.Start + offset) && !_context.HasDelivered(walk.Patience))
+            return kind == FuseSeekKind.Data ? offset : size;
         while (offset < size)
         {
             // No file system has to tell all holes: what is left may count as data.
@@ -279,23 +286,6 @@ internal sealed partial class RawFileNode : TreeNode
 
         // The end of a file counts as a hole.
         return kind == FuseSeekKind.Hole ? size : -FuseErrno.ENXIO;
-    }
-
-    /// <summary>
-    /// Drops what the kernel may have cached of a range of the disk, which was changed through another file.
-    /// </summary>
-    public void Forget(long start, long length)
-    {
-        FuseCachedNode? cached = Volatile.Read(ref _cached);
-
-        // Pages of a view live while it is open only: without FOPEN_KEEP_CACHE every open drops them.
-        if (cached is null || (_isView && Volatile.Read(ref _opens) == 0))
-            return;
-        long end = length > long.MaxValue - start ? long.MaxValue : start + length;
-        long from = Math.Max(start, _window.Start);
-        long to = _window.Length is { } size ? Math.Min(end, _window.Start + size) : end;
-        if (from < to)
-            _context.Invalidator?.Invalidate(cached, from - _window.Start, to - from);
     }
 
     /// <summary>Drops the size that the kernel may have cached, and the pages from an offset of the disk on.</summary>
@@ -332,11 +322,12 @@ internal sealed partial class RawFileNode : TreeNode
         if (_isView)
         {
             return new FuseOpenResult(
-                _context.DirectHandle, FuseOpenFlags.DirectIO | FuseOpenFlags.ParallelDirectWrites);
+                _context.DiskHandle(isDirect: true, request.Writes),
+                FuseOpenFlags.DirectIO | FuseOpenFlags.ParallelDirectWrites);
         }
 
         FuseOpenResult result = FuseOpenResult.ForDisk(
-            request, request.IsDirect ? _context.DirectHandle : _context.PlainHandle);
+            request, _context.DiskHandle(request.IsDirect, request.Writes));
         int opening = _image.Openings;
         if (opening != _seenOpening)
             result = result with { Flags = result.Flags & ~FuseOpenFlags.KeepCache };
@@ -350,28 +341,19 @@ internal sealed partial class RawFileNode : TreeNode
             return 0;
         long started = Stopwatch.GetTimestamp();
         BlockDevice device = Device;
-        long done = 0;
-        try
+        for (long done = 0; done < length;)
         {
-            while (done < length)
-            {
-                // A signal that does not kill interrupts too, and must not spoil what is soon done.
-                bool isInterrupted = FuseCall.Current is { IsInterrupted: true };
-                if (isInterrupted && Stopwatch.GetElapsedTime(started) >= InterruptibleFrom)
-                    return -FuseErrno.EINTR;
-                long at = _window.Start + offset + done;
-                long step = Math.Min(length - done, ZeroStep - (at & (ZeroStep - 1)));
-                device.WriteZeroes(at, step, mayUnmap);
-                done += step;
-            }
+            // A signal that does not kill interrupts too, and must not spoil what is soon done.
+            bool isInterrupted = FuseCall.Current is { IsInterrupted: true };
+            if (isInterrupted && Stopwatch.GetElapsedTime(started) >= InterruptibleFrom)
+                return -FuseErrno.EINTR;
+            long at = _window.Start + offset + done;
+            long step = Math.Min(length - done, ZeroStep - (at & (ZeroStep - 1)));
+            ZeroInOrder(device, at, step, mayUnmap);
+            done += step;
+        }
 
-            _image.Counters.CountZeroes(length, started);
-            return 0;
-        }
-        finally
-        {
-            if (done > 0)
-                _image.HasChanged(this, _window.Start + offset, done);
-        }
+        _image.Counters.CountZeroes(length, started);
+        return 0;
     }
 }

@@ -16,8 +16,10 @@ internal sealed class TreeContext
 
     private const int GenerationShift = 32;
 
-    /// <summary>Above all handles that are counted.</summary>
+    /// <summary>These two are above all handles that are counted.</summary>
     private const ulong DirectBit = 1UL << 31;
+
+    private const ulong WritingBit = 1UL << 30;
 
     private readonly ConcurrentDictionary<ulong, object> _handles = new();
     private uint _lastHandle;
@@ -53,8 +55,6 @@ internal sealed class TreeContext
     /// <summary>The handle of what needs nothing to be kept for it.</summary>
     public ulong PlainHandle => (ulong)Generation << GenerationShift;
 
-    /// <summary>The same for a file that the kernel's page cache is kept out of.</summary>
-    public ulong DirectHandle => PlainHandle | DirectBit;
 
     /// <summary>Bounds of requests that go over much of a disk.</summary>
     public WalkLimits Walks { get; init; } = new();
@@ -90,6 +90,15 @@ internal sealed class TreeContext
     /// <summary>Whether a handle was given out by this process, and not by one that served the mount before.</summary>
     public bool IsOwn(ulong handle) => (uint)(handle >> GenerationShift) == Generation;
 
+    /// <summary>The handle of an open disk, which says what has to be known of it.</summary>
+    /// <param name="isDirect">Whether the kernel's page cache is kept out of it.</param>
+    /// <param name="writes">Whether it is open for writing.</param>
+    public ulong DiskHandle(bool isDirect, bool writes) =>
+        PlainHandle | (isDirect ? DirectBit : 0) | (writes ? WritingBit : 0);
+
+    /// <summary>Whether a handle that this process gave out is of a disk that is open for writing.</summary>
+    public static bool Writes(ulong handle) => (handle & WritingBit) != 0;
+
     /// <summary>
     /// Whether the kernel sends no FSYNC after synchronous writes of a handle, as far as is known: an earlier process
     /// may have been a version that did not say it in the handle.
@@ -107,6 +116,29 @@ internal sealed class TreeContext
 
     /// <summary>Forgets a handle.</summary>
     public void RemoveHandle(ulong handle) => _handles.TryRemove(handle, out _);
+
+    /// <summary>
+    /// Which nodes are open for writing, for the process that goes on with the mount; null where none will.
+    /// </summary>
+    public WrittenNodes? WrittenNodes { get; init; }
+
+    /// <summary>
+    /// Has the kernel write what programs have changed in mapped memory of all files. Workers serve meanwhile.
+    /// </summary>
+    /// <returns>Whether it has, in time.</returns>
+    public bool TryWritePages(TimeSpan patience)
+    {
+        foreach (ulong number in Nodes.Numbers)
+        {
+            if (Nodes.TryGet(number, out TreeNode? node) && node is RawFileNode { MayHaveChangedPages: true } file)
+                file.AskForPages(0);
+        }
+
+        return HasDelivered(patience);
+    }
+
+    /// <summary>Waits until the kernel has done what it was asked to; false where that takes longer.</summary>
+    public bool HasDelivered(TimeSpan patience) => Invalidator is null || Invalidator.WaitDelivered(patience);
 
     /// <summary>Has the kernel drop all pages of all files.</summary>
     public void ForgetPages()

@@ -74,10 +74,10 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
             : found.Read(handle, offset, destination);
 
     /// <inheritdoc/>
-    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous) =>
+    public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind) =>
         Find(node, handle, out TreeNode? found) is var error && found is null
             ? error
-            : found.Write(handle, offset, source, isSynchronous);
+            : found.Write(handle, offset, source, kind);
 
     /// <inheritdoc/>
     public bool TryBeginTransfer(ulong node, ulong handle, long offset, FuseTransfer transfer) =>

@@ -45,7 +45,7 @@ internal abstract class TreeNode
     public virtual int Read(ulong handle, long offset, Span<byte> destination) => -FuseErrno.EISDIR;
 
     /// <summary>As <see cref="IFuseFileSystem.Write"/>.</summary>
-    public virtual int Write(ulong handle, long offset, ReadOnlySpan<byte> source, bool isSynchronous) =>
+    public virtual int Write(ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind) =>
         -FuseErrno.EROFS;
 
     /// <summary>As <see cref="IFuseFileSystem.TryBeginTransfer"/>.</summary>

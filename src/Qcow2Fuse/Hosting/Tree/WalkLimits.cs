@@ -50,6 +50,9 @@ internal readonly ref struct Walk
         _started = Stopwatch.GetTimestamp();
     }
 
+    /// <summary>How long it may take.</summary>
+    public TimeSpan Patience => _isLong ? _limits.LongTime : _limits.ShortTime;
+
     /// <summary>
     /// Whether it has to end between two steps, with what it has found. A signal that does not kill interrupts too, and
     /// must not spoil an answer that would come at once.
@@ -58,8 +61,7 @@ internal readonly ref struct Walk
     {
         get
         {
-            TimeSpan most = _isLong ? _limits.LongTime : _limits.ShortTime;
-            return Stopwatch.GetElapsedTime(_started) >= most || IsInterrupted;
+            return Stopwatch.GetElapsedTime(_started) >= Patience || IsInterrupted;
         }
     }
 
