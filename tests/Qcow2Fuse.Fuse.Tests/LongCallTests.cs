@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
@@ -114,6 +115,47 @@ public sealed class LongCallTests
         where T : unmanaged =>
         MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in value)).ToArray();
 
+    [Theory]
+    [InlineData((uint)FuseOpcode.Read)]
+    [InlineData((uint)FuseOpcode.ReadDir)]
+    [InlineData((uint)FuseOpcode.SetAttr)]
+    [InlineData((uint)FuseOpcode.Lookup)]
+    [InlineData((uint)FuseOpcode.OpenDir)]
+    public async Task Whatever_may_open_an_image_or_walk_keeps_nobody_else_waiting(uint opcode)
+    {
+        using SemaphoreSlim begun = new(0);
+        using ManualResetEventSlim ready = new();
+        SlowFileSystem files = new()
+        {
+            OnOpen = () =>
+            {
+                begun.Release();
+                return ready.Wait(Patience) ? 0 : -FuseErrno.EIO;
+            },
+        };
+        using SessionFixture session = SessionFixture.Initialised(files, new FuseServerOptions { Workers = 2 });
+
+        // More is asked for than the buffers of short requests have.
+        const int Size = 100_000;
+        byte[] body = new byte[88];
+        BinaryPrimitives.WriteInt32LittleEndian(body.AsSpan(16), Size);
+        if (opcode == (uint)FuseOpcode.Lookup)
+            body = [(byte)'a', 0];
+        Task<FakeReply>[] requests =
+            [.. Enumerable.Range(0, 20).Select(_ => session.Kernel.SendAsync(opcode, SessionFixture.File, body))];
+        for (int i = 0; i < requests.Length; i++)
+            Assert.True(await begun.WaitAsync(Patience));
+        Assert.Equal(0, session.GetAttributes().Error);
+        ready.Set();
+        foreach (Task<FakeReply> request in requests)
+        {
+            FakeReply reply = await request.WaitAsync(Patience);
+            Assert.Equal(0, reply.Error);
+            if (opcode == (uint)FuseOpcode.Read)
+                Assert.Equal(Size, reply.Payload.Length);
+        }
+    }
+
     private static Task<FakeReply> Open(SessionFixture session) => session.Kernel.SendAsync(
         (uint)FuseOpcode.Open, SessionFixture.File, new byte[8]);
 
@@ -129,7 +171,7 @@ public sealed class LongCallTests
         public int Lookup(ulong parent, ReadOnlySpan<byte> name, out FuseAttributes attributes)
         {
             attributes = default;
-            return -FuseErrno.ENOENT;
+            return OnOpen();
         }
 
         public int GetAttributes(ulong node, out FuseAttributes attributes)
@@ -144,7 +186,8 @@ public sealed class LongCallTests
             return OnOpen();
         }
 
-        public int Read(ulong node, ulong handle, long offset, Span<byte> destination) => 0;
+        public int Read(ulong node, ulong handle, long offset, Span<byte> destination) =>
+            OnOpen() is < 0 and var error ? error : destination.Length;
 
         public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind) => 0;
 
@@ -160,6 +203,18 @@ public sealed class LongCallTests
             return 0;
         }
 
-        public int ReadDirectory(ulong node, ulong handle, long offset, ref FuseDirectoryWriter entries) => 0;
+        public int SetAttributes(ulong node, in FuseAttributeChange change, out FuseAttributes attributes)
+        {
+            attributes = default;
+            return OnOpen();
+        }
+
+        public int OpenDirectory(ulong node, out ulong handle)
+        {
+            handle = 0;
+            return OnOpen();
+        }
+
+        public int ReadDirectory(ulong node, ulong handle, long offset, ref FuseDirectoryWriter entries) => OnOpen();
     }
 }

@@ -106,7 +106,7 @@ public sealed partial class FuseServer
 
     private static unsafe FuseSlot Copy(FuseSlot slot, int length)
     {
-        FuseSlot copy = new(2 * FuseSlot.PageSize, slot.Descriptor);
+        FuseSlot copy = new(FuseSession.PayloadOf(slot, length), slot.Descriptor);
         new ReadOnlySpan<byte>(slot.Request, length).CopyTo(new Span<byte>(copy.Request, length));
         return copy;
     }

@@ -105,6 +105,7 @@ public sealed unsafe partial class FuseSession
         return length is >= FuseAbi.InHeaderSize and <= FuseSlot.PageSize && _initialised
             && (GoesFar(header, length)
                 || (header->Opcode is FuseOpcode.Open or FuseOpcode.Lookup or FuseOpcode.OpenDir
+                        or FuseOpcode.ReadDir or FuseOpcode.Read or FuseOpcode.SetAttr
                     && _fileSystem.MayTakeLong(header->Node)));
     }
 
@@ -138,6 +139,22 @@ public sealed unsafe partial class FuseSession
             // The request goes on to its end.
             Report(header, error);
         }
+    }
+
+    /// <summary>Bytes of buffers that a request of those which may take long needs: whole pages.</summary>
+    internal static int PayloadOf(FuseSlot slot, int length)
+    {
+        const int Least = 2 * FuseSlot.PageSize;
+        FuseInHeader* header = (FuseInHeader*)slot.Request;
+        if (header->Opcode is not (FuseOpcode.Read or FuseOpcode.ReadDir)
+            || length < FuseAbi.InHeaderSize + sizeof(FuseReadIn))
+        {
+            return Least;
+        }
+
+        uint size = ((FuseReadIn*)(slot.Request + FuseAbi.InHeaderSize))->Size;
+        int most = (int)Math.Min(size, (uint)slot.PayloadCapacity);
+        return Math.Max(Least, (most + FuseSlot.PageSize - 1) & -FuseSlot.PageSize);
     }
 
     /// <summary>A slot is not used any more.</summary>

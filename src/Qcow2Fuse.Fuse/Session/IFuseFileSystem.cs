@@ -20,8 +20,8 @@ public interface IFuseFileSystem
     int Lookup(ulong parent, ReadOnlySpan<byte> name, out FuseAttributes attributes);
 
     /// <summary>
-    /// Whether opening a node, or finding something in it, may take seconds: it is then done by a thread that nobody
-    /// else waits for. Waits for nothing.
+    /// Whether it may take seconds to open a node, to find or list something in it, to read it or to change its
+    /// attributes: a thread that nobody else waits for does it then. Asked before each of these; waits for nothing.
     /// </summary>
     bool MayTakeLong(ulong node) => false;
 
