@@ -147,17 +147,73 @@ public sealed partial class Qcow2Device
     public BlockDevice OpenSnapshot(string nameOrId)
     {
         RefuseExternalData();
-        lock (_gate)
+        SnapshotEntry entry = BeginReading(nameOrId);
+        ResidentTable? l1 = null;
+        try
         {
-            while (_changesSnapshots)
-                Monitor.Wait(_gate);
-            SnapshotEntry entry = FindSnapshot(nameOrId);
+            // Without the gate, for which guests wait: a snapshot that has a reader stays where it is.
             long size = SizeOf(entry);
             new SnapshotChanges(_file, _geometry, _header, _caches, _gate).CheckL1(entry);
             int entries = (int)Math.Min(entry.L1Size, _geometry.L1EntriesFor(size));
-            ResidentTable l1 = ResidentTable.Load(_file, entry.L1Offset, entries, _caches.Memory);
-            var map = new ClusterMap(_file, _geometry, _caches, _gate, Backing?.Length ?? 0, keepsPlace: false, l1);
-            return new SnapshotDevice(this, entry, size, l1, map, _gate);
+            l1 = ResidentTable.Load(_file, entry.L1Offset, entries, _caches.Memory);
+            lock (_gate)
+            {
+                var map = new ClusterMap(_file, _geometry, _caches, _gate, Backing?.Length ?? 0, keepsPlace: false, l1);
+                return new SnapshotDevice(this, entry, size, l1, map, _gate);
+            }
+        }
+        catch
+        {
+            l1?.Dispose();
+            lock (_gate)
+                entry.Readers--;
+            throw;
+        }
+    }
+
+    /// <summary>Counts a reader of a snapshot, which cannot be deleted from then on.</summary>
+    private SnapshotEntry BeginReading(string nameOrId)
+    {
+        while (true)
+        {
+            Qcow2Header header;
+            long version;
+            long epoch;
+            lock (_gate)
+            {
+                while (_changesSnapshots)
+                    Monitor.Wait(_gate);
+                if (_snapshots is not null)
+                {
+                    SnapshotEntry entry = FindSnapshot(nameOrId);
+                    entry.Readers++;
+                    return entry;
+                }
+
+                // As in VisitSnapshots.
+                header = _header.Current;
+                version = _snapshotVersion;
+                epoch = _caches.Epochs.Enter();
+            }
+
+            List<SnapshotEntry> read;
+            MemoryCharge charge;
+            try
+            {
+                read = ReadSnapshots(header, out charge);
+            }
+            finally
+            {
+                _caches.Epochs.Exit(epoch);
+            }
+
+            lock (_gate)
+            {
+                if (_snapshots is null && !_changesSnapshots && version == _snapshotVersion)
+                    (_snapshots, _snapshotCharge) = (read, charge);
+                else
+                    charge.Dispose();
+            }
         }
     }
 
@@ -215,14 +271,19 @@ public sealed partial class Qcow2Device
     {
         if (_snapshots is not null)
             return _snapshots;
-        (int count, long bytes) = SnapshotTable.Measure(_file, _header.Current);
-        MemoryCharge charge = _caches.Memory.Take(
+        _snapshots = ReadSnapshots(_header.Current, out MemoryCharge charge);
+        _snapshotCharge = charge;
+        return _snapshots;
+    }
+
+    private List<SnapshotEntry> ReadSnapshots(Qcow2Header header, out MemoryCharge charge)
+    {
+        (int count, long bytes) = SnapshotTable.Measure(_file, header);
+        charge = _caches.Memory.Take(
             MemoryBudget.ManagedFactor * ((count * BytesPerSnapshot) + (2 * bytes)), Name, "its snapshot table");
         try
         {
-            _snapshots = SnapshotTable.Read(_file, _header.Current);
-            _snapshotCharge = charge;
-            return _snapshots;
+            return SnapshotTable.Read(_file, header);
         }
         catch
         {

@@ -6,6 +6,8 @@ namespace Qcow2Fuse.Qcow2;
 /// <summary>The L2 tables that L1 entries name, in order of their place in the file, each of them once.</summary>
 internal sealed class L2Tables : IDisposable
 {
+    private const string What = "the list of its tables";
+
     private readonly MemoryBudget _memory;
     private readonly string _name;
     private readonly NativeTable<long> _clusters;
@@ -16,10 +18,10 @@ internal sealed class L2Tables : IDisposable
     {
         _memory = memory;
         _name = name;
-        _clusters = new NativeTable<long>(length, memory, name);
+        _clusters = new NativeTable<long>(length, memory, name, What);
         try
         {
-            _times = new NativeTable<uint>(length, memory, name);
+            _times = new NativeTable<uint>(length, memory, name, What);
         }
         catch
         {
@@ -69,7 +71,7 @@ internal sealed class L2Tables : IDisposable
     /// <summary>Goes through the active L1 table and notes for each table the first entry that names it.</summary>
     public void FindFirstUses(MetadataReader reader, Qcow2Header header, Qcow2Geometry geometry)
     {
-        _firstUses = new NativeTable<int>(Length, _memory, _name);
+        _firstUses = new NativeTable<int>(Length, _memory, _name, What);
         _firstUses.Span.Fill(int.MaxValue);
         reader.Visit(header.L1Offset, header.L1Size * 8L, (at, piece) =>
         {

@@ -18,7 +18,10 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
     private readonly ClusterMap _map;
     private readonly object _gate;
 
-    /// <summary>Called with the gate held, as is <paramref name="map"/>'s way.</summary>
+    /// <summary>
+    /// Called with the gate held, as is <paramref name="map"/>'s way, for a reader that <paramref name="entry"/> has
+    /// counted.
+    /// </summary>
     public SnapshotDevice(
         Qcow2Device image, SnapshotEntry entry, long length, ResidentTable l1, ClusterMap map, object gate)
     {
@@ -28,7 +31,6 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
         _map = map;
         _gate = gate;
         Length = length;
-        entry.Readers++;
     }
 
     /// <inheritdoc/>
