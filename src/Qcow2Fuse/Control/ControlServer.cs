@@ -11,6 +11,7 @@ using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
 using Microsoft.Extensions.Logging.Abstractions;
 using Microsoft.Extensions.Options;
+using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Control;
 
@@ -28,8 +29,15 @@ internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
     private static readonly TimeSpan IdlePatience = TimeSpan.FromSeconds(30);
     private static readonly TimeSpan EndPatience = TimeSpan.FromSeconds(5);
 
+    /// <summary>How long an answer waits for its turn, and how long a client may take for one.</summary>
+    private static readonly TimeSpan TurnPatience = TimeSpan.FromMinutes(2);
+    private static readonly TimeSpan ReadPatience = TimeSpan.FromSeconds(20);
+
     private readonly KestrelServer _kestrel;
     private readonly ControlHost _host;
+
+    /// <summary>Answers that may be long are in memory one at a time.</summary>
+    private readonly SemaphoreSlim _turn = new(1);
 
     private ControlServer(int listener, ControlHost host)
     {
@@ -76,9 +84,10 @@ internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
             _host.IsServing ? StatusCodes.Status200OK : StatusCodes.Status503ServiceUnavailable),
         ("GET", "/metrics") => WriteLines(context, _host.Metrics, OpenMetrics),
         ("GET", "/v1/mounts") => WriteText(context, _host.Mounts, Json),
-        ("POST", "/v1/info") => Answer(context, ControlJson.Default.InfoCall, _host.Info),
+        ("POST", "/v1/info") => Answer(context, ControlJson.Default.InfoCall, _host.Info, static _ => true),
         ("POST", "/v1/check") => Answer(context, ControlJson.Default.CheckCall, _host.Check),
-        ("POST", "/v1/snapshot") => Answer(context, ControlJson.Default.SnapshotCall, _host.Snapshot),
+        ("POST", "/v1/snapshot") => Answer(context, ControlJson.Default.SnapshotCall, _host.Snapshot,
+            static call => (call.Create ?? call.Apply ?? call.Delete) is null),
         ("POST", "/v1/resize") => Answer(context, ControlJson.Default.ResizeCall, _host.Resize),
         ("POST", "/v1/bitmap") => Answer(context, ControlJson.Default.BitmapCall, _host.Bitmap),
         ("POST", "/v1/umount") => Answer(context, ControlJson.Default.UmountCall, _host.Unmount),
@@ -91,6 +100,7 @@ internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
         using CancellationTokenSource patience = new(EndPatience);
         _kestrel.StopAsync(patience.Token).GetAwaiter().GetResult();
         _kestrel.Dispose();
+        _turn.Dispose();
     }
 
     /// <summary>Ends connections of other users than this process's and root, before a byte of them is read.</summary>
@@ -137,7 +147,13 @@ internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
     /// Does what was asked for, on a thread of its own. While it takes, blanks in front of the JSON text show that
     /// there is somebody.
     /// </summary>
-    private async Task Answer<TCall>(HttpContext context, JsonTypeInfo<TCall> type, Func<TCall, ControlAnswer> verb)
+    /// <param name="context">The request.</param>
+    /// <param name="type">The form of its body.</param>
+    /// <param name="verb">What it asks for.</param>
+    /// <param name="isLong">Whether the answer may be long; null for never.</param>
+    private async Task Answer<TCall>(
+        HttpContext context, JsonTypeInfo<TCall> type, Func<TCall, ControlAnswer> verb,
+        Func<TCall, bool>? isLong = null)
         where TCall : class
     {
         TCall? call;
@@ -157,15 +173,56 @@ internal sealed class ControlServer : IHttpApplication<HttpContext>, IDisposable
             return;
         }
 
-        Task<ControlAnswer> work = _host.Run(() => verb(call));
         context.Response.ContentType = Json;
+        if (isLong?.Invoke(call) != true)
+        {
+            await Write(context, await WithSigns(context, _host.Run(() => verb(call))));
+            return;
+        }
+
+        if (!await WithSigns(context, _turn.WaitAsync(TurnPatience, context.RequestAborted)))
+        {
+            await Write(context, new ControlAnswer(ExitCode.Failure, Error: "the daemon has too much to answer"));
+            return;
+        }
+
+        try
+        {
+            await Write(context, await WithSigns(context, _host.Run(() => verb(call))));
+        }
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    /// <summary>Waits for something, and shows meanwhile that there is somebody.</summary>
+    private static async Task<T> WithSigns<T>(HttpContext context, Task<T> work)
+    {
         while (await Task.WhenAny(work, Task.Delay(ControlClient.SignPeriod)) != work)
         {
             await context.Response.Body.WriteAsync(" "u8.ToArray());
             await context.Response.Body.FlushAsync();
         }
 
-        await JsonSerializer.SerializeAsync(
-            context.Response.Body, await work, ControlJson.Default.ControlAnswer);
+        return await work;
+    }
+
+    /// <summary>
+    /// Writes an answer in parts, so that its text is in memory once. A client that does not read is left.
+    /// </summary>
+    private static async Task Write(HttpContext context, ControlAnswer answer)
+    {
+        using CancellationTokenSource patience =
+            CancellationTokenSource.CreateLinkedTokenSource(context.RequestAborted);
+        patience.CancelAfter(ReadPatience);
+        try
+        {
+            await AnswerWriter.Write(context.Response.BodyWriter, answer, patience.Token);
+        }
+        catch (OperationCanceledException)
+        {
+            context.Abort();
+        }
     }
 }

@@ -47,13 +47,15 @@ internal sealed class RunningImage : IDisposable
     /// <param name="mounted">Works through the daemon; returns the exit code.</param>
     public static int OrElse(string path, Func<int> offline, Func<RunningImage, int> mounted)
     {
+        // The file that is meant is the one that has the name now, whatever has it when the lock is seen.
+        StorageIdentity? identity = FileIdentity.Of(path);
         try
         {
             return offline();
         }
         catch (Exception exception) when (IsLocked(exception))
         {
-            using RunningImage? running = Find(path);
+            using RunningImage? running = identity is { } meant ? Find(meant, path) : null;
             if (running is null)
                 throw;
             return mounted(running);
@@ -63,8 +65,11 @@ internal sealed class RunningImage : IDisposable
     /// <summary>The image of a path, if a daemon that can be controlled has it mounted; else null.</summary>
     public static RunningImage? Find(string path)
     {
-        if (FileIdentity.Of(path) is not { } identity)
-            return null;
+        return FileIdentity.Of(path) is { } identity ? Find(identity, path) : null;
+    }
+
+    private static RunningImage? Find(StorageIdentity identity, string path)
+    {
         RunningImage? found = null;
         foreach (DaemonSocket socket in DaemonSocket.FindAll())
         {

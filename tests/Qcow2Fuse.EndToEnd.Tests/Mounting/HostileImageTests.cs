@@ -71,6 +71,24 @@ public sealed class HostileImageTests : MountTest
     }
 
     [SkippableFact]
+    public void Long_answers_are_made_one_at_a_time()
+    {
+        Write(PathOf("names.qcow2"), NamesImage.WithSnapshots(15, 65535, 65535));
+        Mount(PathOf("names.qcow2"), NewMountPoint());
+        Task<ProcessResult>[] asked =
+        [
+            .. Enumerable.Range(0, 12).Select(_ => Task.Factory.StartNew(
+                () => Run(Eventually.Patience, "snapshot", "-l", "names.qcow2"), TaskCreationOptions.LongRunning)),
+        ];
+        foreach (Task<ProcessResult> one in asked)
+        {
+            ProcessResult result = one.GetAwaiter().GetResult();
+            Assert.Equal((0, ""), (result.ExitCode, result.Error));
+            Assert.InRange(result.Output.Length, 15 * 131_070, int.MaxValue);
+        }
+    }
+
+    [SkippableFact]
     public void Images_without_room_for_their_tables_are_not_opened_and_the_others_are_served()
     {
         string mountPoint = NewMountPoint();
