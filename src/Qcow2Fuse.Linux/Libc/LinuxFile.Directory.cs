@@ -78,8 +78,9 @@ public static unsafe partial class LinuxFile
     /// </summary>
     /// <param name="fd">The directory, opened for reading; is at its end afterwards.</param>
     /// <param name="names">Gets the names.</param>
-    /// <returns>0, or −errno.</returns>
-    public static int FileNames(int fd, List<string> names)
+    /// <param name="bytesMax">Memory for them: they end where it does.</param>
+    /// <returns>0, 1 where there are more, or −errno.</returns>
+    public static int FileNames(int fd, List<string> names, long bytesMax)
     {
         byte[] buffer = new byte[EntryBuffer];
         fixed (byte* start = buffer)
@@ -95,26 +96,41 @@ public static unsafe partial class LinuxFile
                 for (int at = 0; at < length;)
                 {
                     int size = *(ushort*)(start + at + 16);
-                    AddName(buffer.AsSpan(at, size), names);
+                    if (AddName(buffer.AsSpan(at, size), names))
+                        bytesMax -= BytesOf(names[^1]);
+                    if (bytesMax < 0)
+                    {
+                        names.RemoveAt(names.Count - 1);
+                        return 1;
+                    }
+
                     at += size;
                 }
             }
         }
     }
 
+    /// <summary>Memory that a name takes, with what is usually kept for one.</summary>
+    private static long BytesOf(string name)
+    {
+        const int Beside = 96;
+        return Beside + (sizeof(char) * (long)name.Length);
+    }
+
     /// <summary>struct linux_dirent64: inode, position, size, kind at 18, and the name to its NUL.</summary>
-    private static void AddName(ReadOnlySpan<byte> entry, List<string> names)
+    private static bool AddName(ReadOnlySpan<byte> entry, List<string> names)
     {
         const byte Unknown = 0;
         const byte Regular = 8;
         const byte Link = 10;
         if (entry[EntryHeader - 1] is not (Unknown or Regular or Link))
-            return;
+            return false;
         ReadOnlySpan<byte> bytes = entry[EntryHeader..];
         bytes = bytes[..bytes.IndexOf((byte)0)];
         if (bytes.SequenceEqual("."u8) || bytes.SequenceEqual(".."u8) || !System.Text.Unicode.Utf8.IsValid(bytes))
-            return;
+            return false;
         names.Add(StrictUtf8.GetString(bytes));
+        return true;
     }
 
     private static int Status(int directory, byte* path, int flags, out FileStatus status)

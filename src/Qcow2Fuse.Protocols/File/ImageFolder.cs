@@ -67,16 +67,19 @@ public sealed class ImageFolder : IDisposable
     }
 
     /// <summary>The names of files that may be images, in no order.</summary>
+    /// <param name="bytesMax">Memory for them: where it ends, they do.</param>
+    /// <param name="isWhole">Whether there was memory for all.</param>
     /// <exception cref="BlockException">It cannot be read.</exception>
-    public List<string> Names()
+    public List<string> Names(long bytesMax, out bool isWhole)
     {
         int fd = LinuxFile.OpenIn(
             _directory.Descriptor, ".", OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.CloseOnExec);
         if (fd < 0)
             throw FileErrors.NotOpened(-fd, Printable.Text(Path), readOnly: true);
         List<string> names = [];
-        int result = LinuxFile.FileNames(fd, names);
+        int result = LinuxFile.FileNames(fd, names, bytesMax);
         _ = LinuxFile.Close(fd);
+        isWhole = result == 0;
         return result >= 0 ? names : throw FileErrors.Failed(-result, Printable.Text(Path), "reading");
     }
 

@@ -87,18 +87,20 @@ internal static class InfoCommand
     /// <exception cref="BlockException">Its header is invalid.</exception>
     internal static ImageReport Read(BlockDevice file, string path, string? format)
     {
-        bool isQcow2 = format switch
-        {
-            "qcow2" => true,
-            "raw" => false,
-            null => HasMagic(file),
-            _ => throw CommandException.Usage($"unknown format {format}", "the formats are qcow2 and raw"),
-        };
-        if (!isQcow2)
+        if (!IsQcow2(file, format))
             return new ImageReport(path, "raw", file.Length, file.AllocatedBytes, Qcow2: null);
         Qcow2ImageInfo image = Qcow2ImageInfo.Read(file);
         return new ImageReport(path, "qcow2", image.VirtualSize, file.AllocatedBytes, image);
     }
+
+    /// <summary>Whether a file is, or is taken for, a qcow2 image.</summary>
+    internal static bool IsQcow2(BlockDevice file, string? format) => format switch
+    {
+        "qcow2" => true,
+        "raw" => false,
+        null => HasMagic(file),
+        _ => throw CommandException.Usage($"unknown format {format}", "the formats are qcow2 and raw"),
+    };
 
     private static bool HasMagic(BlockDevice file)
     {

@@ -94,4 +94,9 @@ internal static partial class HostLog
     [LoggerMessage(40, LogLevel.Error,
         "{Directory}: the kernel has not written in time what programs stored into mapped memory; it is lost")]
     public static partial void PagesAreLost(ILogger logger, string directory);
+
+    [LoggerMessage(28, LogLevel.Warning,
+        "{Directory}: has more files than there is memory for: some are not shown "
+        + "(hint: a directory of its own for them)")]
+    public static partial void TooManyFiles(ILogger logger, string directory);
 }

@@ -6,6 +6,10 @@ internal static class RawFileName
 {
     private static readonly string[] Extensions = [".qcow2", ".qcow", ".img", ".raw"];
 
+    /// <summary>What the name of an image may have behind that of its raw file; the usual first, and none last.
+    /// </summary>
+    public static IReadOnlyList<string> Endings { get; } = [.. Extensions, ""];
+
     /// <summary><c>disk.raw</c> for <c>/srv/disk.qcow2</c>: an extension of disk images is replaced, any other kept.
     /// </summary>
     public static string For(string imagePath)

@@ -39,7 +39,7 @@ public sealed class ImageFolderTests : IDisposable
     {
         using ImageFolder folder = Open(isShared: false);
         Assert.False(folder.IsGuarded);
-        Assert.Equal(["inside", "link", "plain"], folder.Names().Order(StringComparer.Ordinal));
+        Assert.Equal(["inside", "link", "plain"], NamesOf(folder).Order(StringComparer.Ordinal));
         Assert.Equal("secret", Read(folder.Open("link")));
         Assert.Equal(6, folder.Look("link")!.Value.Size);
         Assert.Equal("plain", Read(Reference(folder, "inside")));
@@ -136,7 +136,7 @@ public sealed class ImageFolderTests : IDisposable
         using ImageFolder folder = Open(isShared: false);
         Directory.Move(_scratch.At("images"), _scratch.At("away"));
         Directory.CreateSymbolicLink(_scratch.At("images"), "vault");
-        Assert.Equal(["inside", "link", "plain"], folder.Names().Order(StringComparer.Ordinal));
+        Assert.Equal(["inside", "link", "plain"], NamesOf(folder).Order(StringComparer.Ordinal));
         Assert.Equal("plain", Read(folder.Open("plain")));
         Assert.Null(folder.Look("secret"));
         FileStorage storage = new(keeper: null, folder);
@@ -161,8 +161,8 @@ public sealed class ImageFolderTests : IDisposable
             }
         });
         Assert.True(opening.Wait(TimeSpan.FromSeconds(30)), "it waits for the other end");
-        Assert.DoesNotContain("fifo", folder.Names());
-        Assert.DoesNotContain("sub", folder.Names());
+        Assert.DoesNotContain("fifo", NamesOf(folder));
+        Assert.DoesNotContain("sub", NamesOf(folder));
     }
 
     [SkippableFact]
@@ -194,6 +194,23 @@ public sealed class ImageFolderTests : IDisposable
         Assert.Null(folder.Look(name));
         Assert.NotNull(folder.RefusalOf(name));
         ShouldFail(BlockErrorKind.Policy, () => folder.Open(name));
+    }
+
+    [Fact]
+    public void Names_end_where_the_memory_for_them_does()
+    {
+        using ImageFolder folder = Open(isShared: false);
+        Assert.Equal(2, folder.Names(250, out bool isWhole).Count);
+        Assert.False(isWhole);
+        Assert.Empty(folder.Names(0, out isWhole));
+        Assert.False(isWhole);
+    }
+
+    private static List<string> NamesOf(ImageFolder folder)
+    {
+        List<string> names = folder.Names(long.MaxValue, out bool isWhole);
+        Assert.True(isWhole);
+        return names;
     }
 
     private void GiveTo(int user, params string[] names)

@@ -3,6 +3,7 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text;
 using Microsoft.Extensions.Logging.Abstractions;
+using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Hosting;
@@ -86,6 +87,83 @@ public sealed class SnapshotFilesTests : CommandTest
         Assert.Equal(0, files.Lookup(snapshots, NameOf(1), out _));
     }
 
+    [Fact]
+    public void The_index_is_in_memory_that_is_counted_and_goes_when_the_image_is_closed()
+    {
+        MountSettings settings = new() { ReadOnly = true };
+        using ImageSet images = OpenDirectory(settings, out TreeFileSystem files);
+        HostedImage image = images.Current()[0].Image;
+        _ = image.Acquire();
+        long before = settings.Memory.Taken;
+        ulong snapshots = HostTree.Find(files, ".qcow2fuse", "disk", "snapshots").Node;
+        Assert.Equal(0, files.Lookup(snapshots, NameOf(Many), out _));
+        Assert.InRange(settings.Memory.Taken - before, Many * 4, Many * 64);
+        image.Release();
+        Assert.True(image.CloseUnused(TimeSpan.Zero));
+        Assert.Equal(0, settings.Memory.Taken);
+    }
+
+    [Fact]
+    public void Without_memory_for_the_index_the_snapshots_are_refused_and_the_disk_is_not()
+    {
+        MountSettings settings = new() { ReadOnly = true, MetadataBytesMax = 1 << 20 };
+        using ImageSet images = OpenDirectory(settings, out TreeFileSystem files);
+        ulong snapshots = HostTree.Find(files, ".qcow2fuse", "disk", "snapshots").Node;
+        BlockException failure = Assert.Throws<BlockException>(() => files.Lookup(snapshots, NameOf(1), out _));
+        Assert.Equal(BlockErrorKind.NoMemory, failure.Kind);
+        Assert.Contains("the index of its snapshots", failure.Message);
+        ulong disk = HostTree.Find(files, "disk.raw").Node;
+        Assert.Equal(0, files.Open(disk, default, out FuseOpenResult opened));
+        Assert.Equal(512, files.Read(disk, opened.Handle, 0, new byte[512]));
+        files.Release(disk, opened.Handle);
+    }
+
+    [Fact]
+    public void Attributes_need_nothing_but_the_header()
+    {
+        using ImageSet images = OpenDirectory(Settings, out TreeFileSystem files);
+        FuseAttributes found = HostTree.Find(files, ".qcow2fuse", "disk", "unreferenced.raw");
+        Assert.True(found.Size > Many * 64L);
+        File.SetLastWriteTimeUtc(images.Current()[0].Image.Path, DateTime.UtcNow.AddSeconds(10));
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        Assert.Equal(0, files.GetAttributes(found.Node, out FuseAttributes again));
+        _ = HostTree.Find(files, ".qcow2fuse", "disk", "unreferenced.raw");
+        Span<byte> value = stackalloc byte[100];
+        Assert.Equal(5, files.GetExtendedAttribute(
+            HostTree.Find(files, "disk.raw").Node, "user.qcow2fuse.format"u8, value));
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 256 << 10);
+        Assert.Equal(found.Size, again.Size);
+    }
+
+    [Fact]
+    public void Snapshots_whose_ids_are_long_are_opened_without_keeping_them()
+    {
+        using ImageSet images = Open(NamesImage.WithSnapshots(100, 60_000, 6), out TreeFileSystem files);
+        ulong snapshots = Directory(files);
+        Assert.Equal(0, files.Lookup(snapshots, NameOf(1), out FuseAttributes found));
+        long before = GC.GetTotalMemory(forceFullCollection: true);
+        for (int i = 2; i <= 100; i++)
+            Assert.Equal(0, files.Lookup(snapshots, NameOf(i), out found));
+
+        // An id takes 120,000 bytes.
+        Assert.InRange(GC.GetTotalMemory(forceFullCollection: true) - before, long.MinValue, 2 << 20);
+        Assert.Equal(0, files.Open(found.Node, default, out FuseOpenResult opened));
+        Assert.Equal(512, files.Read(found.Node, opened.Handle, 0, new byte[512]));
+        files.Release(found.Node, opened.Handle);
+    }
+
+    private ImageSet OpenDirectory(MountSettings settings, out TreeFileSystem files)
+    {
+        string path = PathOf("images");
+        System.IO.Directory.CreateDirectory(path);
+        HostTree.Write(NamesImage.WithSnapshots(Many, 5, 6), Path.Combine(path, "disk.qcow2"));
+        ImageSet images = ImageSet.Open(settings, path, NullLogger.Instance);
+        TreeContext context = new(settings, NullLogger.Instance);
+        images.CreateNodes(context, rootIsFile: false);
+        files = new TreeFileSystem(context, images);
+        return images;
+    }
+
     [SkippableTheory]
     [InlineData("info", true)]
     [InlineData("info", false)]
@@ -129,16 +207,7 @@ public sealed class SnapshotFilesTests : CommandTest
     private string Write(MemoryDevice image)
     {
         string path = PathOf("disk.qcow2");
-        using FileStream file = File.Create(path);
-        byte[] piece = new byte[1 << 20];
-        for (long at = 0; at < image.Length; at += piece.Length)
-        {
-            int length = (int)Math.Min(piece.Length, image.Length - at);
-            image.Read(at, piece.AsSpan(0, length));
-            file.Write(piece, 0, length);
-        }
-
-        image.Dispose();
+        HostTree.Write(image, path);
         return path;
     }
 

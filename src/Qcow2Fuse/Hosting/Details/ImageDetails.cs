@@ -7,12 +7,15 @@ namespace Qcow2Fuse.Hosting;
 /// <c>layers/N.raw</c> and, for qcow2, <c>unreferenced.raw</c>, all read-only.</summary>
 internal static class ImageDetails
 {
+    /// <summary>Parts of the tables of names that are being read.</summary>
+    private const int ReportBytes = 256 << 10;
+
     /// <summary>Makes the directory and all below it.</summary>
     public static FixedDirectory Create(TreeContext context, HostedImage image)
     {
         FixedDirectory directory = context.Nodes.Add(new FixedDirectory(context), "details");
         directory.Add("info", context.Nodes.Add(
-            new TextFileNode(context, _ => ImageReportText.Lines(image.OpenReport())), "info"));
+            new TextFileNode(context, _ => ImageReportText.Lines(image.OpenReport()), ReportBytes), "info"));
         directory.Add(
             "map", context.Nodes.Add(new TextFileNode(context, pace => MapText.Lines(image, pace)), "map"));
         directory.Add("snapshots", context.Nodes.Add(new SnapshotsDirectory(context, image), "snapshots"));

@@ -21,6 +21,16 @@ internal abstract class DiskSource
     /// <summary>The open disk, or null. It stays open for whoever has called <see cref="Acquire"/>.</summary>
     public BlockDevice? Current => Volatile.Read(ref _device);
 
+    /// <summary>Whether it is closed, and nobody is opening it.</summary>
+    public bool IsClosed
+    {
+        get
+        {
+            lock (_lock)
+                return _device is null && !_isChanging;
+        }
+    }
+
     /// <summary>Size in bytes, also while it is closed.</summary>
     public abstract long Length { get; }
 

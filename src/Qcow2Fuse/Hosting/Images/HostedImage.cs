@@ -4,6 +4,7 @@ using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Qcow2;
 
 namespace Qcow2Fuse.Hosting;
 
@@ -11,7 +12,7 @@ namespace Qcow2Fuse.Hosting;
 /// One image of a mount with what its files have in common: the open disk, its partition table, its counters and the
 /// files that show parts of it.
 /// </summary>
-internal sealed class HostedImage : DiskSource, IDisposable
+internal sealed partial class HostedImage : DiskSource, IDisposable
 {
     private static readonly TimeSpan IdlePeriod = TimeSpan.FromSeconds(5);
 
@@ -25,15 +26,12 @@ internal sealed class HostedImage : DiskSource, IDisposable
     private ImageFacts _facts;
     private FileStamp _factsStamp;
     private FileStamp _complainedOf;
-    private PartitionTable _table = PartitionTable.Empty;
-    private FileStamp _tableStamp;
-    private ImageLook? _look;
     private Lock? _changeLock;
     private RawFileNode[] _views = [];
     private long _modifiedTicks;
-    private int _tableIsStale = 1;
     private int _openings;
     private int _resizeWasRefused;
+    private volatile bool _isRetired;
 
     /// <summary>An image of a directory, opened when it is used.</summary>
     /// <param name="settings">The settings of the mount.</param>
@@ -61,6 +59,9 @@ internal sealed class HostedImage : DiskSource, IDisposable
         _place = place;
         _modifiedTicks = FileStamp.Of(place).ModifiedTicks;
     }
+
+    /// <summary>Raised when the image is being closed: nobody uses it any more.</summary>
+    public event Action? Closed;
 
     /// <summary>Absolute path of the image, as it was when it was found.</summary>
     public string Path => _place.Path;
@@ -109,6 +110,11 @@ internal sealed class HostedImage : DiskSource, IDisposable
     /// <inheritdoc/>
     public override long AllocatedBytes => Current?.AllocatedBytes ?? KnownFacts().ActualSize;
 
+    /// <summary>Size of the disk and what it occupies, as they are or were when somebody asked last. Waits for nothing.
+    /// </summary>
+    public (long Length, long AllocatedBytes) LastKnown =>
+        Current is { } device ? (device.Length, device.AllocatedBytes) : (_facts.VirtualSize, _facts.ActualSize);
+
     /// <inheritdoc/>
     public override bool IsReadOnly => Current?.IsReadOnly ?? _settings.ReadOnly;
 
@@ -127,9 +133,25 @@ internal sealed class HostedImage : DiskSource, IDisposable
     /// <inheritdoc/>
     protected override TimeSpan IdleTime => IdlePeriod;
 
-    /// <summary>What the header says now; without the lists, whose file is closed.</summary>
+    /// <summary>
+    /// Its name has gone, and may be another file's soon: once it is closed it is not opened again.
+    /// </summary>
+    /// <returns>Whether it is closed for ever now; otherwise it is to be closed when it is idle.</returns>
+    public bool Retire()
+    {
+        // Whoever begins to open it after this sees it, and whoever began before is seen here.
+        _isRetired = true;
+        Interlocked.MemoryBarrier();
+        return IsClosed;
+    }
+
+    /// <summary>What the header says now; null for a format without one.</summary>
     /// <exception cref="BlockException">It is no image, or cannot be read.</exception>
-    public ImageReport ReadReport() => ReadHeader();
+    public Qcow2HeaderInfo? ReadHeader()
+    {
+        using FileDevice file = OpenFile();
+        return ReadHeader(file);
+    }
 
     /// <summary>Opens the image's file for reading, without locks.</summary>
     /// <exception cref="BlockException">It has gone, or may not be read.</exception>
@@ -140,31 +162,6 @@ internal sealed class HostedImage : DiskSource, IDisposable
     /// </summary>
     /// <exception cref="BlockException">It is no image, or cannot be read.</exception>
     public ImageReport OpenReport() => InfoCommand.Read(new ReopenedFile(Path, OpenFile), Path, _settings.Format);
-
-    /// <summary>
-    /// The partitions as they are now. A closed image is looked at without locks, and closed again; where that takes
-    /// longer than the caller has patience, they are those that were there before.
-    /// </summary>
-    /// <exception cref="BlockException">The disk cannot be read.</exception>
-    public PartitionTable ReadTable(LookPatience? patience = null)
-    {
-        if (AcquireOpen() is not { } device)
-            return LookAtTable(patience ?? new LookPatience());
-        try
-        {
-            lock (_stateLock)
-            {
-                // Marked fresh before it is read: a write meanwhile marks it stale again.
-                if (Interlocked.Exchange(ref _tableIsStale, 0) != 0)
-                    Volatile.Write(ref _table, ReadTable(device));
-                return _table;
-            }
-        }
-        finally
-        {
-            Release();
-        }
-    }
 
     /// <summary>Adds a file that shows a part of the disk.</summary>
     public void AddView(RawFileNode view)
@@ -251,6 +248,9 @@ internal sealed class HostedImage : DiskSource, IDisposable
     /// <inheritdoc/>
     protected override BlockDevice Open()
     {
+        Interlocked.MemoryBarrier();
+        if (_isRetired)
+            throw new BlockException(BlockErrorKind.NotFound, $"{Printable.Text(Path)}: is not there any more");
         ServedImage image = _served ?? OpenServed();
         Volatile.Write(ref _served, image);
         Volatile.Write(ref _tableIsStale, 1);
@@ -263,6 +263,7 @@ internal sealed class HostedImage : DiskSource, IDisposable
     {
         ServedImage image = _served!;
         Volatile.Write(ref _served, null);
+        Closed?.Invoke();
         if (_staysOpen)
         {
             // Its owner has flushed it, and hears of a failure.
@@ -285,10 +286,16 @@ internal sealed class HostedImage : DiskSource, IDisposable
             view.Forget(0, long.MaxValue);
     }
 
-    private ImageReport ReadHeader()
+    private Qcow2HeaderInfo? ReadHeader(FileDevice file) =>
+        InfoCommand.IsQcow2(file, _settings.Format) ? Qcow2HeaderInfo.Read(file) : null;
+
+    private ImageFacts ReadFacts()
     {
-        using FileDevice device = OpenFile();
-        return InfoCommand.Read(device, Path, _settings.Format);
+        using FileDevice file = OpenFile();
+        Qcow2HeaderInfo? header = ReadHeader(file);
+        long length = file.Length;
+        return new ImageFacts(
+            header?.VirtualSize ?? length, file.AllocatedBytes, header?.ClusterSize ?? 0, length, IsImage: true);
     }
 
     private ServedImage OpenServed()
@@ -309,79 +316,20 @@ internal sealed class HostedImage : DiskSource, IDisposable
         return image;
     }
 
-    private PartitionTable LookAtTable(LookPatience patience)
-    {
-        if (KnownTable(begins: false, out ImageLook? look) is { } known)
-            return known;
-        if (look is null)
-        {
-            if (!ImageLook.TryTakePlace(patience))
-                return Volatile.Read(ref _table);
-            if (KnownTable(begins: true, out look) is { } now)
-                return now;
-        }
-
-        return look!.Wait(patience) ? look.Result! : Volatile.Read(ref _table);
-    }
-
-    /// <summary>The table of the file as it is now; or null and who is looking for it.</summary>
-    /// <param name="begins">Begin to look if nobody does, in a place that was taken; it is returned otherwise.</param>
-    /// <param name="look">Who is looking.</param>
-    private PartitionTable? KnownTable(bool begins, out ImageLook? look)
-    {
-        lock (_stateLock)
-        {
-            if (_look is { Result: { } table } done)
-            {
-                Volatile.Write(ref _table, table);
-                _tableStamp = done.Stamp;
-                _look = null;
-            }
-            else if (_look is { HasFailed: true })
-            {
-                _look = null;
-            }
-
-            FileStamp stamp = FileStamp.Of(_place);
-            bool isKnown = stamp == _tableStamp;
-            if (begins && !isKnown && _look is null)
-                _look = ImageLook.Begin(() => ServedImage.OpenToLook(_settings, Path, _files!), stamp);
-            else if (begins)
-                ImageLook.ReturnPlace();
-            look = _look;
-            return isKnown ? _table : null;
-        }
-    }
-
-    private PartitionTable ReadTable(BlockDevice device)
-    {
-        try
-        {
-            return PartitionTable.Read(device);
-        }
-        catch (BlockException)
-        {
-            Volatile.Write(ref _tableIsStale, 1);
-            throw;
-        }
-    }
-
     /// <summary>
-    /// What of the header is wanted again and again, read anew if the file has changed; zeroes for a file that is no
-    /// sound image: it shows size 0 and cannot be opened.
+    /// What of the header is wanted again and again, read anew if the file has changed; zeroes for a file without a
+    /// sound header: it shows size 0 and cannot be opened.
     /// </summary>
     public ImageFacts KnownFacts()
     {
         try
         {
-            if (_staysOpen)
-                return ImageFacts.Of(ReadHeader());
             FileStamp stamp = FileStamp.Of(_place);
             lock (_stateLock)
             {
                 if (!_facts.IsImage || stamp != _factsStamp)
                 {
-                    _facts = ImageFacts.Of(ReadHeader());
+                    _facts = ReadFacts();
                     _factsStamp = stamp;
                 }
 
@@ -403,10 +351,7 @@ internal sealed class HostedImage : DiskSource, IDisposable
 /// <param name="VirtualSize">Size of the disk in bytes.</param>
 /// <param name="ActualSize">Bytes the image file occupies.</param>
 /// <param name="ClusterSize">Bytes of a cluster; 0 for a format without any.</param>
+/// <param name="FileLength">Length of the image file in bytes.</param>
 /// <param name="IsImage">Whether the header could be read.</param>
-internal readonly record struct ImageFacts(long VirtualSize, long ActualSize, int ClusterSize, bool IsImage)
-{
-    /// <summary>The facts of a report.</summary>
-    public static ImageFacts Of(ImageReport report) =>
-        new(report.VirtualSize, report.ActualSize, report.Qcow2?.ClusterSize ?? 0, IsImage: true);
-}
+internal readonly record struct ImageFacts(
+    long VirtualSize, long ActualSize, int ClusterSize, long FileLength, bool IsImage);

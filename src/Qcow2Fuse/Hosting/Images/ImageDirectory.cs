@@ -15,9 +15,11 @@ namespace Qcow2Fuse.Hosting;
 /// </summary>
 internal sealed class ImageDirectory : ImageSet
 {
-    private const string UsualEnding = ".qcow2";
+    /// <summary>What is kept for an image beside its name, as measured.</summary>
+    private const int BytesPerImage = 1100;
+
+    /// <summary>One part in so many of the time goes to looks that no change was the cause of.</summary>
     private const int LookShare = 20;
-    private const int ProbeLength = 512;
 
     /// <summary>Names that changed within a second are found by the next look; others at once.</summary>
     private static readonly TimeSpan LookPeriod = TimeSpan.FromSeconds(1);
@@ -26,20 +28,26 @@ internal sealed class ImageDirectory : ImageSet
     private readonly ImageFolder _folder;
     private readonly FileStorage _files;
     private readonly ILogger _logger;
+
+    /// <summary>Held by who looks at the whole directory; before <see cref="_lock"/>, which nobody holds for long.
+    /// </summary>
+    private readonly Lock _lookLock = new();
     private readonly Lock _lock = new();
     private readonly Dictionary<string, ImageNodes> _nodes = new(StringComparer.Ordinal);
-    private readonly Dictionary<string, (FileStamp Stamp, bool IsImage)> _probed = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, ImageNodes> _byName = new(StringComparer.Ordinal);
     private readonly List<HostedImage> _leaving = [];
     private readonly Timer _idleTimer;
     private readonly Lock _idleLock = new();
     private bool _isDisposed;
-    private bool _hasComplained;
     private TreeContext? _context;
-    private ImageNodes[] _current = [];
-    private Dictionary<string, ImageNodes> _byName = new(StringComparer.Ordinal);
+    private DirectoryScan? _scan;
+    private ImageNodes[]? _current = [];
+    private long _imageBytes;
+    private bool _isFull;
     private long _directoryTicks;
     private long _lastLook;
-    private long _lookMilliseconds;
+    private long _lookPeriod;
+    private long _changePeriod;
 
     public ImageDirectory(MountSettings settings, string path, ILogger logger)
     {
@@ -85,31 +93,34 @@ internal sealed class ImageDirectory : ImageSet
     /// <inheritdoc/>
     public override string Description => $"the images of {Path}";
 
-    /// <inheritdoc/>
-    public override IReadOnlyList<ImageNodes> Current()
-    {
-        lock (_lock)
-        {
-            long now = Environment.TickCount64;
-            long ticks = _folder.ModifiedTicks;
-            bool isDue = now - _lastLook >= _lookMilliseconds;
-            if (_context is not null && (isDue || ticks != _directoryTicks))
-            {
-                _lastLook = now;
-                _directoryTicks = ticks;
-                Look(_context);
+    /// <summary>Memory for what is kept of all images, in bytes; those beyond it are refused.</summary>
+    public long ImageBytesMax { get; init; } = 64 << 20;
 
-                // Where there are many files, most of the time is left to those who look for one of them.
-                _lookMilliseconds = Math.Max(
-                    (long)LookPeriod.TotalMilliseconds, LookShare * (Environment.TickCount64 - now));
-            }
+    /// <summary>Memory for the names of all files, in bytes.</summary>
+    public long NameBytesMax { get; init; } = 12 << 20;
 
-            return _current;
-        }
-    }
+    /// <summary>A look that is no longer may be made after each change of the directory.</summary>
+    public TimeSpan BriefLook { get; init; } = TimeSpan.FromMilliseconds(20);
+
+    /// <summary>After longer ones, so many times as long is none made because of a change.</summary>
+    public int ChangeShare { get; init; } = 4;
 
     /// <inheritdoc/>
     public override bool IsDirectory => true;
+
+    /// <inheritdoc/>
+    public override bool LooksLong => Volatile.Read(ref _changePeriod) > 0;
+
+    private DirectoryScan Scan => LazyInitializer.EnsureInitialized(
+        ref _scan, () => new DirectoryScan(_folder, _logger) { NameBytesMax = NameBytesMax });
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<ImageNodes> Current()
+    {
+        LookIfDue();
+        lock (_lock)
+            return _current ??= [.. _nodes.Values.OrderBy(static nodes => nodes.RawName, StringComparer.Ordinal)];
+    }
 
     /// <inheritdoc/>
     /// <remarks>
@@ -118,17 +129,53 @@ internal sealed class ImageDirectory : ImageSet
     /// </remarks>
     public override IEnumerable<ImageNodes> WithFile(string name)
     {
-        Dictionary<string, ImageNodes> images = Names();
         for (int dot = name.IndexOf('.', StringComparison.Ordinal); dot >= 0;
              dot = name.IndexOf('.', dot + 1))
         {
-            if (images.TryGetValue(name[..dot], out ImageNodes? image))
+            if (WithName(name[..dot]) is { } image)
                 yield return image;
         }
     }
 
     /// <inheritdoc/>
-    public override ImageNodes? WithName(string name) => Names().GetValueOrDefault(name);
+    /// <remarks>Where the directory has changed, the one file is looked for, whenever all of them are the next time.
+    /// </remarks>
+    public override ImageNodes? WithName(string name)
+    {
+        bool isSame = !HasChanged(out _);
+        ImageNodes? known = Known(name);
+        if (isSame || _context is null || name.Length == 0)
+            return known;
+        if (known is not null)
+        {
+            if (Scan.IsImage(known.FileName))
+                return known;
+            Forget(known.FileName);
+        }
+
+        foreach (string ending in RawFileName.Endings)
+        {
+            string file = name + ending;
+            if (!Scan.IsImage(file))
+                continue;
+            lock (_lock)
+            {
+                if (!TryAdd(_context, file))
+                {
+                    throw new BlockException(
+                        BlockErrorKind.NoMemory,
+                        $"{Printable.Text(System.IO.Path.Combine(Path, file))}: is not shown: the directory has more "
+                        + $"images than {ImageBytesMax >> 20} MiB of memory are for");
+                }
+            }
+
+            if (Known(name) is { } found)
+                return found;
+        }
+
+        LookIfDue();
+        return Known(name);
+    }
 
     /// <inheritdoc/>
     public override void CreateNodes(TreeContext context, bool rootIsFile)
@@ -185,14 +232,46 @@ internal sealed class ImageDirectory : ImageSet
         }
     }
 
-    private Dictionary<string, ImageNodes> Names()
+    private ImageNodes? Known(string name)
     {
         lock (_lock)
+            return _byName.GetValueOrDefault(name);
+    }
+
+    /// <summary>Whether what is known of the directory may be out of date.</summary>
+    private bool HasChanged(out long ticks)
+    {
+        ticks = _folder.ModifiedTicks;
+        return ticks != Volatile.Read(ref _directoryTicks) || SinceLook() >= Volatile.Read(ref _lookPeriod);
+    }
+
+    private long SinceLook() => Environment.TickCount64 - Volatile.Read(ref _lastLook);
+
+    /// <summary>
+    /// Looks at the whole directory where that is due: after each change of it, but where that takes long, not for most
+    /// of the time, whoever changes it. Whoever waits for a look that somebody else makes has waited enough then.
+    /// </summary>
+    private void LookIfDue()
+    {
+        if (_context is null || !IsDue(out _))
+            return;
+        lock (_lookLock)
         {
-            _ = Current();
-            return _byName;
+            if (!IsDue(out long ticks))
+                return;
+            long started = Environment.TickCount64;
+            Look(_context);
+            long now = Environment.TickCount64;
+            Volatile.Write(ref _lookPeriod, Math.Max((long)LookPeriod.TotalMilliseconds, LookShare * (now - started)));
+            Volatile.Write(
+                ref _changePeriod,
+                now - started <= BriefLook.TotalMilliseconds ? 0 : ChangeShare * Math.Max(now - started, 1));
+            Volatile.Write(ref _lastLook, now);
+            Volatile.Write(ref _directoryTicks, ticks);
         }
     }
+
+    private bool IsDue(out long ticks) => HasChanged(out ticks) && SinceLook() >= Volatile.Read(ref _changePeriod);
 
     private HostedImage[] AllImages()
     {
@@ -223,114 +302,82 @@ internal sealed class ImageDirectory : ImageSet
         }
 
         lock (_lock)
-            _leaving.RemoveAll(static image => image.Current is null);
+            _leaving.RemoveAll(static image => image.IsClosed);
     }
 
     /// <summary>Compares the directory with what is shown.</summary>
     private void Look(TreeContext context)
     {
-        List<string> files = ImageFiles();
+        List<string> files = Scan.Images(out bool isWhole);
         HashSet<string> found = new(files, StringComparer.Ordinal);
-        foreach (string gone in _nodes.Keys.Where(known => !found.Contains(known)).ToArray())
+        string[] missing;
+        lock (_lock)
+            missing = [.. _nodes.Keys.Where(known => !found.Contains(known))];
+
+        // One that was not listed may be beyond what was looked at, or have come since.
+        missing = [.. missing.Where(file => !Scan.IsImage(file))];
+        foreach (string gone in missing)
+            Forget(gone);
+        lock (_lock)
+            files.RemoveAll(_nodes.ContainsKey);
+
+        // Two images may want one name: the one that ends in .qcow2 has it.
+        foreach (string file in files.OrderBy(static file => !DirectoryScan.HasUsualEnding(file))
+            .ThenBy(static file => file, StringComparer.Ordinal))
         {
-            _nodes.Remove(gone, out ImageNodes? nodes);
-            nodes!.Retire();
-            if (nodes.Image.Current is not null)
+            lock (_lock)
+                isWhole &= TryAdd(context, file);
+        }
+
+        if (!isWhole && !_isFull)
+            HostLog.TooManyFiles(_logger, Path);
+        _isFull = !isWhole;
+    }
+
+    /// <summary>Shows an image; with the lock held. False where there is no memory for it.</summary>
+    private bool TryAdd(TreeContext context, string file)
+    {
+        if (_nodes.ContainsKey(file))
+            return true;
+        string name = RawFileName.For(file);
+        if (_byName.ContainsKey(NameOf(name)))
+        {
+            name = file + ".raw";
+            if (_byName.ContainsKey(NameOf(name)))
+                return true;
+        }
+
+        if (_imageBytes + BytesOf(file) > ImageBytesMax)
+            return false;
+        HostedImage image = new(_settings, _folder, file, _files, _logger);
+        ImageNodes nodes = new(context, image, name, DiskWindow.Whole);
+        _nodes.Add(file, nodes);
+        _byName.Add(nodes.Name, nodes);
+        _imageBytes += BytesOf(file);
+        _current = null;
+        return true;
+    }
+
+    /// <summary>The name of an image has gone.</summary>
+    private void Forget(string file)
+    {
+        ImageNodes? nodes;
+        lock (_lock)
+        {
+            if (!_nodes.Remove(file, out nodes))
+                return;
+            _byName.Remove(nodes.Name);
+            _imageBytes -= BytesOf(file);
+            _current = null;
+            if (!nodes.Image.Retire())
                 _leaving.Add(nodes.Image);
         }
 
-        // Two images may want one name: the one that ends in .qcow2 has it.
-        files.RemoveAll(_nodes.ContainsKey);
-        if (files.Count == 0 && _current.Length == _nodes.Count)
-            return;
-        HashSet<string> taken = new(_nodes.Values.Select(static nodes => nodes.RawName), StringComparer.Ordinal);
-        foreach (string file in files.OrderBy(static file => !HasUsualEnding(file))
-            .ThenBy(static file => file, StringComparer.Ordinal))
-        {
-            string name = RawFileName.For(file);
-            if (!taken.Add(name))
-            {
-                name = file + ".raw";
-                if (!taken.Add(name))
-                    continue;
-            }
-
-            HostedImage image = new(_settings, _folder, file, _files, _logger);
-            _nodes.Add(file, new ImageNodes(context, image, name, DiskWindow.Whole));
-        }
-
-        _current = [.. _nodes.Values.OrderBy(static nodes => nodes.RawName, StringComparer.Ordinal)];
-        _byName = _current.ToDictionary(static nodes => nodes.Name, StringComparer.Ordinal);
+        nodes.Retire();
     }
 
-    /// <summary>
-    /// The names of files that are images by their name or by their first bytes. A directory that cannot be read has
-    /// none.
-    /// </summary>
-    private List<string> ImageFiles()
-    {
-        try
-        {
-            List<string> names = _folder.Names();
-            if (_probed.Count > names.Count)
-            {
-                foreach (string gone in _probed.Keys.Except(names, StringComparer.Ordinal).ToArray())
-                    _ = _probed.Remove(gone);
-            }
+    private static string NameOf(string rawName) => rawName[..rawName.LastIndexOf('.')];
 
-            names.RemoveAll(name => !IsImage(name));
-            return names;
-        }
-        catch (BlockException exception)
-        {
-            HostLog.DirectoryFailed(_logger, Path, exception.Message);
-            return [];
-        }
-    }
-
-    private bool IsImage(string name)
-    {
-        FileStamp stamp = FileStamp.Of(_folder.Look(name));
-        if (HasUsualEnding(name))
-        {
-            if (stamp.Length < 0)
-                Complain(name);
-            return stamp.Length >= 0;
-        }
-
-        if (_probed.TryGetValue(name, out (FileStamp Stamp, bool IsImage) known) && known.Stamp == stamp)
-            return known.IsImage;
-        bool isImage = stamp.Length >= 0 && IsRecognised(name);
-        _probed[name] = (stamp, isImage);
-        return isImage;
-    }
-
-    /// <summary>Says once why a file is not shown: others may make as many as they like.</summary>
-    private void Complain(string name)
-    {
-        if (_hasComplained || _folder.RefusalOf(name) is not { } reason)
-            return;
-        _hasComplained = true;
-        HostLog.NotAnImage(_logger, reason);
-    }
-
-    private static bool HasUsualEnding(string name) =>
-        name.EndsWith(UsualEnding, StringComparison.OrdinalIgnoreCase);
-
-    /// <summary>Whether the first bytes are of a known format.</summary>
-    private bool IsRecognised(string name)
-    {
-        try
-        {
-            using FileDevice file = _folder.Open(name);
-            byte[] head = new byte[(int)Math.Min(ProbeLength, file.Length)];
-            file.Read(0, head);
-            return ServedImage.Formats.Any(format => format.Probe(head));
-        }
-        catch (BlockException)
-        {
-            // It has gone, or is nothing for this user: no image as far as can be seen.
-            return false;
-        }
-    }
+    /// <summary>The name of the file is in the paths and names of the image too.</summary>
+    private static long BytesOf(string file) => BytesPerImage + (3L * sizeof(char) * file.Length);
 }

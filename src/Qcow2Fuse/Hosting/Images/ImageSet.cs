@@ -27,6 +27,9 @@ internal abstract class ImageSet : IDisposable
     /// <summary>Whether images come and go, and are opened when they are used.</summary>
     public virtual bool IsDirectory => false;
 
+    /// <summary>Whether to find out which images there are takes more than some milliseconds.</summary>
+    public virtual bool LooksLong => false;
+
     /// <summary>The images that may have a file of this name; a few of them, however many there are.</summary>
     public virtual IEnumerable<ImageNodes> WithFile(string name) => Current();
 

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
-using Qcow2Fuse.Protocols;
 
 namespace Qcow2Fuse.Hosting;
 
 /// <summary>
 /// The clusters of an image file that no table refers to, looked for when the first user comes. The image stays open
-/// meanwhile.
+/// meanwhile. Until then nothing but its header and its length is asked for.
 /// </summary>
 internal sealed class UnreferencedSource(HostedImage image) : DiskSource
 {
@@ -19,10 +18,9 @@ internal sealed class UnreferencedSource(HostedImage image) : DiskSource
         {
             if (Current is { } device)
                 return device.Length;
-            if (ClusterSize() is not { } cluster)
-                return 0;
-            using FileDevice file = image.OpenFile();
-            return (file.Length + cluster - 1) / cluster * cluster;
+            ImageFacts facts = image.KnownFacts();
+            long cluster = facts.ClusterSize;
+            return cluster == 0 ? 0 : (facts.FileLength + cluster - 1) / cluster * cluster;
         }
     }
 
@@ -35,7 +33,7 @@ internal sealed class UnreferencedSource(HostedImage image) : DiskSource
         get
         {
             long known = Volatile.Read(ref _allocatedBytes);
-            return known >= 0 ? known : Math.Max(Length - (ClusterSize() ?? 0), 0);
+            return known >= 0 ? known : Math.Max(Length - image.KnownFacts().ClusterSize, 0);
         }
     }
 
@@ -43,7 +41,7 @@ internal sealed class UnreferencedSource(HostedImage image) : DiskSource
     public override bool IsReadOnly => true;
 
     /// <summary>Whether the image is of a format in which clusters have references.</summary>
-    public bool Exists => ClusterSize() is not null;
+    public bool Exists => image.KnownFacts().ClusterSize > 0;
 
     /// <inheritdoc/>
     protected override BlockDevice Open()
@@ -69,6 +67,4 @@ internal sealed class UnreferencedSource(HostedImage image) : DiskSource
         device.Dispose();
         image.Release();
     }
-
-    private long? ClusterSize() => image.KnownFacts().ClusterSize is > 0 and var size ? size : null;
 }

@@ -1,12 +1,23 @@
 // SPDX-License-Identifier: MIT
+using System.Runtime.InteropServices;
 using Qcow2Fuse.Fuse;
 
 namespace Qcow2Fuse.Hosting;
 
 /// <summary>A name in a directory.</summary>
 /// <param name="Name">The name.</param>
-/// <param name="Node">What it stands for.</param>
-internal readonly record struct DirectoryEntry(string Name, TreeNode Node);
+/// <param name="Node">What it stands for; null for a directory that gets its node when somebody looks for it.</param>
+internal readonly record struct DirectoryEntry(string Name, TreeNode? Node)
+{
+    /// <summary>What a directory says whose entries have no number yet.</summary>
+    public const ulong UnknownNumber = 0xffff_ffff;
+
+    /// <summary>The number of the node.</summary>
+    public ulong Number => Node?.Number ?? UnknownNumber;
+
+    /// <summary>S_IFDIR or S_IFREG.</summary>
+    public uint Kind => Node?.Kind ?? FuseAttributes.Directory;
+}
 
 /// <summary>Gets the entries of a directory one by one; false ends the listing before the next.</summary>
 /// <param name="name">The name.</param>
@@ -19,6 +30,11 @@ internal delegate bool DirectoryVisitor(string name, ulong node, uint kind, long
 /// <param name="context">What all nodes share.</param>
 internal abstract class DirectoryNode(TreeContext context) : TreeNode
 {
+    private readonly Lock _listLock = new();
+    private WeakReference<DirectoryListing>? _listing;
+    private long _begun;
+    private long _listed;
+
     /// <inheritdoc/>
     public override uint Kind => FuseAttributes.Directory;
 
@@ -26,6 +42,32 @@ internal abstract class DirectoryNode(TreeContext context) : TreeNode
 
     /// <summary>The node of a name, listed or not; null where there is none.</summary>
     public abstract TreeNode? Find(string name);
+
+    /// <summary>The entries as they are now; the same as before where nothing has changed.</summary>
+    public DirectoryListing Listing()
+    {
+        long came = Interlocked.Read(ref _begun);
+        lock (_listLock)
+        {
+            // Where many come at once, one listing that was begun since then is for all of them.
+            DirectoryListing? last = null;
+            bool isKnown = _listing?.TryGetTarget(out last) == true;
+            if (isKnown && _listed > came)
+                return last!;
+            long number = Interlocked.Increment(ref _begun);
+            List<DirectoryEntry> entries = [new(".", this), new("..", this)];
+            if (!ListFrom(0, static (_, _, _, _) => false))
+                List(entries);
+            if (!isKnown || !CollectionsMarshal.AsSpan(entries).SequenceEqual(last!.Entries))
+            {
+                last = new DirectoryListing([.. entries]);
+                _listing = new WeakReference<DirectoryListing>(last);
+            }
+
+            _listed = number;
+            return last!;
+        }
+    }
 
     /// <summary>Adds the entries that are listed.</summary>
     public abstract void List(List<DirectoryEntry> entries);
@@ -93,8 +135,8 @@ internal sealed class FixedDirectory(TreeContext context) : DirectoryNode(contex
                 directory.Remove();
             else if (entry.Node is RawFileNode file)
                 file.Retire();
-            else
-                Context.Nodes.Remove(entry.Node);
+            else if (entry.Node is { } other)
+                Context.Nodes.Remove(other);
         }
 
         base.Remove();

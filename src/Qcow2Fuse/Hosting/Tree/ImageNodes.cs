@@ -15,6 +15,7 @@ internal sealed class ImageNodes
     private List<(Partition Partition, RawFileNode Node)>? _partitions;
     private PartitionTable _table = PartitionTable.Empty;
     private FixedDirectory? _details;
+    private bool _isRetired;
 
     /// <summary>Adds the file of the disk to the node table.</summary>
     /// <param name="context">What all nodes share.</param>
@@ -33,6 +34,9 @@ internal sealed class ImageNodes
 
     public HostedImage Image { get; }
 
+    /// <summary>The image file's name in its directory.</summary>
+    public string FileName => Path.GetFileName(Image.Path);
+
     /// <summary><c>disk</c> for an image <c>disk.qcow2</c>.</summary>
     public string Name { get; }
 
@@ -47,8 +51,33 @@ internal sealed class ImageNodes
     {
         get
         {
+            FixedDirectory? created;
             lock (_lock)
-                return _details ??= ImageDetails.Create(_context, Image);
+            {
+                if (_details is not null)
+                    return _details;
+                created = ImageDetails.Create(_context, Image);
+                if (_isRetired)
+                    created.Remove();
+                else
+                    _details = created;
+            }
+
+            _context.HasDetails(this);
+            return created;
+        }
+    }
+
+    /// <summary>The hidden directory where it has nodes; else null.</summary>
+    public FixedDirectory? KnownDetails => Volatile.Read(ref _details);
+
+    /// <summary>Takes the nodes of the details away: they are made anew when somebody looks for them.</summary>
+    public void DropDetails()
+    {
+        lock (_lock)
+        {
+            _details?.Remove();
+            _details = null;
         }
     }
 
@@ -92,6 +121,7 @@ internal sealed class ImageNodes
     {
         lock (_lock)
         {
+            _isRetired = true;
             foreach ((_, RawFileNode node) in _partitions ?? [])
                 node.Retire();
             _partitions = null;
@@ -111,7 +141,7 @@ internal sealed class ImageNodes
     /// </summary>
     private void Follow(PartitionTable table)
     {
-        if (ReferenceEquals(table, _table))
+        if (ReferenceEquals(table, _table) || _isRetired)
             return;
         _table = table;
         _partitions ??= [];

@@ -2,7 +2,7 @@
 using System.Globalization;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Output;
+using Qcow2Fuse.Qcow2;
 
 namespace Qcow2Fuse.Hosting;
 
@@ -51,14 +51,14 @@ internal sealed partial class RawFileNode
     /// <inheritdoc/>
     public override IReadOnlyList<(string Name, string Value)> ExtendedAttributes()
     {
-        ImageReport report = _image.ReadReport();
+        Qcow2HeaderInfo? known = _image.ReadHeader();
         List<(string, string)> attributes =
         [
             ("user.qcow2fuse.image", _image.Path),
-            ("user.qcow2fuse.format", report.Format),
+            ("user.qcow2fuse.format", known is null ? "raw" : "qcow2"),
             ("user.qcow2fuse.virtual-size", _image.Length.ToString(CultureInfo.InvariantCulture)),
         ];
-        if (report.Qcow2 is { } header)
+        if (known is { } header)
         {
             attributes.Add(
                 ("user.qcow2fuse.cluster-size", header.ClusterSize.ToString(CultureInfo.InvariantCulture)));

@@ -101,73 +101,23 @@ internal sealed partial class RawFileNode : TreeNode
         }
     }
 
+    /// <summary>Its size and what it occupies as far as is known without asking.</summary>
+    public (long Length, long AllocatedBytes) LastKnown
+    {
+        get
+        {
+            (long all, long allocated) = _image.LastKnown;
+            long left = Math.Max(all - _window.Start, 0);
+            long length = Math.Min(_window.Length ?? left, left);
+            return (length, _window == DiskWindow.Whole ? allocated : Math.Min(allocated, length));
+        }
+    }
+
     /// <summary>The open disk. Files are read and written while they are open, and so is the disk then.</summary>
     private BlockDevice Device =>
         _source.Current ?? throw new BlockException(BlockErrorKind.Io, $"{_image.Path}: is not open");
 
     private bool IsWholeDisk => _window == DiskWindow.Whole && !_isView;
-
-    /// <inheritdoc/>
-    public override int Open(FuseOpenRequest request, out FuseOpenResult result)
-    {
-        result = default;
-
-        // Without the lock: it may take seconds, and others who come meanwhile share what it comes to.
-        BlockDevice device = _source.Acquire();
-        if (request.Writes && device.IsReadOnly)
-        {
-            _source.Release();
-            return -FuseErrno.EROFS;
-        }
-
-        lock (_openLock)
-        {
-            _opens++;
-            _cached ??= new FuseCachedNode(Number);
-            result = Flags(request);
-        }
-
-        if (request.Writes)
-            BeginWriting();
-        _context.AwaitInvalidations();
-        return 0;
-    }
-
-    /// <inheritdoc/>
-    public override int Resume(ulong handle)
-    {
-        if (_context.IsBroken(handle))
-            return -FuseErrno.EIO;
-        if (_isResumed)
-            return 0;
-        lock (_openLock)
-        {
-            // How many there are is not known, so the disk stays open for them to the end.
-            if (_isResumed)
-                return 0;
-            _ = _source.Acquire();
-            _opens++;
-            _cached ??= new FuseCachedNode(Number);
-            _isResumed = true;
-            return 0;
-        }
-    }
-
-    /// <inheritdoc/>
-    public override void Release(ulong handle)
-    {
-        if (!_context.IsOwn(handle))
-            return;
-        if (TreeContext.Writes(handle))
-            EndWriting();
-        lock (_openLock)
-        {
-            _opens--;
-            _source.Release();
-            if (_isRetired && _opens == 0)
-                Remove();
-        }
-    }
 
     /// <inheritdoc/>
     public override int Read(ulong handle, long offset, Span<byte> destination)
@@ -294,45 +244,6 @@ internal sealed partial class RawFileNode : TreeNode
         lock (_openLock)
             _cached ??= new FuseCachedNode(Number);
         _context.Invalidator?.Invalidate(_cached, Math.Max(start - _window.Start, 0), long.MaxValue);
-    }
-
-    /// <summary>The name has gone. The node follows when the last user has closed it.</summary>
-    public void Retire()
-    {
-        lock (_openLock)
-        {
-            _isRetired = true;
-            if (_opens == 0)
-                Remove();
-        }
-    }
-
-    private void Remove()
-    {
-        _image.RemoveView(this);
-        _context.Nodes.Remove(this);
-    }
-
-    /// <summary>
-    /// A view is never cached by reads and writes, so that it cannot differ from the whole disk. That file keeps its
-    /// pages from one open to the next, unless the image was closed meanwhile.
-    /// </summary>
-    private FuseOpenResult Flags(FuseOpenRequest request)
-    {
-        if (_isView)
-        {
-            return new FuseOpenResult(
-                _context.DiskHandle(isDirect: true, request.Writes),
-                FuseOpenFlags.DirectIO | FuseOpenFlags.ParallelDirectWrites);
-        }
-
-        FuseOpenResult result = FuseOpenResult.ForDisk(
-            request, _context.DiskHandle(request.IsDirect, request.Writes));
-        int opening = _image.Openings;
-        if (opening != _seenOpening)
-            result = result with { Flags = result.Flags & ~FuseOpenFlags.KeepCache };
-        _seenOpening = opening;
-        return result;
     }
 
     private int Zero(long offset, long length, bool mayUnmap)

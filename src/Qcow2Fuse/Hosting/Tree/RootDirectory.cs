@@ -23,8 +23,8 @@ internal sealed class RootDirectory(TreeContext context, ImageSet images) : Dire
     }
 
     /// <inheritdoc/>
-    /// <remarks>Images are looked into for their partitions.</remarks>
-    public override bool MayTakeLong => images.IsDirectory && Context.Settings.Partitions;
+    /// <remarks>Images are looked for, and looked into for their partitions.</remarks>
+    public override bool MayTakeLong => images.LooksLong || (images.IsDirectory && Context.Settings.Partitions);
 
     /// <inheritdoc/>
     public override TreeNode? Find(string name)
@@ -55,6 +55,8 @@ internal sealed class RootDirectory(TreeContext context, ImageSet images) : Dire
     {
         private const string MetricsName = "metrics";
 
+        public override bool MayTakeLong => images.LooksLong;
+
         public override TreeNode? Find(string name)
         {
             if (images.WithName(name) is { } image)
@@ -62,12 +64,16 @@ internal sealed class RootDirectory(TreeContext context, ImageSet images) : Dire
             return string.Equals(name, MetricsName, StringComparison.Ordinal) ? metrics : null;
         }
 
-        public override void List(List<DirectoryEntry> entries)
+        public override void List(List<DirectoryEntry> entries) => List(entries, static image => image.KnownDetails);
+
+        public override void Recall(List<DirectoryEntry> entries) => List(entries, static image => image.Details);
+
+        private void List(List<DirectoryEntry> entries, Func<ImageNodes, TreeNode?> detailsOf)
         {
             bool isHidden = false;
             foreach (ImageNodes image in images.Current())
             {
-                entries.Add(new DirectoryEntry(image.Name, image.Details));
+                entries.Add(new DirectoryEntry(image.Name, detailsOf(image)));
                 isHidden |= string.Equals(image.Name, MetricsName, StringComparison.Ordinal);
             }
 

@@ -9,24 +9,33 @@ namespace Qcow2Fuse.Hosting;
 /// <c>snapshots</c>: each internal snapshot by its name, or by its id where the name is taken or cannot be a file's.
 /// Files that are asked for have a node; those of the others are made when that happens.
 /// </summary>
-internal sealed class SnapshotsDirectory(TreeContext context, HostedImage image) : DirectoryNode(context)
+internal sealed class SnapshotsDirectory : DirectoryNode
 {
     private const string Ending = ".raw";
 
     /// <summary>Files with a node at most; the kernel asks again for those whose node has gone.</summary>
     private const int NodesMax = 1024;
 
-    /// <summary>What a directory says whose files have no number yet.</summary>
-    private const ulong UnknownNumber = 0xffff_ffff;
+    /// <summary>Characters of an id that is kept: all of a number's. Longer ones are looked for again.</summary>
+    private const int KeptIdChars = 32;
 
+    private readonly HostedImage _image;
     private readonly Lock _lock = new();
-    private readonly Dictionary<string, RawFileNode> _nodes = new(StringComparer.Ordinal);
-    private readonly Queue<string> _order = new();
+    private readonly Dictionary<UInt128, RawFileNode> _nodes = [];
+    private Queue<UInt128> _order = new();
     private SnapshotIndex? _index;
-    private int _indexOpening;
+    private bool _isRemoved;
+
+    public SnapshotsDirectory(TreeContext context, HostedImage image)
+        : base(context)
+    {
+        _image = image;
+        image.Closed += DropIndex;
+    }
 
     /// <inheritdoc/>
-    public override bool MayTakeLong => image.Current is null;
+    /// <remarks>A table of names is read, and the image opened for it.</remarks>
+    public override bool MayTakeLong => true;
 
     /// <inheritdoc/>
     public override TreeNode? Find(string name)
@@ -44,8 +53,8 @@ internal sealed class SnapshotsDirectory(TreeContext context, HostedImage image)
         {
             index.Visit(device, (int)Math.Min(position, index.Count), (number, name, snapshot) =>
             {
-                ulong node = _nodes.TryGetValue(SnapshotIndex.IdentityOf(snapshot), out RawFileNode? known)
-                    ? known.Number : UnknownNumber;
+                ulong node = _nodes.TryGetValue(SnapshotIndex.KeyOf(snapshot), out RawFileNode? known)
+                    ? known.Number : DirectoryEntry.UnknownNumber;
                 return visit(name + Ending, node, FuseAttributes.RegularFile, number + 1);
             });
             return null;
@@ -80,6 +89,9 @@ internal sealed class SnapshotsDirectory(TreeContext context, HostedImage image)
                 node.Retire();
             _nodes.Clear();
             _order.Clear();
+            _isRemoved = true;
+            _image.Closed -= DropIndex;
+            DropIndex();
         }
 
         base.Remove();
@@ -97,61 +109,98 @@ internal sealed class SnapshotsDirectory(TreeContext context, HostedImage image)
     private T? With<T>(Func<Qcow2Device, SnapshotIndex, T?> use)
         where T : class
     {
-        BlockDevice top = image.Acquire();
+        BlockDevice top = _image.Acquire();
         try
         {
             if (Qcow2Of(top) is not { } device)
                 return null;
             lock (_lock)
             {
-                // While it was closed others may have changed it, and its versions begin anew.
-                int opening = image.Openings;
-                if (_index is null || _indexOpening != opening || _index.Version != device.SnapshotVersion)
+                if (_index is null || _index.Version != device.SnapshotVersion)
                 {
-                    Follow(_index = new SnapshotIndex(device, _nodes.Keys));
-                    _indexOpening = opening;
+                    DropIndex();
+                    Follow(_index = new SnapshotIndex(device, Context.Settings.Memory, _nodes.Keys));
                 }
 
-                return use(device, _index);
+                try
+                {
+                    return use(device, _index);
+                }
+                finally
+                {
+                    if (_isRemoved)
+                        DropIndex();
+                }
             }
         }
         finally
         {
-            image.Release();
+            _image.Release();
+        }
+    }
+
+    /// <summary>
+    /// The image is closed: while it is, others may change it, and its versions begin anew. Nobody can be using the
+    /// index then.
+    /// </summary>
+    private void DropIndex()
+    {
+        lock (_lock)
+        {
+            _index?.Dispose();
+            _index = null;
         }
     }
 
     /// <summary>Who is still there keeps its node.</summary>
     private void Follow(SnapshotIndex index)
     {
-        foreach ((string identity, RawFileNode node) in _nodes.Where(known => !index.Has(known.Key)).ToArray())
+        foreach ((UInt128 identity, RawFileNode node) in _nodes.Where(known => !index.Has(known.Key)).ToArray())
         {
             node.Retire();
             _nodes.Remove(identity);
         }
+
+        if (_order.Count > _nodes.Count)
+            _order = new Queue<UInt128>(_order.Where(_nodes.ContainsKey));
     }
 
     private RawFileNode NodeOf(Qcow2Device device, SnapshotInfo snapshot)
     {
-        string identity = SnapshotIndex.IdentityOf(snapshot);
-        if (_nodes.TryGetValue(identity, out RawFileNode? known))
+        UInt128 key = SnapshotIndex.KeyOf(snapshot);
+        if (_nodes.TryGetValue(key, out RawFileNode? known))
             return known;
-        while (_nodes.Count >= NodesMax && _order.TryDequeue(out string? oldest))
+        while (_nodes.Count >= NodesMax && _order.TryDequeue(out UInt128 oldest))
         {
             if (_nodes.Remove(oldest, out RawFileNode? gone))
                 gone.Retire();
         }
 
-        string id = snapshot.Id;
+        string? id = snapshot.Id.Length <= KeptIdChars ? snapshot.Id : null;
         DerivedSource source = new(
-            image, snapshot.DiskSize, Math.Min(snapshot.DiskSize, device.AllocatedBytes), now => Open(now, id));
-        RawFileNode node = Context.Nodes.Add(new RawFileNode(Context, image, source), $"snapshot {identity}");
-        _nodes.Add(identity, node);
-        _order.Enqueue(identity);
+            _image, snapshot.DiskSize, Math.Min(snapshot.DiskSize, device.AllocatedBytes), now => Open(now, id, key));
+        RawFileNode node = Context.Nodes.Add(
+            new RawFileNode(Context, _image, source), $"snapshot {SnapshotIndex.IdentityOf(snapshot)}");
+        _nodes.Add(key, node);
+        _order.Enqueue(key);
         return node;
     }
 
-    private static BlockDevice Open(BlockDevice top, string id) =>
-        Qcow2Of(top)?.OpenSnapshot(id)
-        ?? throw new BlockException(BlockErrorKind.NotSupported, $"{top.Name}: has no snapshots");
+    private static BlockDevice Open(BlockDevice top, string? id, UInt128 key)
+    {
+        Qcow2Device device = Qcow2Of(top)
+            ?? throw new BlockException(BlockErrorKind.NotSupported, $"{top.Name}: has no snapshots");
+        if (id is null)
+        {
+            device.VisitSnapshots(0, record =>
+            {
+                if (SnapshotIndex.KeyOf(record.Snapshot) == key)
+                    id = record.Snapshot.Id;
+                return id is null;
+            });
+        }
+
+        return device.OpenSnapshot(
+            id ?? throw new BlockException(BlockErrorKind.NotFound, $"{top.Name}: a snapshot is not there any more"));
+    }
 }

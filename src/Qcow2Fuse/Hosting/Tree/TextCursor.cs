@@ -19,9 +19,13 @@ internal sealed class TextPace
 /// Makes the lines, without their ends. Null stands for a step of work that has come to no line yet: each is to be
 /// small, and what a maker holds between two lines too.
 /// </param>
-internal sealed class TextCursor(Func<TextPace, IEnumerable<string?>> lines) : IDisposable
+/// <param name="makerBytes">What a maker holds beside two lines, in bytes.</param>
+/// <param name="room">The memory of all texts.</param>
+internal sealed class TextCursor(
+    Func<TextPace, IEnumerable<string?>> lines, int makerBytes, TextRoom room) : IDisposable
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromMilliseconds(20);
+    /// <summary>A line as bytes, of which three are for a character, and as characters.</summary>
+    private const int LineFactor = 2;
 
     private readonly TextPace _pace = new();
     private readonly Lock _lock = new();
@@ -33,20 +37,50 @@ internal sealed class TextCursor(Func<TextPace, IEnumerable<string?>> lines) : I
     private bool _isAtEnd;
     private bool _isClosed;
 
+    /// <summary>What it has in memory now, in bytes.</summary>
+    public long Bytes => _lines is null ? 0 : makerBytes + ((long)LineFactor * _line.Length);
+
+    /// <summary>Its place in the room, which alone uses it.</summary>
+    public LinkedListNode<TextCursor>? Place { get; set; }
+
+    /// <summary>What the room counts for it.</summary>
+    public long CountedBytes { get; set; }
+
     /// <summary>Makes the first line, or fails.</summary>
     public void Begin()
     {
         lock (_lock)
+        {
             _ = MakeStep();
+            room.HasRead(this);
+        }
+    }
+
+    /// <summary>Lets go of what it has in memory, unless somebody reads.</summary>
+    public bool TryRest()
+    {
+        if (!_lock.TryEnter())
+            return false;
+        try
+        {
+            StartAgain();
+            return true;
+        }
+        finally
+        {
+            _lock.Exit();
+        }
     }
 
     /// <summary>Reads from a place of the text; fewer bytes than there is room for where that takes long.</summary>
-    /// <returns>Bytes read, 0 at the end, −EINTR where nobody waits any more, or −EAGAIN where somebody else reads,
-    /// or where the place is so far behind that the time does not do to get there.</returns>
+    /// <returns>
+    /// Bytes read, 0 at the end, −EINTR where nobody waits any more, or −EAGAIN where somebody else reads for longer
+    /// than the walk may take, or where the place is so far behind that the time does not do to get there.
+    /// </returns>
     public int Read(long offset, Span<byte> destination, in Walk walk)
     {
-        // Whoever waits here keeps others from being served.
-        if (!_lock.TryEnter(Patience))
+        // Whoever waits here keeps others from being served: only the few may for long.
+        if (!_lock.TryEnter(walk.Left))
             return -FuseErrno.EAGAIN;
         try
         {
@@ -56,6 +90,7 @@ internal sealed class TextCursor(Func<TextPace, IEnumerable<string?>> lines) : I
         }
         finally
         {
+            room.HasRead(this);
             _lock.Exit();
         }
     }
@@ -67,6 +102,7 @@ internal sealed class TextCursor(Func<TextPace, IEnumerable<string?>> lines) : I
         {
             StartAgain();
             _isClosed = true;
+            room.Leave(this);
         }
     }
 

@@ -9,7 +9,9 @@ namespace Qcow2Fuse.Hosting;
 /// </summary>
 /// <param name="context">What all nodes share.</param>
 /// <param name="lines">Makes the lines of the content, from the first on; see <see cref="TextCursor"/>.</param>
-internal sealed class TextFileNode(TreeContext context, Func<TextPace, IEnumerable<string?>> lines) : TreeNode
+/// <param name="makerBytes">What the maker holds beside its lines, in bytes.</param>
+internal sealed class TextFileNode(
+    TreeContext context, Func<TextPace, IEnumerable<string?>> lines, int makerBytes = 8 << 10) : TreeNode
 {
     /// <inheritdoc/>
     public override uint Kind => FuseAttributes.RegularFile;
@@ -38,26 +40,30 @@ internal sealed class TextFileNode(TreeContext context, Func<TextPace, IEnumerab
             return -FuseErrno.EROFS;
 
         // What cannot be read at all is said now. Past the page cache, which would stop at the size.
-        TextCursor cursor = new(lines);
-        cursor.Begin();
-        result = new FuseOpenResult(context.AddHandle(cursor), FuseOpenFlags.DirectIO);
-        return 0;
+        TextCursor cursor = Create();
+        try
+        {
+            cursor.Begin();
+            result = new FuseOpenResult(context.AddHandle(cursor), FuseOpenFlags.DirectIO);
+            return 0;
+        }
+        catch
+        {
+            cursor.Dispose();
+            throw;
+        }
     }
 
     /// <inheritdoc/>
     public override int Resume(ulong handle)
     {
         if (context.Handle<TextCursor>(handle) is null)
-            context.RenewHandle(handle, new TextCursor(lines));
+            context.RenewHandle(handle, Create());
         return 0;
     }
 
     /// <inheritdoc/>
-    public override void Release(ulong handle)
-    {
-        context.Handle<TextCursor>(handle)?.Dispose();
-        context.RemoveHandle(handle);
-    }
+    public override void Release(ulong handle) => context.DropHandle(handle);
 
     /// <inheritdoc/>
     public override int Read(ulong handle, long offset, Span<byte> destination)
@@ -67,4 +73,6 @@ internal sealed class TextFileNode(TreeContext context, Func<TextPace, IEnumerab
         using Walk walk = context.Walks.Begin();
         return cursor.Read(offset, destination, walk);
     }
+
+    private TextCursor Create() => new(lines, makerBytes, context.Texts);
 }

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Collections.Concurrent;
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Fuse;
@@ -21,7 +20,10 @@ internal sealed class TreeContext
 
     private const ulong WritingBit = 1UL << 30;
 
-    private readonly ConcurrentDictionary<ulong, object> _handles = new();
+    /// <summary>Images whose details have nodes, at most.</summary>
+    private const int DetailsMax = 1024;
+
+    private readonly Queue<ImageNodes> _details = new();
     private uint _lastHandle;
 
     /// <summary>A tree without nodes.</summary>
@@ -59,6 +61,12 @@ internal sealed class TreeContext
     /// <summary>Bounds of requests that go over much of a disk.</summary>
     public WalkLimits Walks { get; init; } = new();
 
+    /// <summary>What is kept for open texts and directories.</summary>
+    public HandleTable Handles { get; init; } = new();
+
+    /// <summary>What the texts that are read have in memory.</summary>
+    public TextRoom Texts { get; init; } = new();
+
     /// <summary>The nodes by number.</summary>
     public NodeTable Nodes { get; } = new();
 
@@ -77,15 +85,17 @@ internal sealed class TreeContext
     };
 
     /// <summary>Keeps what an open file or directory needs until it is released.</summary>
+    /// <exception cref="HandlesExhaustedException">Too many are open.</exception>
     public ulong AddHandle(object content)
     {
         ulong handle = PlainHandle | Interlocked.Increment(ref _lastHandle);
-        _handles[handle] = content;
+        Handles.Set(handle, content);
         return handle;
     }
 
     /// <summary>Keeps it again for a handle that an earlier process gave out.</summary>
-    public void RenewHandle(ulong handle, object content) => _handles[handle] = content;
+    /// <exception cref="HandlesExhaustedException">Too many are open.</exception>
+    public void RenewHandle(ulong handle, object content) => Handles.Set(handle, content);
 
     /// <summary>Whether a handle was given out by this process, and not by one that served the mount before.</summary>
     public bool IsOwn(ulong handle) => (uint)(handle >> GenerationShift) == Generation;
@@ -112,10 +122,34 @@ internal sealed class TreeContext
     /// <summary>What was kept; null for a handle that nobody has.</summary>
     public T? Handle<T>(ulong handle)
         where T : class =>
-        _handles.TryGetValue(handle, out object? content) ? content as T : null;
+        Handles.Get<T>(handle);
 
     /// <summary>Forgets a handle.</summary>
-    public void RemoveHandle(ulong handle) => _handles.TryRemove(handle, out _);
+    public void RemoveHandle(ulong handle) => Handles.Remove(handle);
+
+    /// <summary>Forgets a handle whose node has gone before it.</summary>
+    public void DropHandle(ulong handle)
+    {
+        Handle<TextCursor>(handle)?.Dispose();
+        RemoveHandle(handle);
+    }
+
+    /// <summary>
+    /// Tells that an image has nodes of its details now. The one that has had them for longest gives its own back where
+    /// there are too many; the kernel asks again for what has no node.
+    /// </summary>
+    public void HasDetails(ImageNodes image)
+    {
+        ImageNodes? oldest = null;
+        lock (_details)
+        {
+            _details.Enqueue(image);
+            if (_details.Count > DetailsMax)
+                oldest = _details.Dequeue();
+        }
+
+        oldest?.DropDetails();
+    }
 
     /// <summary>
     /// Which nodes are open for writing, for the process that goes on with the mount; null where none will.

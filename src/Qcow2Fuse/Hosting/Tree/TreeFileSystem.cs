@@ -13,6 +13,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
 {
     private const int MessagePeriodMilliseconds = 1000;
 
+    private readonly StatisticsSum _sums = new();
     private long _lastMessage = -MessagePeriodMilliseconds;
 
     /// <inheritdoc/>
@@ -65,6 +66,8 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     {
         if (context.Nodes.TryGet(node, out TreeNode? found))
             found.Release(handle);
+        else
+            context.DropHandle(handle);
     }
 
     /// <inheritdoc/>
@@ -118,15 +121,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     /// <inheritdoc/>
     public int GetStatistics(ulong node, out FuseStatistics statistics)
     {
-        ulong size = 0;
-        ulong free = 0;
-        foreach (ImageNodes image in images.Current())
-        {
-            long length = image.Raw.Length;
-            size += (ulong)length;
-            free += (ulong)Math.Max(length - image.Raw.AllocatedBytes, 0);
-        }
-
+        (ulong size, ulong free) = _sums.Of(images.Current());
         statistics = new FuseStatistics
         {
             BlockSize = TreeContext.BlockSize,
@@ -150,7 +145,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         ManagedRoom.Require();
 
         // As it is now, so that positions mean the same in all reads.
-        handle = context.AddHandle(EntriesOf(directory));
+        handle = context.AddHandle(directory.Listing());
         return 0;
     }
 
@@ -158,23 +153,23 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     public int ReadDirectory(ulong node, ulong handle, long offset, ref FuseDirectoryWriter entries)
     {
         ManagedRoom.Require();
-        if (!context.IsOwn(handle) && context.Handle<List<DirectoryEntry>>(handle) is null
+        if (!context.IsOwn(handle) && context.Handle<DirectoryListing>(handle) is null
             && context.Nodes.TryGet(node, out TreeNode? found) && found is DirectoryNode directory)
         {
-            context.RenewHandle(handle, EntriesOf(directory));
+            context.RenewHandle(handle, directory.Listing());
         }
 
-        if (context.Handle<List<DirectoryEntry>>(handle) is not { } all)
+        if (context.Handle<DirectoryListing>(handle) is not { Entries: { } all })
             return -FuseErrno.EBADF;
-        int i = (int)Math.Min(offset, all.Count);
-        for (; i < all.Count; i++)
+        int i = (int)Math.Min(offset, all.Length);
+        for (; i < all.Length; i++)
         {
-            TreeNode entry = all[i].Node;
-            if (!entries.Add(entry.Number, entry.Kind, Encoding.UTF8.GetBytes(all[i].Name), i + 1))
+            DirectoryEntry entry = all[i];
+            if (!entries.Add(entry.Number, entry.Kind, Encoding.UTF8.GetBytes(entry.Name), i + 1))
                 return 0;
         }
 
-        ListRest(node, Math.Max(offset, all.Count) - all.Count, all.Count, ref entries);
+        ListRest(node, Math.Max(offset, all.Length) - all.Length, all.Length, ref entries);
         return 0;
     }
 
@@ -244,6 +239,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         return exception switch
         {
             BlockException failure => BlockErrnos.Of(failure.Kind),
+            HandlesExhaustedException => Linux.Errno.ENFILE,
             OutOfMemoryException => Linux.Errno.ENOMEM,
             _ => FuseErrno.EIO,
         };
@@ -260,14 +256,6 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         if (error != 0)
             found = null;
         return error;
-    }
-
-    private static List<DirectoryEntry> EntriesOf(DirectoryNode directory)
-    {
-        List<DirectoryEntry> entries = [new(".", directory), new("..", directory)];
-        if (!directory.ListFrom(0, static (_, _, _, _) => false))
-            directory.List(entries);
-        return entries;
     }
 
     /// <summary>Copies what fits, all or nothing, and returns how long it is.</summary>

@@ -65,6 +65,16 @@ internal readonly ref struct Walk
         }
     }
 
+    /// <summary>How long it may still take.</summary>
+    public TimeSpan Left
+    {
+        get
+        {
+            TimeSpan left = (_isLong ? _limits.LongTime : _limits.ShortTime) - Stopwatch.GetElapsedTime(_started);
+            return left > TimeSpan.Zero ? left : TimeSpan.Zero;
+        }
+    }
+
     /// <summary>Whether nobody waits for the answer any more, since a while.</summary>
     public bool IsInterrupted =>
         _call is { IsInterrupted: true } && Stopwatch.GetElapsedTime(_started) >= _limits.ShortTime;

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using System.Text;
+using Microsoft.Extensions.Logging.Abstractions;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Commands;
+using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Testing;
+using Xunit;
+
+namespace Qcow2Fuse.EndToEnd.Tests.Hosting;
+
+/// <summary>Directories with more than there is room for, and those that somebody changes all the time.</summary>
+public sealed class ImageBoundsTests : CommandTest
+{
+    private static readonly MountSettings Settings = new() { ReadOnly = true };
+
+    private int _touched;
+
+    [Fact]
+    public void Images_beyond_the_memory_for_them_are_refused_and_the_others_served()
+    {
+        Create(20);
+        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance) { ImageBytesMax = 5 * 1200 };
+        TreeFileSystem files = TreeOf(images);
+        List<string> names = HostTree.Names(files, 1);
+        Assert.Equal(5 + 2, names.Count);
+        foreach (string name in names.Skip(2))
+            Assert.Equal(1 << 20, HostTree.Find(files, name).Size);
+        string other = Enumerable.Range(0, 20).Select(NameOf).First(name => !names.Contains(name));
+        Touch();
+        BlockException failure = Assert.Throws<BlockException>(
+            () => files.Lookup(1, Encoding.UTF8.GetBytes(other), out _));
+        Assert.Equal(BlockErrorKind.NoMemory, failure.Kind);
+
+        // Where one goes there is room for another.
+        File.Delete(Path.Combine(PathOf("images"), Path.ChangeExtension(names[2], ".qcow2")));
+        Assert.Equal(-FuseErrno.ENOENT, files.Lookup(1, Encoding.UTF8.GetBytes(names[2]), out _));
+        Touch();
+        Assert.Equal(5 + 2, HostTree.Names(files, 1).Count);
+    }
+
+    [Fact]
+    public void Names_beyond_the_memory_for_them_are_not_listed_and_still_found()
+    {
+        Create(20);
+        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance) { NameBytesMax = 5 * 120 };
+        TreeFileSystem files = TreeOf(images);
+        Assert.Equal(5 + 2, HostTree.Names(files, 1).Count);
+        Touch();
+        for (int i = 0; i < 20; i++)
+            Assert.Equal(1 << 20, HostTree.Find(files, NameOf(i)).Size);
+
+        // Who was found stays.
+        Touch();
+        Assert.Equal(20 + 2, HostTree.Names(files, 1).Count);
+    }
+
+    [Fact]
+    public void Who_changes_a_large_directory_has_it_looked_at_for_a_part_of_the_time_and_names_are_right_at_once()
+    {
+        Create(3);
+        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance)
+        {
+            BriefLook = TimeSpan.FromTicks(-1),
+            ChangeShare = int.MaxValue,
+        };
+        TreeFileSystem files = TreeOf(images);
+        Assert.Equal(3 + 2, HostTree.Names(files, 1).Count);
+        Assert.True(images.LooksLong);
+        Write("new.qcow2");
+        Write("other.img");
+        File.Delete(Path.Combine(PathOf("images"), "i1.qcow2"));
+        Touch();
+        Assert.Equal(3 + 2, HostTree.Names(files, 1).Count);
+        Assert.Equal(1 << 20, HostTree.Find(files, "new.raw").Size);
+        Assert.Equal(1 << 20, HostTree.Find(files, "other.raw").Size);
+        Assert.Equal(-FuseErrno.ENOENT, files.Lookup(1, "i1.raw"u8, out _));
+        Assert.Equal([".", "..", "i0.raw", "i2.raw", "new.raw", "other.raw"], HostTree.Names(files, 1));
+    }
+
+    [Fact]
+    public void What_a_file_system_has_is_asked_of_a_few_images_at_a_time()
+    {
+        Create(3);
+        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance);
+        _ = TreeOf(images);
+        StatisticsSum sum = new() { Patience = TimeSpan.Zero };
+        Assert.Equal(1UL << 20, sum.Of(images.Current()).Size);
+        Assert.Equal(2UL << 20, sum.Of(images.Current()).Size);
+        Assert.Equal(3UL << 20, sum.Of(images.Current()).Size);
+        Assert.Equal(3UL << 20, sum.Of(images.Current()).Size);
+        Assert.Equal(3UL << 20, new StatisticsSum { Patience = Eventually.Patience }.Of(images.Current()).Size);
+    }
+
+    private static string NameOf(int number) => string.Create(CultureInfo.InvariantCulture, $"i{number}.raw");
+
+    private void Create(int count)
+    {
+        Directory.CreateDirectory(PathOf("images"));
+        for (int i = 0; i < count; i++)
+            Write(Path.ChangeExtension(NameOf(i), ".qcow2"));
+    }
+
+    private void Write(string name) =>
+        HostTree.Write(NamesImage.WithSnapshots(0, 0, 0), Path.Combine(PathOf("images"), name));
+
+    /// <summary>The directory changes, whatever the clock of its file system shows.</summary>
+    private void Touch() =>
+        Directory.SetLastWriteTimeUtc(PathOf("images"), DateTime.UtcNow.AddSeconds(10 * ++_touched));
+
+    private static TreeFileSystem TreeOf(ImageSet images)
+    {
+        TreeContext context = new(Settings, NullLogger.Instance);
+        images.CreateNodes(context, rootIsFile: false);
+        return new TreeFileSystem(context, images);
+    }
+}
