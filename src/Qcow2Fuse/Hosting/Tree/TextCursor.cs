@@ -90,8 +90,14 @@ internal sealed class TextCursor(
         }
         finally
         {
-            room.HasRead(this);
-            _lock.Exit();
+            try
+            {
+                room.HasRead(this);
+            }
+            finally
+            {
+                _lock.Exit();
+            }
         }
     }
 
