@@ -54,7 +54,5 @@ internal static class AnswerWriter
             json.WriteString("error", error);
         if (answer.Hint is { } hint)
             json.WriteString("hint", hint);
-        if (answer.FileSize is { } size)
-            json.WriteNumber("file-size", size);
     }
 }

@@ -19,7 +19,7 @@ public sealed class AnswerWriterTests
         foreach (ControlAnswer answer in (ControlAnswer[])
             [
                 new ControlAnswer(),
-                new ControlAnswer(3, text, ["one", "two"], "error", "hint", 4096),
+                new ControlAnswer(3, text, ["one", "two"], "error", "hint"),
                 new ControlAnswer(Output: "short\n", Messages: []),
             ])
         {
