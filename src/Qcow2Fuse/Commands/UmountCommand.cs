@@ -60,8 +60,9 @@ internal static class UmountCommand
     /// </summary>
     private static int RunMount(MountEntry mount, string directory, bool lazy)
     {
-        if (DaemonTable.Read().Find(mount) is not { } process)
-            return RunUnseen(mount, directory, lazy);
+        DaemonTable daemons = DaemonTable.Read();
+        if (daemons.Find(mount) is not { } process)
+            return RunUnseen(mount, directory, lazy, daemons.IsHeld(mount));
         using DaemonEnd? end = DaemonEnd.Watch(process);
         Unmount(mount.MountPoint, lazy);
         if (!lazy)
@@ -73,7 +74,7 @@ internal static class UmountCommand
     /// A mount whose daemon is dead, another user's, or one of this user that lets nobody look at it and is asked over
     /// its socket.
     /// </summary>
-    private static int RunUnseen(MountEntry mount, string directory, bool lazy)
+    private static int RunUnseen(MountEntry mount, string directory, bool lazy, bool isHeld)
     {
         using ControlClient? client = DaemonFinder.FindClient(mount);
         using DaemonEnd? end = client is null ? null : DaemonEnd.Watch(client.Process);
@@ -87,7 +88,7 @@ internal static class UmountCommand
         else
         {
             // Nobody can write to a dead mount, so those who have files of it open lose nothing.
-            Unmount(mount.MountPoint, lazy || IsDead(mount));
+            Unmount(mount.MountPoint, lazy || (!isHeld && IsDead(mount)));
         }
 
         if (!lazy)
@@ -96,8 +97,7 @@ internal static class UmountCommand
     }
 
     /// <summary>
-    /// Whether nobody serves a mount any more. Root sees all processes; for others the mount is asked, if it is their
-    /// own, which answers at once where nobody has it open.
+    /// Whether nobody serves a mount any more. It is asked, which is answered at once where nobody has the session open.
     /// </summary>
     private static bool IsDead(MountEntry mount) =>
         MountPoint.Inspect(mount.MountPoint, MountRequest.Subtype).State == MountPointState.Stale;

@@ -57,6 +57,12 @@ internal sealed class DaemonTable
         return holders.Count == 1 ? holders[0].Id : null;
     }
 
+    /// <summary>
+    /// Whether a process that is seen keeps a mount alive, if not as its daemon: nobody may answer there.
+    /// </summary>
+    public bool IsHeld(MountEntry mount) => _candidates.Exists(candidate =>
+        candidate.Connections.Contains(mount.Minor.ToString(CultureInfo.InvariantCulture)));
+
     /// <summary>The descriptor of a process that is its <see cref="LastWord"/>; null where it has none.</summary>
     public static string? WordOf(int process) =>
         Look(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}"), process)?.Word;

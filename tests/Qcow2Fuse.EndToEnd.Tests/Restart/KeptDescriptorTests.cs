@@ -69,12 +69,14 @@ public sealed class KeptDescriptorTests : RestartTest
     }
 
     /// <summary>Nobody serves it then, and nobody is waited for.</summary>
-    [SkippableFact]
-    public void A_kept_mount_without_a_daemon_is_unmounted()
+    [SkippableTheory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_kept_mount_without_a_daemon_is_unmounted(bool lazy)
     {
         Begin();
         Assert.Equal(137, Manager.End("KILL"));
-        Run("umount", "-l", MountPoint).ShouldSucceed();
+        Run(["umount", .. lazy ? (string[])["-l"] : [], MountPoint]).ShouldSucceed();
         Assert.False(IsMounted(MountPoint));
         Manager.Drop();
     }
