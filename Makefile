@@ -104,14 +104,15 @@ install: build
 	for unit in qcow2fuse.service qcow2fuse@.service; do \
 		sed 's,/usr/bin/qcow2fuse,$(PREFIX)/bin/qcow2fuse,' $$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
 	@# mount(8) looks for its helpers in /sbin only.
-	if [ -z '$(DESTDIR)' ] && [ '$(PREFIX)' != /usr ]; then ln -sf $(PREFIX)/bin/qcow2fuse /sbin/mount.qcow2fuse; fi
+	if [ '$(PREFIX)' != /usr ]; then \
+		install -d $(DESTDIR)/sbin; ln -sf $(PREFIX)/bin/qcow2fuse $(DESTDIR)/sbin/mount.qcow2fuse; fi
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/qcow2fuse $(DESTDIR)$(PREFIX)/sbin/mount.qcow2fuse
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/qcow2fuse.1 $(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse.service \
 		$(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse@.service
-	if [ -z '$(DESTDIR)' ] && [ "$$(readlink /sbin/mount.qcow2fuse)" = '$(PREFIX)/bin/qcow2fuse' ]; then \
-		rm -f /sbin/mount.qcow2fuse; fi
+	if [ "$$(readlink $(DESTDIR)/sbin/mount.qcow2fuse)" = '$(PREFIX)/bin/qcow2fuse' ]; then \
+		rm -f $(DESTDIR)/sbin/mount.qcow2fuse; fi
 	rmdir --ignore-fail-on-non-empty $(DESTDIR)/etc/qcow2fuse
 
 clean:

@@ -70,8 +70,8 @@ public sealed partial class Qcow2Device
     {
         CheckWritable();
         if (_foundCorrupt)
-            throw new BlockException(
-                BlockErrorKind.Io, $"{Name}: the image was found corrupt and is not written any more");
+            throw BlockException.About(
+                Name, BlockErrorKind.Io, "the image was found corrupt and is not written any more");
         StoreGathered();
         try
         {

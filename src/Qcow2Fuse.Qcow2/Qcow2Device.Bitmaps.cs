@@ -284,8 +284,8 @@ public sealed partial class Qcow2Device
     {
         PersistentBitmap bitmap = Find(bitmaps, name);
         if (bitmap.IsInconsistent)
-            throw new BlockException(BlockErrorKind.NotSupported,
-                $"{Name}: bitmap '{Printable.Text(name)}' was not stored after it had been in use and is worthless",
+            throw BlockException.About(Name, BlockErrorKind.NotSupported,
+                $"bitmap '{Printable.Text(name)}' was not stored after it had been in use and is worthless",
                 hint: "it can be removed, and added again");
         if (bitmap.Entry.NotUnderstood is { } reason)
             throw BitmapError(BlockErrorKind.UnsupportedFeature, name, reason);
@@ -293,5 +293,5 @@ public sealed partial class Qcow2Device
     }
 
     private BlockException BitmapError(BlockErrorKind kind, string name, string reason) =>
-        new(kind, $"{Name}: bitmap '{Printable.Text(name)}': {reason}");
+        BlockException.About(Name, kind, $"bitmap '{Printable.Text(name)}': {reason}");
 }

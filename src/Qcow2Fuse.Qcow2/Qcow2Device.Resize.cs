@@ -40,11 +40,11 @@ public sealed partial class Qcow2Device
         BeginWrite(offset: 0, length: 0);
         StoreGathered();
         if (length < 0 || length % SectorBytes != 0)
-            throw new BlockException(
-                BlockErrorKind.OutOfRange, $"{Name}: size {length} is not a multiple of {SectorBytes}");
+            throw BlockException.About(
+                Name, BlockErrorKind.OutOfRange, $"size {length} is not a multiple of {SectorBytes}");
         long entries = _geometry.L1EntriesFor(length);
         if (entries > Qcow2HeaderReader.L1BytesMax / 8)
-            throw new BlockException(BlockErrorKind.TooLarge, $"{Name}: {length} bytes need too large an L1 table");
+            throw BlockException.About(Name, BlockErrorKind.TooLarge, $"{length} bytes need too large an L1 table");
         lock (_resizeLock)
         {
             if (length == Length)
@@ -126,8 +126,8 @@ public sealed partial class Qcow2Device
     {
         Qcow2Header header = _header.Current;
         if (header.Version < 3 && header.SnapshotCount > 0)
-            throw new BlockException(BlockErrorKind.NotSupported,
-                $"{Name}: a version 2 image with snapshots cannot be shrunk, they do not hold the size of their disk");
+            throw BlockException.About(Name, BlockErrorKind.NotSupported,
+                "a version 2 image with snapshots cannot be shrunk, they do not hold the size of their disk");
         bool isRaw = IsRawExternal;
         lock (_gate)
         {

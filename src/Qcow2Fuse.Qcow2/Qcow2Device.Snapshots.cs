@@ -132,8 +132,8 @@ public sealed partial class Qcow2Device
     {
         SnapshotEntry entry = FindSnapshot(nameOrId);
         if (entry.Readers > 0)
-            throw new BlockException(BlockErrorKind.Locked,
-                $"{Name}: snapshot '{Printable.Text(entry.Info.Name)}' is being read and cannot be deleted");
+            throw BlockException.About(Name, BlockErrorKind.Locked,
+                $"snapshot '{Printable.Text(entry.Info.Name)}' is being read and cannot be deleted");
         changes.Delete(LoadedSnapshots(), entry, left => _snapshots = left);
     });
 
@@ -293,22 +293,22 @@ public sealed partial class Qcow2Device
     }
 
     private SnapshotEntry FindSnapshot(string nameOrId) =>
-        SnapshotTable.Find(LoadedSnapshots(), nameOrId) ?? throw new BlockException(
-            BlockErrorKind.NotFound, $"{Name}: has no snapshot '{Printable.Text(nameOrId)}'");
+        SnapshotTable.Find(LoadedSnapshots(), nameOrId) ?? throw BlockException.About(
+            Name, BlockErrorKind.NotFound, $"has no snapshot '{Printable.Text(nameOrId)}'");
 
     private long SizeOf(SnapshotEntry entry)
     {
         long size = entry.Info.DiskSize & ~511L;
         if (size < 0 || _geometry.L1EntriesFor(size) > (32L << 20) / 8)
-            throw new BlockException(BlockErrorKind.TooLarge,
-                $"{Name}: snapshot '{Printable.Text(entry.Info.Name)}' claims a size of {entry.Info.DiskSize} bytes");
+            throw BlockException.About(Name, BlockErrorKind.TooLarge,
+                $"snapshot '{Printable.Text(entry.Info.Name)}' claims a size of {entry.Info.DiskSize} bytes");
         return size;
     }
 
     private void RefuseExternalData()
     {
         if (_geometry.DataIsExternal)
-            throw new BlockException(BlockErrorKind.NotSupported,
-                $"{Name}: an image with an external data file cannot have snapshots");
+            throw BlockException.About(Name, BlockErrorKind.NotSupported,
+                "an image with an external data file cannot have snapshots");
     }
 }

@@ -94,6 +94,28 @@ public sealed class MountSpecTests
             Assert.Contains(hint, failure.Hint, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData(
+        "/usr/bin/fusermount3: user has no write access to mountpoint /mnt\n",
+        "/mnt: user has no write access to mountpoint /mnt")]
+    [InlineData(
+        "/usr/bin/fusermount3: entry for /mnt not found\n/usr/bin/fusermount3: cannot run fusermount3: no\n",
+        "/mnt: entry for /mnt not found; cannot run fusermount3: no")]
+    public void FusermountsMessagesArePassedOnWhole(string complaint, string message) =>
+        Assert.Equal(message, Fusermount.Failure("/mnt", complaint).Message);
+
+    [Fact]
+    public void LabelsAreTheKernelsWhereItKnowsThem()
+    {
+        MountSpec spec = Plain with { SecurityOptions = [("context", "system_u:object_r:virt_image_t:s0:c1,c2")] };
+        bool isOn = File.Exists("/sys/fs/selinux/enforce");
+        Assert.Equal(isOn ? spec.SecurityOptions : [], spec.EffectiveSecurityOptions);
+        Assert.Equal(
+            isOn,
+            Fusermount.Options(spec).Contains(
+                @"context=system_u:object_r:virt_image_t:s0:c1\,c2", StringComparison.Ordinal));
+    }
+
     [Fact]
     public void MissingMountPointIsNamed()
     {

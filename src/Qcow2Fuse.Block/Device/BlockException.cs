@@ -64,6 +64,16 @@ public sealed class BlockException : Exception
     /// <summary>What the user can do about it, one line without "hint:"; or null.</summary>
     public string? Hint { get; }
 
+    /// <summary>The file it is about, by the name in front of the message; null where nobody has said.</summary>
+    public string? File { get; private init; }
+
+    /// <summary>The message without that name; null where nobody has said which it is.</summary>
+    public string? Reason { get; private init; }
+
+    /// <summary>A failure whose message is a file's name and a reason; others may know it by another name.</summary>
+    public static BlockException About(string file, BlockErrorKind kind, string reason, string? hint = null) =>
+        new(kind, $"{file}: {reason}", hint: hint) { File = file, Reason = reason };
+
     /// <summary>A request outside <paramref name="device"/>.</summary>
     public static BlockException OutOfRange(BlockDevice device, long offset, long length) =>
         new(BlockErrorKind.OutOfRange,

@@ -13,6 +13,7 @@ public sealed partial class FuseMount : IDisposable
 {
     private const int StackedStaleMounts = 16;
     private const int SysAdminCapability = 21;
+    private const ulong RemountFlag = 32;
 
     private readonly int _keepAlive;
     private readonly MountEntry? _entry;
@@ -94,6 +95,17 @@ public sealed partial class FuseMount : IDisposable
             throw FuseMountErrors.Busy(path);
         else if (result < 0)
             throw new FuseMountException(FuseMountError.System, $"{path}: umount: {FuseMountErrors.Text(-result)}");
+    }
+
+    /// <summary>Gives what is mounted at a path other flags (MS_REMOUNT); all else of it stays as it is.</summary>
+    /// <param name="entry">The mount.</param>
+    /// <param name="flags">All flags that it is to have.</param>
+    /// <exception cref="FuseMountException">The kernel refuses it.</exception>
+    public static void Remount(MountEntry entry, MountFlags flags)
+    {
+        int result = MountCalls.Mount(entry.Source, entry.MountPoint, entry.Type, (ulong)flags | RemountFlag, "");
+        if (result < 0)
+            throw FuseMountErrors.MountCall(entry.MountPoint, -result);
     }
 
     /// <summary>Says who keeps a mount of any kind from being unmounted.</summary>
@@ -288,6 +300,8 @@ public sealed partial class FuseMount : IDisposable
             options += ",allow_other";
         if (spec.MaxRead > 0)
             options += string.Create(CultureInfo.InvariantCulture, $",max_read={spec.MaxRead}");
+        foreach ((string name, string label) in spec.EffectiveSecurityOptions)
+            options += $",{name}=\"{label}\"";
         return options;
     }
 }

@@ -95,19 +95,18 @@ internal static class Fusermount
             words.Add(string.Create(CultureInfo.InvariantCulture, $"max_read={spec.MaxRead}"));
         if (spec.AutoUnmount)
             words.Add("auto_unmount");
+        words.AddRange(spec.EffectiveSecurityOptions.Select(static one => $"{one.Name}={Escape(one.Label)}"));
         return string.Join(',', words);
     }
 
     /// <summary>Turns the helper's complaint into ours.</summary>
     internal static FuseMountException Failure(string path, string message)
     {
-        string reason = message.Split('\n').Select(line => line.Trim()).LastOrDefault(line => line.Length > 0)
-            ?? "fusermount3 failed without a message";
-
-        // It calls itself by the path that it was started by.
-        int name = reason.IndexOf(Program + ": ", StringComparison.Ordinal);
-        if (name >= 0)
-            reason = reason[(name + Program.Length + 2)..];
+        string reason = string.Join(
+            "; ",
+            message.Split('\n').Select(static line => WithoutName(line.Trim())).Where(static line => line.Length > 0));
+        if (reason.Length == 0)
+            reason = "fusermount3 failed without a message";
         if (reason.Contains("user_allow_other", StringComparison.Ordinal))
         {
             return new FuseMountException(
@@ -124,6 +123,13 @@ internal static class Fusermount
         return reason.Contains("not permitted", StringComparison.OrdinalIgnoreCase)
             ? new FuseMountException(FuseMountError.NotPermitted, $"{path}: {reason}", FuseMountErrors.ContainerHint)
             : new FuseMountException(FuseMountError.System, $"{path}: {reason}");
+    }
+
+    /// <summary>It calls itself, in front of each line, by the path that it was started by.</summary>
+    private static string WithoutName(string line)
+    {
+        int name = line.IndexOf(Program + ": ", StringComparison.Ordinal);
+        return name >= 0 && !line.AsSpan(0, name).Contains(' ') ? line[(name + Program.Length + 2)..] : line;
     }
 
     private static string Escape(string value) =>

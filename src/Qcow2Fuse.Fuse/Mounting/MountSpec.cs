@@ -4,6 +4,8 @@ namespace Qcow2Fuse.Fuse;
 /// <summary>What to mount, where and how.</summary>
 public sealed record MountSpec
 {
+    private const string SecurityModule = "/sys/fs/selinux/enforce";
+
     /// <summary>An existing directory or regular file; the root node must be of the same kind.</summary>
     public required string MountPoint { get; init; }
 
@@ -28,10 +30,20 @@ public sealed record MountSpec
     public int MaxRead { get; init; }
 
     /// <summary>
+    /// Labels of SELinux, <c>context</c> and such, with their values. Where SELinux is off they mean nothing, as for
+    /// mount(8).
+    /// </summary>
+    public IReadOnlyList<(string Name, string Label)> SecurityOptions { get; init; } = [];
+
+    /// <summary>
     /// Whether the mount goes when this process dies. It mounts by way of fusermount3, which stays behind to see to
     /// it; before version 3.15 this works for root only.
     /// </summary>
     public bool AutoUnmount { get; init; }
+
+    /// <summary>Those that the kernel knows.</summary>
+    internal IReadOnlyList<(string Name, string Label)> EffectiveSecurityOptions =>
+        SecurityOptions.Count > 0 && File.Exists(SecurityModule) ? SecurityOptions : [];
 
     /// <summary>
     /// Applies one word of "-o": the generic flags (ro, nosuid, noatime ...) and the options of FUSE (allow_other,

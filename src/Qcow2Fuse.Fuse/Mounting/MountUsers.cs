@@ -13,10 +13,25 @@ internal static class MountUsers
     private const int ShownMax = 3;
 
     /// <summary>
-    /// What there is to say in half a sentence, such as <c>dd (pid 4711) has disk.raw open</c>; null if nobody is seen.
+    /// The kernel shows what a process has mapped only while nobody changes that, and whoever waits for a file system
+    /// that hangs may keep it from doing so.
+    /// </summary>
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(2);
+
+    /// <summary>
+    /// What there is to say in half a sentence, such as <c>dd (pid 4711) has disk.raw open</c>; null if nobody is seen
+    /// within two seconds.
     /// </summary>
     /// <param name="mountPoint">An absolute path without symbolic links.</param>
     public static string? Describe(string mountPoint)
+    {
+        string? found = null;
+        Thread look = new(() => found = Find(mountPoint)) { IsBackground = true, Name = "mount-users" };
+        look.Start();
+        return look.Join(Patience) ? found : null;
+    }
+
+    private static string? Find(string mountPoint)
     {
         List<string> users = [.. MountsBelow(mountPoint), .. LoopsOn(mountPoint), .. Processes(mountPoint)];
         if (users.Count == 0)

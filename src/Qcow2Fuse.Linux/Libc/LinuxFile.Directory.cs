@@ -47,6 +47,29 @@ public static unsafe partial class LinuxFile
         return result < 0 ? -errno : 0;
     }
 
+    /// <summary>
+    /// Makes a directory with exactly this mode, whatever the umask is: 0, or −errno. −EEXIST where the name is taken;
+    /// what is there, or mounted there, is asked nothing.
+    /// </summary>
+    public static int MakeDirectory(string path, uint mode)
+    {
+        int result = MakeDirectoryNative(path, mode);
+        int errno = Marshal.GetLastPInvokeError();
+        return result < 0 ? -errno : SetDirectoryMode(path, mode);
+    }
+
+    /// <summary>Sets the mode of a directory, not of one that a link leads to: 0, or −errno.</summary>
+    public static int SetDirectoryMode(string path, uint mode)
+    {
+        int fd = Open(path, OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.NoFollow | OpenFlags.CloseOnExec);
+        if (fd < 0)
+            return fd;
+        int result = ChangeModeNative(fd, mode);
+        int errno = Marshal.GetLastPInvokeError();
+        _ = Close(fd);
+        return result < 0 ? -errno : 0;
+    }
+
     /// <summary>statx(2) of an open descriptor: 0, or −errno.</summary>
     public static int Status(int fd, out FileStatus status)
     {
@@ -170,6 +193,12 @@ public static unsafe partial class LinuxFile
         return (Math.Clamp(seconds, -since, last) + since) * TimeSpan.TicksPerSecond
             + Math.Min(nanoseconds, 999_999_999) / 100;
     }
+
+    [LibraryImport("libc", EntryPoint = "mkdir", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int MakeDirectoryNative(string path, uint mode);
+
+    [LibraryImport("libc", EntryPoint = "fchmod", SetLastError = true)]
+    private static partial int ChangeModeNative(int fd, uint mode);
 
     [LibraryImport("libc", EntryPoint = "openat", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int OpenAtNative(int directory, string name, int flags, uint mode);

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+using System.Globalization;
+
 namespace Qcow2Fuse.Linux;
 
 /// <summary>What processes have open, as /proc says it.</summary>
@@ -20,5 +22,22 @@ public static class OpenDescriptors
             if (new FileInfo($"{process}/fd/{number}").LinkTarget is { } target)
                 yield return (number, target);
         }
+    }
+
+    /// <summary>The inodes of a process's descriptors; null for each where the kernel does not tell (before 5.14).
+    /// </summary>
+    /// <inheritdoc cref="Of"/>
+    public static IEnumerable<ulong?> InodesOf(string process) =>
+        Directory.EnumerateFiles(process + "/fdinfo").Select(InodeOf);
+
+    private static ulong? InodeOf(string details)
+    {
+        const string Field = "ino:";
+        string? line = File.ReadLines(details)
+            .FirstOrDefault(static line => line.StartsWith(Field, StringComparison.Ordinal));
+        return line is not null && ulong.TryParse(
+            line.AsSpan(Field.Length).Trim(), NumberStyles.None, CultureInfo.InvariantCulture, out ulong inode)
+                ? inode
+                : null;
     }
 }

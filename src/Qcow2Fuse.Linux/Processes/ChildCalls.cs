@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Diagnostics;
 using System.Runtime.InteropServices;
 
 namespace Qcow2Fuse.Linux;
@@ -7,8 +6,6 @@ namespace Qcow2Fuse.Linux;
 /// <summary>Waiting for a child process.</summary>
 internal static unsafe partial class ChildCalls
 {
-    private const int SyscallPidfdOpen = 434;
-    private const short Readable = 1;
     private const int WaitForId = 1;
     private const int Exited = 4;
     private const int LeaveWaitable = 0x01000000;
@@ -37,37 +34,21 @@ internal static unsafe partial class ChildCalls
     /// </summary>
     public static bool WaitUntilOver(int process, TimeSpan patience)
     {
-        int descriptor = patience == Timeout.InfiniteTimeSpan
-            ? -1
-            : (int)PidfdOpenNative(SyscallPidfdOpen, process, 0);
-        if (descriptor < 0)
+        int descriptor = patience == Timeout.InfiniteTimeSpan ? -1 : WatchedProcess.OpenDescriptor(process);
+        if (descriptor >= 0)
         {
-            byte* info = stackalloc byte[SignalInfoBytes];
-            while (WaitidNative(WaitForId, process, info, Exited | LeaveWaitable) != 0
-                && Marshal.GetLastPInvokeError() == Errno.EINTR)
-            {
-            }
-
-            return true;
-        }
-
-        try
-        {
-            Stopwatch waited = Stopwatch.StartNew();
-            while (true)
-            {
-                PollDescriptor poll = new() { Descriptor = descriptor, Events = Readable };
-                int left = (int)Math.Clamp((patience - waited.Elapsed).TotalMilliseconds, 0, int.MaxValue);
-                int result = PollNative(&poll, 1, left);
-                int errno = Marshal.GetLastPInvokeError();
-                if (result >= 0 || errno != Errno.EINTR)
-                    return result > 0;
-            }
-        }
-        finally
-        {
+            bool isOver = WatchedProcess.WaitUntilOver(descriptor, patience);
             _ = LinuxFile.Close(descriptor);
+            return isOver;
         }
+
+        byte* info = stackalloc byte[SignalInfoBytes];
+        while (WaitidNative(WaitForId, process, info, Exited | LeaveWaitable) != 0
+            && Marshal.GetLastPInvokeError() == Errno.EINTR)
+        {
+        }
+
+        return true;
     }
 
     [LibraryImport("libc", EntryPoint = "waitpid", SetLastError = true)]
@@ -75,19 +56,4 @@ internal static unsafe partial class ChildCalls
 
     [LibraryImport("libc", EntryPoint = "waitid", SetLastError = true)]
     private static partial int WaitidNative(int kind, int process, byte* info, int options);
-
-    [LibraryImport("libc", EntryPoint = "syscall", SetLastError = true)]
-    private static partial nint PidfdOpenNative(nint number, int process, uint flags);
-
-    [LibraryImport("libc", EntryPoint = "poll", SetLastError = true)]
-    private static partial int PollNative(PollDescriptor* descriptors, nuint count, int milliseconds);
-
-    /// <summary>struct pollfd.</summary>
-    [StructLayout(LayoutKind.Sequential)]
-    private struct PollDescriptor
-    {
-        public int Descriptor;
-        public short Events;
-        public short Happened;
-    }
 }

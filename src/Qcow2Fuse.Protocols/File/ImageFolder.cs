@@ -72,15 +72,23 @@ public sealed class ImageFolder : IDisposable
     /// <exception cref="BlockException">It cannot be read.</exception>
     public List<string> Names(long bytesMax, out bool isWhole)
     {
-        int fd = LinuxFile.OpenIn(
-            _directory.Descriptor, ".", OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.CloseOnExec);
-        if (fd < 0)
-            throw FileErrors.NotOpened(-fd, Printable.Text(Path), readOnly: true);
+        int fd = OpenToRead();
         List<string> names = [];
         int result = LinuxFile.FileNames(fd, names, bytesMax);
         _ = LinuxFile.Close(fd);
         isWhole = result == 0;
         return result >= 0 ? names : throw FileErrors.Failed(-result, Printable.Text(Path), "reading");
+    }
+
+    /// <summary>Sees that the names can be read; one that can only be entered would look as if it had none.</summary>
+    /// <exception cref="BlockException">They cannot.</exception>
+    public void RequireReadable() => _ = LinuxFile.Close(OpenToRead());
+
+    private int OpenToRead()
+    {
+        int fd = LinuxFile.OpenIn(
+            _directory.Descriptor, ".", OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.CloseOnExec);
+        return fd >= 0 ? fd : throw FileErrors.NotOpened(-fd, Printable.Text(Path), readOnly: true);
     }
 
     /// <summary>What a name stands for now; null unless it is a regular file that would be opened.</summary>

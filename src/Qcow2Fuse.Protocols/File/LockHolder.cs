@@ -11,22 +11,61 @@ namespace Qcow2Fuse.Protocols;
 /// </summary>
 internal static class LockHolder
 {
+    private const int GenerationsMax = 1000;
+
     /// <summary>
     /// "COMMAND (pid N)" for a process that has a lock on the byte <paramref name="offset"/> of the file, or null if
-    /// none is found, such as when it is another user's.
+    /// none is found, such as when it is another user's. Where several have it, as a service manager that keeps the
+    /// descriptors of its service, it is one that was started by the others.
     /// </summary>
     public static string? Find(StorageIdentity file, long offset)
     {
+        List<int> holders = [];
         foreach (string process in Directory.EnumerateDirectories("/proc"))
         {
             if (int.TryParse(Path.GetFileName(process), CultureInfo.InvariantCulture, out int id)
                 && Holds(process, file, offset))
             {
-                return $"{Command(process)} (pid {id})";
+                holders.Add(id);
             }
         }
 
-        return null;
+        if (holders.Count == 0)
+            return null;
+        int last = holders.Find(holder => holders.TrueForAll(other => other == holder || !IsAbove(holder, other)));
+        int found = last > 0 ? last : holders[0];
+        return $"{Command($"/proc/{found}")} (pid {found})";
+    }
+
+    /// <summary>Whether a process started another one, or one that did.</summary>
+    private static bool IsAbove(int process, int other)
+    {
+        for (int depth = 0; depth < GenerationsMax && other > 1; depth++)
+        {
+            other = ParentOf(other);
+            if (other == process)
+                return true;
+        }
+
+        return false;
+    }
+
+    /// <summary>0 for a process that has ended.</summary>
+    private static int ParentOf(int process)
+    {
+        const string Field = "PPid:";
+        try
+        {
+            string? line = File.ReadLines($"/proc/{process}/status")
+                .FirstOrDefault(static line => line.StartsWith(Field, StringComparison.Ordinal));
+            return line is not null
+                && int.TryParse(line.AsSpan(Field.Length).Trim(), CultureInfo.InvariantCulture, out int parent)
+                    ? parent : 0;
+        }
+        catch (IOException)
+        {
+            return 0;
+        }
     }
 
     private static bool Holds(string process, StorageIdentity file, long offset)
@@ -77,7 +116,7 @@ internal static class LockHolder
         int fd = LinuxFile.Open(path, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
         if (fd < 0)
             return false;
-        int result = LinuxFile.Status(fd, out FileStatus status);
+        int result = LinuxFile.KnownStatus(fd, out FileStatus status);
         _ = LinuxFile.Close(fd);
         return result == 0 && FileDevice.IdentityOf(status) == file;
     }

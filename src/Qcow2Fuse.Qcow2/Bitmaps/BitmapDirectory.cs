@@ -201,5 +201,5 @@ internal static class BitmapDirectory
     }
 
     private static BlockException Invalid(BlockDevice file, string reason) =>
-        new(BlockErrorKind.InvalidFormat, $"{file.Name}: {reason}");
+        BlockException.About(file.Name, BlockErrorKind.InvalidFormat, reason);
 }

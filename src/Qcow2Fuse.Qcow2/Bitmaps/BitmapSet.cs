@@ -64,8 +64,7 @@ internal sealed class BitmapSet : IDisposable
         }
         catch (BlockException e) when (e.Kind is BlockErrorKind.InvalidFormat or BlockErrorKind.TooLarge)
         {
-            return e.Message.StartsWith(file.Name + ": ", StringComparison.Ordinal)
-                ? e.Message[(file.Name.Length + 2)..] : e.Message;
+            return e.Reason ?? e.Message;
         }
     }
 

@@ -106,9 +106,9 @@ internal static class BitmapTable
         return clusters;
     }
 
-    public static BlockException TooLarge(BlockDevice file, string name) => new(
-        BlockErrorKind.TooLarge,
-        $"{file.Name}: bitmap '{Printable.Text(name)}' needs more than {BitsBytesMax >> 20} MiB of memory");
+    public static BlockException TooLarge(BlockDevice file, string name) => BlockException.About(
+        file.Name, BlockErrorKind.TooLarge,
+        $"bitmap '{Printable.Text(name)}' needs more than {BitsBytesMax >> 20} MiB of memory");
 
     private static ulong[] ReadEntries(BlockDevice file, BitmapEntry entry)
     {
@@ -125,5 +125,5 @@ internal static class BitmapTable
         && offset <= (ulong)file.Length && length <= (ulong)file.Length - offset;
 
     private static BlockException Invalid(BlockDevice file, string reason) =>
-        new(BlockErrorKind.InvalidFormat, $"{file.Name}: {reason}");
+        BlockException.About(file.Name, BlockErrorKind.InvalidFormat, reason);
 }

@@ -182,13 +182,13 @@ internal sealed class SnapshotChanges
         const long EntriesMax = (32L << 20) / 8;
         string name = Printable.Text(snapshot.Info.Name);
         if (snapshot.L1Size > EntriesMax)
-            throw new BlockException(
-                BlockErrorKind.TooLarge, $"{_file.Name}: the L1 table of snapshot '{name}' is too large");
+            throw BlockException.About(
+                _file.Name, BlockErrorKind.TooLarge, $"the L1 table of snapshot '{name}' is too large");
         if ((snapshot.L1Offset.Value & _geometry.ClusterMask) != 0
             || snapshot.L1Offset.Value < 0
             || snapshot.L1Offset.Value > _file.Length - (snapshot.L1Size * 8))
-            throw new BlockException(BlockErrorKind.Corrupt,
-                $"{_file.Name}: the L1 table of snapshot '{name}' at {snapshot.L1Offset.Value} is not in the file");
+            throw BlockException.About(_file.Name, BlockErrorKind.Corrupt,
+                $"the L1 table of snapshot '{name}' at {snapshot.L1Offset.Value} is not in the file");
     }
 
     /// <summary>Flushes until nothing waits to be freed and what was freed is durable.</summary>

@@ -60,8 +60,8 @@ internal static class SnapshotTable
     public static IEnumerable<SnapshotEntry> Entries(BlockDevice file, Qcow2Header header)
     {
         if (header.SnapshotCount > SnapshotsMax)
-            throw new BlockException(BlockErrorKind.TooLarge,
-                $"{file.Name}: {header.SnapshotCount} snapshots are more than {SnapshotsMax}");
+            throw BlockException.About(file.Name, BlockErrorKind.TooLarge,
+                $"{header.SnapshotCount} snapshots are more than {SnapshotsMax}");
         return EntriesOf(file, header, 0).Select(static placed => placed.Entry);
     }
 
@@ -94,8 +94,8 @@ internal static class SnapshotTable
     {
         long length = entries.Sum(static entry => Padded(entry.Raw.Length));
         if (entries.Count > SnapshotsMax || length > BytesMax)
-            throw new BlockException(BlockErrorKind.TooLarge,
-                $"{fileName}: no further snapshot has room in the snapshot table");
+            throw BlockException.About(fileName, BlockErrorKind.TooLarge,
+                "no further snapshot has room in the snapshot table");
         var table = new byte[length];
         long offset = 0;
         foreach (SnapshotEntry entry in entries)
@@ -119,8 +119,8 @@ internal static class SnapshotTable
         byte[] idBytes = Encoding.UTF8.GetBytes(id);
         byte[] nameBytes = Encoding.UTF8.GetBytes(name);
         if (nameBytes.Length > NameBytesMax)
-            throw new BlockException(BlockErrorKind.TooLarge,
-                $"{fileName}: the name of a snapshot may have {NameBytesMax} bytes, not {nameBytes.Length}");
+            throw BlockException.About(fileName, BlockErrorKind.TooLarge,
+                $"the name of a snapshot may have {NameBytesMax} bytes, not {nameBytes.Length}");
         var raw = new byte[FieldsBytes + NewExtraBytes + idBytes.Length + nameBytes.Length];
         BigEndian.U64(raw, 0, (ulong)l1Offset.Value);
         BigEndian.U32(raw, 8, (uint)l1Size);
@@ -217,15 +217,15 @@ internal static class SnapshotTable
             throw Cut(file, start, place + FieldsBytes);
         uint extraBytes = BigEndian.U32(fields, 36);
         if (extraBytes > ExtraBytesMax)
-            throw new BlockException(BlockErrorKind.TooLarge,
-                $"{file.Name}: snapshot {number} has {extraBytes} bytes of extra data, more than {ExtraBytesMax}");
+            throw BlockException.About(file.Name, BlockErrorKind.TooLarge,
+                $"snapshot {number} has {extraBytes} bytes of extra data, more than {ExtraBytesMax}");
         int length = FieldsBytes + (int)extraBytes + BigEndian.U16(fields, 12) + BigEndian.U16(fields, 14);
         ReadOnlySpan<byte> raw = table.At(place, length);
         return raw.Length == length ? raw.ToArray() : throw Cut(file, start, place + length);
     }
 
     private static BlockException Cut(BlockDevice file, long start, long end) => start > file.Length - end
-        ? new BlockException(
-            BlockErrorKind.InvalidFormat, $"{file.Name}: the snapshot table goes beyond the end of the file")
-        : new BlockException(BlockErrorKind.TooLarge, $"{file.Name}: the snapshot table is too large");
+        ? BlockException.About(
+            file.Name, BlockErrorKind.InvalidFormat, "the snapshot table goes beyond the end of the file")
+        : BlockException.About(file.Name, BlockErrorKind.TooLarge, "the snapshot table is too large");
 }

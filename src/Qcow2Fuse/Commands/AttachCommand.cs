@@ -59,7 +59,7 @@ internal static class AttachCommand
         int device = LoopDevice.Attach(mount.RawFile, new LoopSettings(mount.IsReadOnly, autoClear), out number);
         if (device >= 0)
             return device;
-        mount.End();
+        mount.End(ExitCode.Failure);
         throw new CommandException(
             ExitCode.Failure,
             $"no loop device can be set up: {Errno.Text(-device)}",

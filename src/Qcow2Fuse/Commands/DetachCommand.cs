@@ -15,7 +15,6 @@ namespace Qcow2Fuse.Commands;
 internal static class DetachCommand
 {
     private static readonly TimeSpan LoopPatience = TimeSpan.FromSeconds(5);
-    private static readonly TimeSpan DaemonPatience = TimeSpan.FromMinutes(5);
     private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(20);
 
     /// <summary>The verb with its options.</summary>
@@ -52,6 +51,7 @@ internal static class DetachCommand
 
     private static void TakeAway(Stack stack)
     {
+        using DaemonEnd? end = stack.ProcessId is { } daemon ? DaemonEnd.Watch(daemon) : null;
         bool isFree = true;
         foreach (StackedLoop loop in stack.Loops)
             isFree &= Clear(loop);
@@ -68,8 +68,8 @@ internal static class DetachCommand
         PrivateMount.RemoveDirectory(stack.Mount.MountPoint);
         if (!isFree)
             Report.Warning($"{stack.Image} is in use until the last user of its device closes it");
-        else if (stack.ProcessId is { } daemon)
-            DaemonTable.WaitForEnd(daemon, stack.Image, DaemonPatience);
+        else
+            end?.Wait(stack.Image, ExitCode.Failure);
     }
 
     /// <summary>False where somebody has the device open, so that it goes only when he closes it.</summary>

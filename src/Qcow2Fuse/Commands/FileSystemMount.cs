@@ -40,7 +40,7 @@ internal static class FileSystemMount
         }
 
         if (exitCode != ExitCode.Success)
-            mount.End();
+            mount.End(ExitCode.System);
         else if (!Console.IsOutputRedirected)
             StandardOutput.WriteLine($"mounted {source} on {settings.Directory}  [{LoopDevice.PathOf(number)}]");
         return exitCode;
@@ -61,7 +61,14 @@ internal static class FileSystemMount
     /// </summary>
     private static int Mount(MountSettings settings, string device, bool isReadOnly)
     {
-        string flags = string.Join(',', (string[])[isReadOnly ? "ro" : "rw", .. settings.KernelFlags]);
+        string flags = string.Join(
+            ',',
+            (string[])
+            [
+                isReadOnly ? "ro" : "rw", .. settings.KernelFlags,
+                .. settings.SecurityOptions.Select(static one => $"{one.Name}=\"{one.Label}\""),
+                .. settings.FileSystemOptions,
+            ]);
         string program = SystemPrograms.Find("mount")
             ?? throw new CommandException(ExitCode.System, "mount(8) is not installed");
         ProgramStart start = new()

@@ -56,9 +56,14 @@ internal static class MountCommand
             // He may have a settings file of his own, which the daemon finds.
             if (settings.OtherUser is { } user && OtherUser.Become(user))
                 settings = Load();
+            bool isInner = parsed.GetValue(fileSystem);
+            if (!isInner && options.Entries.FirstOrDefault(static one => one.Option.IsOfFileSystem).Option is { } inner)
+                throw CommandException.Usage($"option {inner.Name} is for the file system inside the image", "--fs");
             if (settings is { NoFail: true, Source: { } image } && !Path.Exists(image))
                 return ExitCode.Success;
-            if (parsed.GetValue(fileSystem) && !isFake)
+            if (settings.Remounts)
+                return isFake ? ExitCode.Success : RemountCall.Run(settings);
+            if (isInner && !isFake)
                 return RunFileSystem(settings, options, parsed.GetValue(foreground) || parsed.GetValue(debug));
             return Run(arguments, settings, parsed.GetValue(foreground), parsed.GetValue(debug), isFake);
         });
@@ -156,7 +161,7 @@ internal static class MountCommand
         bool isChild = BackgroundStart.IsChild;
         if (isChild)
         {
-            BackgroundStart.Detach();
+            BackgroundStart.Tie();
 
             // Until it is ready, the new process speaks on the user's terminal, where only warnings are wanted.
             least = LogLevel.Warning;

@@ -22,6 +22,12 @@ internal sealed record MountOption(
     /// <summary>Whether messages must not repeat its value.</summary>
     public bool IsPrivate { get; init; }
 
+    /// <summary>Whether it is meant for the file system inside the image, and nothing to its raw file.</summary>
+    public bool IsOfFileSystem { get; init; }
+
+    /// <summary>Whether it says how to begin only, so that a mount goes on whatever it is.</summary>
+    public bool IsOfStart { get; init; }
+
     /// <summary>Whether it has a long form and a place in the help of its own.</summary>
     public bool IsListed { get; init; } = true;
 

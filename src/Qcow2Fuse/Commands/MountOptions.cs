@@ -6,7 +6,7 @@ namespace Qcow2Fuse.Commands;
 /// <summary>
 /// All options of a mount. Command line, <c>-o</c>, settings files, environment and help come from here.
 /// </summary>
-internal static class MountOptions
+internal static partial class MountOptions
 {
     private const long CacheBytesMax = 1L << 40;
     private const int UnlockSecondsMax = 86400;
@@ -28,6 +28,8 @@ internal static class MountOptions
         .. CacheOptions,
         .. AccessOptions,
         .. KernelFlags,
+        .. SecurityOptions,
+        .. InnerOptions,
     ];
 
     /// <summary>
@@ -177,6 +179,8 @@ internal static class MountOptions
             (s, on) => s.IdleExit = on),
         MountOption.Flag(
             "nofail", "Succeed, without a mount, where the image does not exist", (s, on) => s.NoFail = on),
+        MountOption.Flag("mkdir", "Make the mount point if it is missing", (s, on) => s.MakesDirectory = on)
+            with { IsOfStart = true },
         MountOption.Text(
             "fsname", "NAME", "Source shown by findmnt and df (default: the image's path)",
             (s, v) => s.SourceName = v),

@@ -141,6 +141,9 @@ internal sealed class MountSettings
     /// <summary>Nothing is mounted, and nothing said, where the image does not exist.</summary>
     public bool NoFail { get; set; }
 
+    /// <summary>The mount point is made if it is missing.</summary>
+    public bool MakesDirectory { get; set; }
+
     /// <summary>The mount outlives the daemon, if the service manager keeps what the next one needs.</summary>
     public bool Restartable { get; set; }
 
@@ -163,6 +166,15 @@ internal sealed class MountSettings
 
     /// <summary>Unmount when the last open file has been closed.</summary>
     public bool IdleExit { get; set; }
+
+    /// <summary>Options of the file system inside the image, in the order and form of mount(8).</summary>
+    public List<string> FileSystemOptions { get; } = [];
+
+    /// <summary>Labels of SELinux for the mount: <c>context</c> and such, with their values.</summary>
+    public List<(string Name, string Label)> SecurityOptions { get; } = [];
+
+    /// <summary>Change the flags of what is mounted instead of mounting.</summary>
+    public bool Remounts { get; set; }
 
     /// <summary>Flags of mount(8) that the kernel takes as they are: <c>noatime</c>, <c>sync</c> and such.</summary>
     public List<string> KernelFlags { get; } = [];

@@ -12,10 +12,11 @@ internal sealed class OptionList
     /// <summary>The options and their values, in order.</summary>
     public IReadOnlyList<(MountOption Option, string Value)> Entries => _entries;
 
-    /// <summary>The options as words of <c>-o</c>, one for each.</summary>
+    /// <summary>The options as words of <c>-o</c>, one for each, without those of the file system inside the image.
+    /// </summary>
     public IReadOnlyList<string> ToWords() =>
     [
-        .. _entries.Select(static entry => IsOpposite(entry.Option)
+        .. _entries.Where(static entry => !entry.Option.IsOfFileSystem).Select(static entry => IsOpposite(entry.Option)
             ? entry.Option.Name
             : $"{entry.Option.Name}={Escape(entry.Value)}"),
     ];
@@ -25,7 +26,7 @@ internal sealed class OptionList
 
     /// <summary>
     /// Adds the words of one <c>-o</c> argument: <c>name[=value]</c>, separated by commas; a backslash takes the
-    /// meaning from a comma or a backslash after it, as in libfuse.
+    /// meaning from a comma or a backslash after it, as in libfuse, and so do quotes around a value, as in mount(8).
     /// </summary>
     /// <exception cref="CommandException">An unknown option, a missing value, or one that is not wanted.</exception>
     public void AddWords(string argument)
@@ -62,10 +63,15 @@ internal sealed class OptionList
     {
         List<string> words = [];
         StringBuilder word = new();
+        bool isQuoted = false;
         for (int i = 0; i < argument.Length; i++)
         {
             char c = argument[i];
-            if (c == '\\' && i + 1 < argument.Length && (argument[i + 1] is ',' or '\\'))
+            if (c == '"' && (isQuoted ? EndsWord(i + 1) : word.Length > 0 && word[^1] == '=' && IsClosed(i + 1)))
+                isQuoted = !isQuoted;
+            else if (isQuoted)
+                word.Append(c);
+            else if (c == '\\' && i + 1 < argument.Length && (argument[i + 1] is ',' or '\\'))
                 word.Append(argument[++i]);
             else if (c == ',')
                 Finish();
@@ -75,6 +81,12 @@ internal sealed class OptionList
 
         Finish();
         return words;
+
+        bool IsClosed(int next) =>
+            argument.IndexOf("\",", next, StringComparison.Ordinal) >= 0
+            || (next < argument.Length && argument[^1] == '"');
+
+        bool EndsWord(int next) => next == argument.Length || argument[next] == ',';
 
         void Finish()
         {

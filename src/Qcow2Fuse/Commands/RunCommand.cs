@@ -53,21 +53,14 @@ internal static class RunCommand
         using PrivateMount? mount = PrivateMount.Start("run", image, options, tied: true, out _);
         if (mount is null)
             return OwnFailure;
-        int exitCode;
-        bool isWritten = false;
         try
         {
-            exitCode = Execute(mount, words, signals);
+            return Execute(mount, words, signals);
         }
         finally
         {
-            isWritten = mount.End();
+            mount.End(OwnFailure);
         }
-
-        if (isWritten)
-            return exitCode;
-        Report.Error($"{image}: the last flush failed, written data may be lost");
-        return OwnFailure;
     }
 
     private static int Execute(PrivateMount mount, string[] words, RelayedSignals signals)

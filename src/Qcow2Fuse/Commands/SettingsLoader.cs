@@ -63,7 +63,8 @@ internal static class SettingsLoader
             foreach (string value in Values(configuration, option))
             {
                 Apply(option, value, settings);
-                given.Add($"{option.Name}={value}");
+                if (!option.IsOfStart)
+                    given.Add($"{option.Name}={value}");
             }
         }
 

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
-using System.Diagnostics;
-using Qcow2Fuse.Block;
 using Qcow2Fuse.Control;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Commands;
@@ -15,52 +12,106 @@ namespace Qcow2Fuse.Commands;
 /// <summary><c>qcow2fuse umount</c>: ends a mount, and returns when the image is written and free.</summary>
 internal static class UmountCommand
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(5);
-    private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(20);
-
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
         Option<bool> lazy = new("-l", "--lazy")
         { Description = "Detach at once although files are open; the daemon ends when they are closed" };
-        Argument<string> directory = new("DIR") { Description = "The mount point, or the mounted image" };
-        Command command = new("umount", "Unmount an image") { lazy, directory };
+        Option<bool> quiet = new("-q", "--quiet")
+        { Description = "Say nothing, and succeed, where nothing is mounted" };
+        Argument<string?> directory = new("DIR")
+        {
+            Description = "The mount point, or the mounted image (default: the directory of the settings)",
+            Arity = ArgumentArity.ZeroOrOne,
+        };
+        Command command = new("umount", "Unmount an image") { lazy, quiet, directory };
         command.Aliases.Add("unmount");
-        command.SetAction(parsed => Run(parsed.GetRequiredValue(directory), parsed.GetValue(lazy)));
+        command.SetAction(parsed =>
+            Run(parsed.GetValue(directory) ?? FromSettings(), parsed.GetValue(lazy), parsed.GetValue(quiet)));
         return command;
     }
 
-    private static int Run(string directory, bool lazy)
+    /// <summary>As of a service, whose unit does not know it.</summary>
+    private static string FromSettings() =>
+        SettingsLoader.Load(SettingsLoader.Files, new OptionList(), source: null, directory: null).Directory
+        ?? throw CommandException.Usage("the mount point is missing", "qcow2fuse umount DIR");
+
+    private static int Run(string directory, bool lazy, bool quiet)
     {
-        MountPoint place = MountPoint.Inspect(directory, MountRequest.Subtype);
-        if (FindBelow(place) is { } stack)
-            return RunFileSystem(place.Path, lazy, stack);
-        if (place.State == MountPointState.Free && File.Exists(directory)
-            && RunningImage.Find(directory) is { } running)
+        string place = MountPoint.Resolve(directory);
+        MountEntry? entry = MountTable.FindAt(place);
+        if (FindBelow(entry) is { } stack)
+            return RunFileSystem(place, lazy, stack);
+        if (entry?.Type == "fuse." + MountRequest.Subtype)
+            return RunMount(entry, directory, lazy);
+        if (File.Exists(directory) && RunningImage.Find(directory) is { } running)
         {
             using (running)
                 return RunImage(running, lazy, directory);
         }
 
-        if (place.State is not (MountPointState.Mounted or MountPointState.Stale))
-            throw new CommandException(ExitCode.MountFailed, $"{directory}: no image is mounted here");
-        int? daemon = place is { State: MountPointState.Mounted, Entry: { } served } ? DaemonFinder.Find(served) : null;
+        return quiet
+            ? ExitCode.Success
+            : throw new CommandException(ExitCode.MountFailed, $"{directory}: no image is mounted here");
+    }
+
+    /// <summary>
+    /// Unmounts what this program has mounted. The mount itself is asked nothing: its daemon may be dead or hang.
+    /// </summary>
+    private static int RunMount(MountEntry mount, string directory, bool lazy)
+    {
+        DaemonTable daemons = DaemonTable.Read();
+        if (daemons.Find(mount) is not { } process)
+            return RunUnseen(mount, directory, lazy, daemons.IsHeld(mount));
+        using DaemonEnd? end = DaemonEnd.Watch(process);
+        Unmount(mount.MountPoint, lazy);
+        if (!lazy)
+            end?.Wait(directory, ExitCode.System);
+        return ExitCode.Success;
+    }
+
+    /// <summary>
+    /// A mount whose daemon is dead, another user's, or one of this user that lets nobody look at it and is asked over
+    /// its socket.
+    /// </summary>
+    private static int RunUnseen(MountEntry mount, string directory, bool lazy, bool isHeld)
+    {
+        using ControlClient? client = DaemonFinder.FindClient(mount);
+        using DaemonEnd? end = client is null ? null : DaemonEnd.Watch(client.Process);
+        if (client is not null && !lazy)
+        {
+            ControlAnswer answer =
+                client.Call("umount", new UmountCall(), ControlJson.Default.UmountCall, directory);
+            if (answer.Error is { } error)
+                throw new CommandException(answer.ExitCode, error, answer.Hint);
+        }
+        else
+        {
+            // Nobody can write to a dead mount, so those who have files of it open lose nothing.
+            Unmount(mount.MountPoint, lazy || (!isHeld && IsDead(mount)));
+        }
+
+        if (!lazy)
+            end?.Wait(directory, ExitCode.System);
+        return ExitCode.Success;
+    }
+
+    /// <summary>
+    /// Whether nobody serves a mount any more. It is asked, which is answered at once where nobody has the session open.
+    /// </summary>
+    private static bool IsDead(MountEntry mount) =>
+        MountPoint.Inspect(mount.MountPoint, MountRequest.Subtype).State == MountPointState.Stale;
+
+    private static void Unmount(string place, bool lazy)
+    {
         try
         {
-            FuseMount.Unmount(place.Path, lazy || place.State == MountPointState.Stale);
+            FuseMount.Unmount(place, lazy);
         }
         catch (FuseMountException exception)
         {
             throw Failed(exception);
         }
-
-        if (lazy)
-            return ExitCode.Success;
-        if (daemon is { } process)
-            DaemonTable.WaitForEnd(process, directory, Patience);
-        else if (place.State == MountPointState.Mounted && place.Entry is { } entry && IsOwn(entry))
-            WaitUntilFree(entry.Source);
-        return ExitCode.Success;
     }
 
     /// <summary>Has the daemon of an image unmount it, after everything has become durable.</summary>
@@ -74,10 +125,11 @@ internal static class UmountCommand
                 $"qcow2fuse umount {running.MountPoint} unmounts them all");
         }
 
+        using DaemonEnd? end = DaemonEnd.Watch(running.Process);
         running.FlushKernel();
         int exitCode = running.Do("umount", new UmountCall(lazy), ControlJson.Default.UmountCall);
         if (!lazy)
-            DaemonTable.WaitForEnd(running.Process, image, Patience);
+            end?.Wait(image, ExitCode.System);
         return exitCode;
     }
 
@@ -90,17 +142,18 @@ internal static class UmountCommand
         error == FuseMountError.NotPermitted ? ExitCode.Usage : ExitCode.MountFailed;
 
     /// <summary>The image whose file system <c>mount --fs</c> has mounted at a place; null at others.</summary>
-    private static Stack? FindBelow(MountPoint place) =>
-        place.State == MountPointState.Free && LoopDevice.NumberOf(place.Entry?.Source ?? "") >= 0
-            ? Stack.ReadAll().FirstOrDefault(stack =>
-                stack.Loops.Any(loop => loop.MountPoints.Contains(place.Path, StringComparer.Ordinal)))
-            : null;
+    private static Stack? FindBelow(MountEntry? entry) => LoopDevice.NumberOf(entry?.Source ?? "") >= 0
+        ? Stack.ReadAll().FirstOrDefault(stack =>
+            stack.Loops.Any(loop => loop.MountPoints.Contains(entry!.MountPoint, StringComparer.Ordinal)))
+        : null;
 
     /// <summary>
     /// Without its file system the loop device goes, and without the device the daemon ends, if they were made so.
     /// </summary>
     private static int RunFileSystem(string directory, bool lazy, Stack stack)
     {
+        using DaemonEnd? end = stack is { IsForFileSystem: true, ProcessId: { } daemon } && !lazy
+            ? DaemonEnd.Watch(daemon) : null;
         int result = MountCalls.Unmount(directory, lazy);
         if (result == -Errno.EBUSY)
             throw Failed(FuseMount.Busy(directory));
@@ -111,41 +164,7 @@ internal static class UmountCommand
                 $"{directory}: {Errno.Text(-result)}");
         }
 
-        if (stack.IsForFileSystem && !lazy && stack.ProcessId is { } daemon)
-            DaemonTable.WaitForEnd(daemon, stack.Image, Patience);
+        end?.Wait(stack.Image, ExitCode.System);
         return ExitCode.Success;
-    }
-
-    /// <summary>What another user's mount calls its source is his word, and nothing to open.</summary>
-    private static bool IsOwn(MountEntry entry) => entry.UserId is null || entry.UserId == MountCalls.EffectiveUser();
-
-    /// <summary>
-    /// umount(2) returns before the daemon has written everything. It holds its lock on the image until then.
-    /// </summary>
-    private static void WaitUntilFree(string image)
-    {
-        Stopwatch waited = Stopwatch.StartNew();
-        while (IsHeldByDaemon(image))
-        {
-            if (waited.Elapsed > Patience)
-                throw new CommandException(ExitCode.System, $"{image}: is unmounted, but still being written");
-            Thread.Sleep(Period);
-        }
-    }
-
-    private static bool IsHeldByDaemon(string image)
-    {
-        try
-        {
-            using FileDevice file = FileDevice.Open(image, readOnly: true);
-            file.Lock(ImageLockMode.Reader);
-            return false;
-        }
-        catch (BlockException exception)
-        {
-            // What cannot be opened or locked cannot be asked; and another program may have it already.
-            return exception.Kind == BlockErrorKind.Locked
-                && exception.Message.Contains(Report.ProgramName, StringComparison.Ordinal);
-        }
     }
 }

@@ -96,13 +96,21 @@ internal sealed partial class ControlHost
         return new ControlAnswer();
     });
 
-    /// <summary><c>umount</c>: everything is durable before the mount goes, or it stays.</summary>
+    /// <summary>
+    /// <c>umount</c>: everything is durable before the mount goes, or it stays. What was written meanwhile is durable
+    /// when the answer comes, unless it is to go as it is.
+    /// </summary>
     public ControlAnswer Unmount(UmountCall call)
     {
         try
         {
             images.Flush();
             mount.Unmount(call.Lazy);
+            if (call.Lazy)
+                return new ControlAnswer();
+            if (!server.WaitForEnd(EndPatience))
+                return Failed(ExitCode.System, $"{mount.MountPoint}: is unmounted here, but still mounted elsewhere");
+            images.Flush();
             return new ControlAnswer();
         }
         catch (BlockException exception)

@@ -21,6 +21,9 @@ internal sealed partial class ControlHost(
 
     private const int StackSize = 1024 * 1024;
 
+    /// <summary>How long the kernel may take to end a session whose mount has gone.</summary>
+    private static readonly TimeSpan EndPatience = TimeSpan.FromMinutes(5);
+
     private readonly object _gate = new();
     private int _running;
     private bool _isOver;
@@ -147,7 +150,7 @@ internal sealed partial class ControlHost(
         }
         catch (BlockException exception)
         {
-            return Failed(ExitCode.Failure, Renamed(exception.Message, name, call.Shown), exception.Hint);
+            return Failed(ExitCode.Failure, MessageOf(exception, name, call.Shown), exception.Hint);
         }
         catch (OutOfMemoryException)
         {
@@ -163,11 +166,12 @@ internal sealed partial class ControlHost(
     private static ControlAnswer Failed(int exitCode, string message, string? hint = null) =>
         new(exitCode, Error: message, Hint: hint);
 
-    /// <summary>A message that begins with the daemon's name of the image, with the user's instead.</summary>
-    private static string Renamed(string message, string name, string shown) =>
-        message.StartsWith(name + ":", StringComparison.Ordinal)
-            ? Printable.Text(shown) + message[name.Length..]
-            : message;
+    /// <summary>A message about the image itself, which the daemon knows by another name, with the user's name of it.
+    /// </summary>
+    private static string MessageOf(BlockException exception, string name, string shown) =>
+        exception.Reason is { } reason && string.Equals(exception.File, name, StringComparison.Ordinal)
+            ? $"{Printable.Text(shown)}: {reason}"
+            : exception.Message;
 
     private static BlockDevice Unwrapped(BlockDevice device)
     {

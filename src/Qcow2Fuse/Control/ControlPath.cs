@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
+using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
-using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Control;
 
@@ -12,7 +12,6 @@ namespace Qcow2Fuse.Control;
 /// </summary>
 internal static class ControlPath
 {
-    private const string SystemDirectory = "/run/qcow2fuse";
     private const string UserDirectories = "/run/user";
     private const string Ending = ".sock";
     private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
@@ -20,7 +19,7 @@ internal static class ControlPath
 
     /// <summary>The directory of the calling user's sockets; null where there is none.</summary>
     public static string? Directory => MountCalls.EffectiveUser() == 0
-        ? SystemDirectory
+        ? MountDirectory.System
         : RuntimeDirectory is { } runtime ? Path.Combine(runtime, "qcow2fuse") : null;
 
     /// <summary>The variable is the session's, and missing without one, as after su(1) or for a timer.</summary>
@@ -44,7 +43,10 @@ internal static class ControlPath
     /// <exception cref="IOException">It cannot be made, or others could put sockets there.</exception>
     public static void Prepare(string directory)
     {
-        System.IO.Directory.CreateDirectory(directory, OwnerOnly);
+        if (string.Equals(directory, MountDirectory.System, StringComparison.Ordinal))
+            MountDirectory.Make(directory);
+        else
+            System.IO.Directory.CreateDirectory(directory, OwnerOnly);
         int descriptor = LinuxFile.Open(directory, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
         if (descriptor < 0)
             throw new IOException($"{directory}: {Errno.Text(-descriptor)}");
@@ -61,7 +63,7 @@ internal static class ControlPath
     {
         foreach (string socket in SocketsIn(directory))
         {
-            if (IdOf(socket) is { } process && !DaemonTable.IsRunning(process))
+            if (IdOf(socket) is { } process && !WatchedProcess.IsRunning(process))
                 Remove(socket);
         }
     }

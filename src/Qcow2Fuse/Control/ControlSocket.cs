@@ -87,7 +87,12 @@ internal sealed class ControlSocket : IDisposable
         // One of this name was left by a process that had the id before and was killed.
         File.Delete(path);
         int listener = UnixListener.Open(path, Backlog);
-        return listener >= 0 ? listener : throw new IOException($"{path}: {Errno.Text(-listener)}");
+        if (listener < 0)
+            throw new IOException($"{path}: {Errno.Text(-listener)}");
+
+        // Others may go through the directory, and are not to wake anybody here, whatever the umask is.
+        File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+        return listener;
     }
 
     /// <summary>Apart, so that the assemblies of the web server are not loaded before it is needed.</summary>

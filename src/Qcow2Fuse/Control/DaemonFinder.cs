@@ -11,31 +11,41 @@ namespace Qcow2Fuse.Control;
 /// </summary>
 internal static class DaemonFinder
 {
-    /// <summary>The daemon of a mount; null where none is found.</summary>
-    public static int? Find(MountEntry mount) => DaemonTable.Read().Find(mount) ?? FindBySocket(mount);
-
     /// <summary>All mounted images, with the daemons of those that <see cref="Stack"/> does not see.</summary>
     public static IReadOnlyList<Stack> Complete(IReadOnlyList<Stack> stacks) =>
         [.. stacks.Select(static stack => stack.ProcessId is null
             ? stack with { ProcessId = FindBySocket(stack.Mount) }
             : stack)];
 
-    /// <summary>Only the user's own daemons are asked, and only for his own mounts.</summary>
-    private static int? FindBySocket(MountEntry mount)
+    /// <summary>
+    /// The way to the daemon of a mount of this user, which is his own daemon's; null where none says that it serves
+    /// it.
+    /// </summary>
+    public static ControlClient? FindClient(MountEntry mount)
     {
         if (mount.UserId != MountCalls.EffectiveUser() || mount.Minor < 0)
             return null;
-        int? found = null;
+        ControlClient? found = null;
         foreach (DaemonSocket socket in DaemonSocket.FindAll())
         {
-            using ControlClient client = new(socket);
+            ControlClient client = new(socket);
             if (found is null && client.TryGetMounts() is { } report
                 && report.Mounts.Any(one => one.Connection == mount.Minor))
             {
-                found = client.Process;
+                found = client;
+            }
+            else
+            {
+                client.Dispose();
             }
         }
 
         return found;
+    }
+
+    private static int? FindBySocket(MountEntry mount)
+    {
+        using ControlClient? client = FindClient(mount);
+        return client?.Process;
     }
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using Qcow2Fuse.Linux;
-using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Control;
 
@@ -42,7 +41,7 @@ internal sealed class DaemonSocket : IDisposable
                 yield break;
             foreach (string entry in EntriesOf(held))
             {
-                if (ControlPath.IdOf(entry) is { } process && DaemonTable.IsRunning(process)
+                if (ControlPath.IdOf(entry) is { } process && WatchedProcess.IsRunning(process)
                     && TryOpen(held, entry, process) is { } socket)
                 {
                     yield return socket;

@@ -9,16 +9,12 @@ namespace Qcow2Fuse.Control;
 internal static class FileIdentity
 {
     /// <summary>The file at the end of a path, without opening it; null where there is none.</summary>
-    public static StorageIdentity? Of(string path) => Of(path, LinuxFile.Status);
-
-    private delegate int StatusCall(int descriptor, out FileStatus status);
-
-    private static StorageIdentity? Of(string path, StatusCall ask)
+    public static StorageIdentity? Of(string path)
     {
         int descriptor = LinuxFile.Open(path, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
         if (descriptor < 0)
             return null;
-        int result = ask(descriptor, out FileStatus status);
+        int result = LinuxFile.Status(descriptor, out FileStatus status);
         _ = LinuxFile.Close(descriptor);
         if (result < 0)
             return null;
@@ -38,14 +34,19 @@ internal static class FileIdentity
                 : ulong.MaxValue;
     }
 
-    /// <summary>Whether a process has a file open; also where that cannot be seen.</summary>
+    /// <summary>
+    /// Whether a process may have a file open, by the numbers of inodes alone; also where these are not seen. Nothing
+    /// that it has open is touched: one of its files may be on a file system that never answers.
+    /// </summary>
     public static bool MayHaveOpen(int process, StorageIdentity file)
     {
+        // What is open of a device is its node, and it may have several.
+        if (file.Inode == ulong.MaxValue)
+            return true;
         try
         {
-            string directory = string.Create(CultureInfo.InvariantCulture, $"/proc/{process}");
-            return OpenDescriptors.Of(directory).Any(
-                open => Of($"{directory}/fd/{open.Number}", LinuxFile.KnownStatus) == file);
+            return OpenDescriptors.InodesOf(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}"))
+                .Any(inode => inode is null || inode == file.Inode);
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {

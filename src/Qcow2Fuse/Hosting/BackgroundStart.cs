@@ -69,24 +69,28 @@ internal static class BackgroundStart
         return null;
     }
 
-    /// <summary>
-    /// In the new process: leaves the caller's session, so that neither Ctrl-C nor a hangup there reaches it.
-    /// </summary>
-    /// <exception cref="IOException">Whoever the process is tied to has gone.</exception>
-    public static void Detach()
+    /// <summary>In the new process: ends with the one that started it, if it is tied to that.</summary>
+    /// <exception cref="IOException">That one has gone.</exception>
+    public static void Tie()
     {
         if (IsTied && ProcessCalls.EndWithParent(int.Parse(Role![Tied.Length..], CultureInfo.InvariantCulture)) != 0)
             throw new IOException("the starting process has gone");
-
-        // Fails only where the process leads a group already, which means that it is detached.
-        _ = Syscall.setsid();
     }
 
-    /// <summary>In the new process: says that the mount answers, and lets go of the standard streams.</summary>
+    /// <summary>
+    /// In the new process: leaves the caller's session, so that neither Ctrl-C nor a hangup there reaches it, says that
+    /// the mount answers, and lets go of the standard streams.
+    /// </summary>
+    /// <remarks>
+    /// Not before there is a mount: on a mount point of autofs the kernel lets nobody through to mount but the process
+    /// group of the automounter, in which mount(8) runs.
+    /// </remarks>
     /// <param name="status">What the mount shows.</param>
     /// <exception cref="IOException">Whoever waited has gone.</exception>
     public static void ReportReady(string status)
     {
+        // Fails only where the process leads a group already, which means that it is detached.
+        _ = Syscall.setsid();
         if (!ReadyWord.TrySay(status))
             throw new IOException("the starting process has gone");
         int nowhere = LinuxFile.Open("/dev/null", Linux.OpenFlags.ReadWrite | Linux.OpenFlags.CloseOnExec);

@@ -99,4 +99,12 @@ internal static partial class HostLog
         "{Directory}: has more files than there is memory for: some are not shown "
         + "(hint: a directory of its own for them)")]
     public static partial void TooManyFiles(ILogger logger, string directory);
+
+    [LoggerMessage(50, LogLevel.Error,
+        "{Image}: stays open, because what was written cannot be made durable; it is tried again every {Seconds} s: "
+        + "{Message}")]
+    public static partial void StaysOpen(ILogger logger, string image, double seconds, string message);
+
+    [LoggerMessage(51, LogLevel.Warning, "{Message}; they have {Seconds} s to let go")]
+    public static partial void StillUsed(ILogger logger, string message, double seconds);
 }

@@ -20,6 +20,14 @@ internal sealed class MountHost : IDisposable
     /// <summary>How long those who have files open are waited for after a signal.</summary>
     private static readonly TimeSpan Grace = TimeSpan.FromSeconds(10);
 
+    /// <summary>
+    /// How long file systems inside the image are waited for before that; they are unmounted when nobody uses them. A
+    /// unit has 90 s.
+    /// </summary>
+    private static readonly TimeSpan StackGrace = TimeSpan.FromSeconds(70);
+
+    private static readonly TimeSpan GraceStep = TimeSpan.FromMilliseconds(500);
+
     /// <summary>How long the end of a process may take that others are tied to.</summary>
     private static readonly TimeSpan DeathLasts = TimeSpan.FromSeconds(1);
 
@@ -31,12 +39,14 @@ internal sealed class MountHost : IDisposable
     private readonly ImageSet _images;
     private readonly MountKeeper? _keeper;
     private readonly HostEvents _events;
+    private readonly LastWord _lastWord;
 
     private MountHost(
-        MountSettings settings, ImageSet images, ServiceReporter reporter, MountKeeper? keeper, ILogger logger)
+        MountSettings settings, ImageSet images, ServiceReporter reporter, MountKeeper? keeper, LastWord lastWord,
+        HostEvents events, ILogger logger)
     {
-        _events = new HostEvents(
-            hangupStops: !BackgroundStart.IsChild && !ServiceNotifier.IsPresent, handsOver: settings.Restartable);
+        _lastWord = lastWord;
+        _events = events;
         _keeper = keeper;
         _reporter = reporter;
         _settings = settings;
@@ -64,18 +74,43 @@ internal sealed class MountHost : IDisposable
 
         // Until a mount that goes on is served again, nobody may look at a path that could lead into it.
         using MountKeeper? keeper = MountKeeper.Open(settings, source, directory, logger);
+        if (settings.MakesDirectory && keeper is not { Resumes: true })
+            MakeDirectory(directory);
         if (keeper is null && Directory.Exists(source))
             ImageDirectory.RefuseUnder(directory, source);
+        using LastWord lastWord = LastWord.Create();
         int exitCode;
+
+        // A mount that is there already goes with a signal also while its image is opened; else that ends the start.
+        HostEvents? early = keeper is { Resumes: true } ? Listen(settings) : null;
+        ImageSet images = ImageSet.Open(settings, source, logger, keeper);
         using (MountHost host =
-            new(settings, ImageSet.Open(settings, source, logger, keeper), reporter, keeper, logger))
+            new(settings, images, reporter, keeper, lastWord, early ?? Listen(settings), logger))
         {
             exitCode = host.Run(directory, ready);
         }
+
+        // The files are closed: what could fail has been said by now.
+        lastWord.Say(LastWordKind.Written);
         if (BackgroundStart.IsPrivate)
             PrivateMount.RemoveDirectory(directory);
         return exitCode;
     }
+
+    private static void MakeDirectory(string directory)
+    {
+        try
+        {
+            MountDirectory.Make(directory);
+        }
+        catch (IOException exception)
+        {
+            throw new CommandException(ExitCode.MountFailed, exception.Message, inner: exception);
+        }
+    }
+
+    private static HostEvents Listen(MountSettings settings) => new(
+        hangupStops: !BackgroundStart.IsChild && !ServiceNotifier.IsPresent, handsOver: settings.Restartable);
 
     /// <inheritdoc/>
     public void Dispose()
@@ -87,7 +122,7 @@ internal sealed class MountHost : IDisposable
         catch (BlockException exception)
         {
             // Standard error of a daemon leads nowhere; its log does not.
-            HostLog.LastFlushFailed(_logger, _images.Path, exception.Message);
+            ReportLost(exception);
             throw;
         }
         finally
@@ -128,6 +163,7 @@ internal sealed class MountHost : IDisposable
             OnUnused = () => _events.Post(HostEvent.Unused),
         });
         context.Invalidator = server.Invalidator;
+        _lastWord.Serves(mount.Connection);
 
         // Whoever sees the mount answer finds the socket.
         using ControlSocket? control = ControlSocket.TryOpen(new ControlHost(_images, context, mount, server), _logger);
@@ -197,7 +233,7 @@ internal sealed class MountHost : IDisposable
         catch (BlockException exception)
         {
             // The next process knows, as after a crash, and breaks the handles that may have lost something.
-            HostLog.LastFlushFailed(_logger, _images.Path, exception.Message);
+            ReportLost(exception);
         }
 
         _keeper!.HandOver(mount);
@@ -270,10 +306,12 @@ internal sealed class MountHost : IDisposable
         _keeper?.Forget();
         if (server.Ended.IsCompleted)
             return;
+        using LoopUse loops = LoopUse.Of(mount.MountPoint);
         WritePages(mount, context);
         try
         {
-            mount.Unmount(lazy: true);
+            if (!TryUnmountAtOnce(mount, loops))
+                mount.Unmount(lazy: true);
         }
         catch (FuseMountException exception)
         {
@@ -284,18 +322,8 @@ internal sealed class MountHost : IDisposable
             return;
         }
 
-        // Files that are still open keep the session alive; after the grace, or a second signal, they get errors.
         _events.Watch(server.Ended);
-        Stopwatch since = Stopwatch.StartNew();
-        HostEvent happened;
-        bool isSameDeath;
-        do
-        {
-            happened = _events.Take(Grace);
-            isSameDeath = happened == HostEvent.Stop && BackgroundStart.IsTied && since.Elapsed < DeathLasts;
-        }
-        while (isSameDeath
-            || happened is HostEvent.Reload or HostEvent.Report or HostEvent.Unused or HostEvent.HandOver);
+        AwaitUsers(loops);
         if (!server.Ended.IsCompleted)
             WritePages(mount, context);
         server.Stop();
@@ -308,6 +336,45 @@ internal sealed class MountHost : IDisposable
             HostLog.PagesAreLost(_logger, mount.MountPoint);
     }
 
+    /// <summary>
+    /// Files that are still open keep the session alive; after the grace, or a second signal, they get errors.
+    /// </summary>
+    private void AwaitUsers(LoopUse loops)
+    {
+        Stopwatch since = Stopwatch.StartNew();
+        TimeSpan until = Grace;
+        while (since.Elapsed < until)
+        {
+            loops.BeginUnmount();
+            HostEvent happened = _events.Take(GraceStep);
+            bool isSameDeath = happened == HostEvent.Stop && BackgroundStart.IsTied && since.Elapsed < DeathLasts;
+            if (happened is HostEvent.Ended || (happened is HostEvent.Stop && !isSameDeath))
+                return;
+            if (happened == HostEvent.None && since.Elapsed < StackGrace && loops.IsInUse())
+                until = since.Elapsed + Grace;
+        }
+    }
+
+    /// <summary>
+    /// False where somebody uses the mount. Who that is can be seen only as long as the mount has a place, and is said
+    /// at once, since everybody waits for him from now on.
+    /// </summary>
+    private bool TryUnmountAtOnce(FuseMount mount, LoopUse loops)
+    {
+        try
+        {
+            mount.Unmount(lazy: false);
+            return true;
+        }
+        catch (FuseMountException exception) when (exception.Error == FuseMountError.Busy)
+        {
+            double seconds = (loops.IsInUse() ? StackGrace + Grace : Grace).TotalSeconds;
+            HostLog.StillUsed(_logger, exception.Message, seconds);
+            _reporter.Waiting($"{exception.Message}; up to {seconds} s");
+            return false;
+        }
+    }
+
     private int Close()
     {
         try
@@ -316,11 +383,18 @@ internal sealed class MountHost : IDisposable
         }
         catch (BlockException exception)
         {
-            HostLog.LastFlushFailed(_logger, _images.Path, exception.Message);
+            ReportLost(exception);
             return ExitCode.System;
         }
 
         HostLog.Unmounted(_logger, _images.Path);
         return ExitCode.Success;
+    }
+
+    /// <summary>In the log, and to whoever waits for the end.</summary>
+    private void ReportLost(BlockException exception)
+    {
+        HostLog.LastFlushFailed(_logger, _images.Path, exception.Message);
+        _lastWord.Say(LastWordKind.Lost, exception.Message);
     }
 }

@@ -22,9 +22,16 @@ internal static class MountRequest
             DefaultPermissions = settings.DefaultPermissions || settings.AllowOther || settings.AllowRoot,
             MaxRead = settings.ReadBytesMax,
             AutoUnmount = settings.AutoUnmount,
+            SecurityOptions = settings.SecurityOptions,
         };
         if (settings.ReadOnly || images.IsReadOnly)
             spec = spec with { Flags = spec.Flags | MountFlags.ReadOnly };
+        return WithFlags(spec, settings);
+    }
+
+    /// <summary>A request with the flags of mount(8) that were given.</summary>
+    public static MountSpec WithFlags(MountSpec spec, MountSettings settings)
+    {
         foreach (string word in settings.KernelFlags)
         {
             // mount.fuse3 adds "dev,suid" for root unasked; what a raw file shows has no use for either.

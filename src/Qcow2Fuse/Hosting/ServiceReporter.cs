@@ -84,6 +84,13 @@ internal sealed class ServiceReporter : IDisposable
         }
     }
 
+    /// <summary>Says whom the end waits for.</summary>
+    public void Waiting(string status)
+    {
+        lock (_gate)
+            TrySend(() => ServiceNotifier.Status(status));
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-using System.Diagnostics;
 using System.Globalization;
 using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
@@ -9,15 +9,14 @@ namespace Qcow2Fuse.Stacks;
 
 /// <summary>
 /// Which process serves which mount. The kernel tells for every descriptor of /dev/fuse to which connection it belongs
-/// (fuse_connection in /proc/PID/fdinfo), and a connection has the number of its mount's device. Older kernels do not;
-/// there it is the one process that has both /dev/fuse and the image open. Other users' processes are not seen.
+/// (fuse_connection in /proc/PID/fdinfo), and a connection has the number of its mount's device. A service manager may
+/// keep as many of them as the daemon has, which alone has a <see cref="LastWord"/>. Older kernels do not tell; there
+/// the daemon says it in that. Other users' processes are not seen. Nothing that a process has open is touched.
 /// </summary>
 internal sealed class DaemonTable
 {
     private const string DevicePath = "/dev/fuse";
     private const string ConnectionField = "fuse_connection:";
-
-    private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(20);
 
     private readonly List<Candidate> _candidates = [];
 
@@ -41,61 +40,44 @@ internal sealed class DaemonTable
         return table;
     }
 
-    /// <summary>Whether a process has not ended; one that only waits for its parent to take notice has.</summary>
-    public static bool IsRunning(int process)
-    {
-        try
-        {
-            // The name before the state is in parentheses and may hold any character.
-            string stat = File.ReadAllText(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}/stat"));
-            int end = stat.LastIndexOf(')');
-            return end + 2 < stat.Length && stat[end + 2] is not ('Z' or 'X');
-        }
-        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
-        {
-            return false;
-        }
-    }
-
-    /// <summary>
-    /// Waits until a daemon whose mount was taken away has ended: umount(2) returns before it has written everything.
-    /// </summary>
-    /// <exception cref="CommandException">It has not after so long.</exception>
-    public static void WaitForEnd(int daemon, string image, TimeSpan patience)
-    {
-        Stopwatch waited = Stopwatch.StartNew();
-        while (IsRunning(daemon))
-        {
-            if (waited.Elapsed > patience)
-                throw new CommandException(ExitCode.Failure, $"{image}: is unmounted, but still being written");
-            Thread.Sleep(Period);
-        }
-    }
-
     /// <summary>The process that serves a mount; null where none does, or it cannot be seen.</summary>
     public int? Find(MountEntry mount)
     {
-        string minor = mount.Device[(mount.Device.IndexOf(':', StringComparison.Ordinal) + 1)..];
+        string minor = mount.Minor.ToString(CultureInfo.InvariantCulture);
         if (_candidates.Exists(static candidate => candidate.Connections.Count > 0))
         {
-            // A helper or the service manager may keep one descriptor; the daemon has one for each of its threads.
-            Candidate? best = _candidates.MaxBy(candidate => candidate.Connections.Count(found => found == minor));
-            return best is not null && best.Connections.Contains(minor, StringComparer.Ordinal) ? best.Id : null;
+            List<Candidate> serving = _candidates.FindAll(candidate => candidate.Connections.Contains(minor));
+            return (serving.Find(static candidate => candidate.Word is not null)
+                ?? serving.Find(static candidate => candidate.IsOfProgram))?.Id;
         }
 
-        List<Candidate> holders = _candidates.FindAll(candidate => candidate.Files.Contains(mount.Source));
+        List<Candidate> sayers = _candidates.FindAll(candidate => candidate.Says(mount));
+        List<Candidate> holders = sayers.Count > 0
+            ? sayers : _candidates.FindAll(candidate => candidate.Files.Contains(mount.Source));
         return holders.Count == 1 ? holders[0].Id : null;
     }
+
+    /// <summary>
+    /// Whether a process that is seen keeps a mount alive, if not as its daemon: nobody may answer there.
+    /// </summary>
+    public bool IsHeld(MountEntry mount) => _candidates.Exists(candidate =>
+        candidate.Connections.Contains(mount.Minor.ToString(CultureInfo.InvariantCulture)));
+
+    /// <summary>The descriptor of a process that is its <see cref="LastWord"/>; null where it has none.</summary>
+    public static string? WordOf(int process) =>
+        Look(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}"), process)?.Word;
 
     /// <summary>A process with /dev/fuse open; null for others.</summary>
     private static Candidate? Look(string directory, int id)
     {
-        Candidate candidate = new(id, [], new HashSet<string>(StringComparer.Ordinal));
+        Candidate candidate = new(id);
         try
         {
             foreach ((string number, string target) in OpenDescriptors.Of(directory))
             {
                 candidate.Files.Add(target);
+                if (LastWord.IsLink(target))
+                    candidate.Word = number;
                 if (target is DevicePath && ConnectionOf($"{directory}/fdinfo/{number}") is { } connection)
                     candidate.Connections.Add(connection);
             }
@@ -113,5 +95,53 @@ internal sealed class DaemonTable
         .FirstOrDefault(static line => line.StartsWith(ConnectionField, StringComparison.Ordinal))
         ?[ConnectionField.Length..].Trim();
 
-    private sealed record Candidate(int Id, List<string> Connections, HashSet<string> Files);
+    private sealed record Candidate(int Id)
+    {
+        public List<string> Connections { get; } = [];
+
+        public HashSet<string> Files { get; } = new(StringComparer.Ordinal);
+
+        public string? Word { get; set; }
+
+        /// <summary>Whether it is called as this program: a daemon of an earlier version has no word.</summary>
+        public bool IsOfProgram
+        {
+            get
+            {
+                try
+                {
+                    string name = File.ReadAllText(string.Create(CultureInfo.InvariantCulture, $"/proc/{Id}/comm"));
+                    return string.Equals(name.TrimEnd('\n'), Report.ProgramName, StringComparison.Ordinal);
+                }
+                catch (IOException)
+                {
+                    return false;
+                }
+            }
+        }
+
+        /// <summary>Whether it says that it serves a mount: believed of root, and of the user who mounted.</summary>
+        public bool Says(MountEntry mount)
+        {
+            if (Word is null || !IsOf(mount.UserId))
+                return false;
+            int descriptor = LastWord.Open(Id, Word);
+            if (descriptor < 0)
+                return false;
+            _ = LastWord.Read(descriptor, out int session, out _);
+            _ = LinuxFile.Close(descriptor);
+            return session >= 0 && session == mount.Minor;
+        }
+
+        private bool IsOf(uint? user)
+        {
+            int directory = LinuxFile.Open(
+                string.Create(CultureInfo.InvariantCulture, $"/proc/{Id}"), OpenFlags.PathOnly | OpenFlags.CloseOnExec);
+            if (directory < 0)
+                return false;
+            int result = LinuxFile.Status(directory, out FileStatus status);
+            _ = LinuxFile.Close(directory);
+            return result == 0 && (status.Owner == 0 || status.Owner == user);
+        }
+    }
 }

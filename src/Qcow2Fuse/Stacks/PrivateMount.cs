@@ -13,29 +13,29 @@ namespace Qcow2Fuse.Stacks;
 /// </summary>
 internal sealed class PrivateMount : IDisposable
 {
-    private const string SystemBase = "/run/qcow2fuse";
     private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
     private const int IdLength = 16;
     private const string RawExtension = ".raw";
 
-    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(5);
     private static readonly TimeSpan BusyPatience = TimeSpan.FromSeconds(2);
     private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(20);
 
+    private readonly string _image;
     private readonly StartedProgram _daemon;
 
     private PrivateMount(string directory, string image, StartedProgram daemon)
     {
         Directory = directory;
         RawFile = Path.Combine(directory, RawFileName.For(image));
+        _image = image;
         _daemon = daemon;
     }
 
     /// <summary>The directory below which <c>attach</c> makes its mount points.</summary>
-    public static string AttachBase => Path.Combine(SystemBase, "attach");
+    public static string AttachBase => Path.Combine(MountDirectory.System, "attach");
 
     /// <summary>The directory below which <c>mount --fs</c> makes its mount points.</summary>
-    public static string FileSystemBase => Path.Combine(SystemBase, "fs");
+    public static string FileSystemBase => Path.Combine(MountDirectory.System, "fs");
 
     /// <summary>The mount point.</summary>
     public string Directory { get; }
@@ -104,20 +104,24 @@ internal sealed class PrivateMount : IDisposable
     /// Unmounts, and waits until the daemon has written everything. Whoever still uses the mount keeps it alive, out
     /// of sight, which is said on standard error.
     /// </summary>
-    /// <returns>False if something that was written may be lost.</returns>
-    public bool End()
+    /// <param name="failure">Exit code of the command where something may be lost.</param>
+    /// <exception cref="CommandException">Something that was written may be lost.</exception>
+    public void End(int failure)
     {
-        if (TryUnmount())
+        using DaemonEnd? end = DaemonEnd.Watch(_daemon.Id);
+        bool isFree = TryUnmount();
+        if (!isFree)
+            FuseMount.Unmount(Directory, lazy: true);
+        RemoveDirectory(Directory);
+        if (!isFree)
         {
-            bool ended = _daemon.WaitUntilOver(Patience);
-            RemoveDirectory(Directory);
-            return ended && _daemon.Wait() == ExitCode.Success;
+            Report.Warning($"{RawFile} is still open; the image is in use until it is closed");
+            return;
         }
 
-        FuseMount.Unmount(Directory, lazy: true);
-        RemoveDirectory(Directory);
-        Report.Warning($"{RawFile} is still open; the image is in use until it is closed");
-        return true;
+        end?.Wait(_image, failure);
+        if (_daemon.Wait() != ExitCode.Success)
+            throw DaemonEnd.Died(_image, _daemon.Id, failure);
     }
 
     /// <inheritdoc/>
@@ -153,7 +157,7 @@ internal sealed class PrivateMount : IDisposable
     private static string MakeDirectory(string kind)
     {
         string? runtime = MountCalls.EffectiveUser() == 0
-            ? SystemBase
+            ? MountDirectory.System
             : Environment.GetEnvironmentVariable("XDG_RUNTIME_DIR") is { Length: > 0 } own
                 ? Path.Combine(own, "qcow2fuse")
                 : null;
@@ -161,7 +165,10 @@ internal sealed class PrivateMount : IDisposable
         {
             if (runtime is null)
                 return System.IO.Directory.CreateTempSubdirectory("qcow2fuse-").FullName;
-            System.IO.Directory.CreateDirectory(runtime, OwnerOnly);
+            if (string.Equals(runtime, MountDirectory.System, StringComparison.Ordinal))
+                MountDirectory.Make(runtime);
+            else
+                System.IO.Directory.CreateDirectory(runtime, OwnerOnly);
             System.IO.Directory.CreateDirectory(Path.Combine(runtime, kind), OwnerOnly);
             string id = RandomNumberGenerator.GetHexString(IdLength, lowercase: true);
             string directory = Path.Combine(runtime, kind, id);

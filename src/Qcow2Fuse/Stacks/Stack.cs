@@ -55,7 +55,8 @@ internal sealed record Stack(MountEntry Mount, int? ProcessId, IReadOnlyList<Sta
     private bool IsBelow(string directory) =>
         Mount.MountPoint.StartsWith(directory + "/", StringComparison.Ordinal);
 
-    private static bool IsIn(string file, string mountPoint) =>
+    /// <summary>Whether a file is a mount point, or lies below it.</summary>
+    public static bool IsIn(string file, string mountPoint) =>
         string.Equals(file, mountPoint, StringComparison.Ordinal)
         || (file.StartsWith(mountPoint, StringComparison.Ordinal) && file[mountPoint.Length] == '/');
 
@@ -63,7 +64,7 @@ internal sealed record Stack(MountEntry Mount, int? ProcessId, IReadOnlyList<Sta
     /// "/dev/loop1" and its partitions "/dev/loop1p2", but not "/dev/loop12"; nor a user's mount by FUSE, whose source
     /// is what he likes.
     /// </summary>
-    private static IReadOnlyList<string> MountPointsOf(LoopEntry loop, IReadOnlyList<MountEntry> table) =>
+    public static IReadOnlyList<string> MountPointsOf(LoopEntry loop, IReadOnlyList<MountEntry> table) =>
     [
         .. table.Where(entry => !entry.Type.StartsWith("fuse", StringComparison.Ordinal)
                 && (entry.Source == loop.Path

@@ -55,6 +55,20 @@ public sealed class ControlSocketTests : ControlTest
         Assert.Equal("ok\n", Get(mounted.ProcessId, "/healthz"));
     }
 
+    /// <summary>A mount there may let others in. Names of it and sockets are none of their business.</summary>
+    [SkippableFact]
+    public void Others_go_through_the_directory_of_sockets_and_see_and_open_nothing()
+    {
+        using MountedImage mounted = Start(NewImage());
+        string socket = SocketOf(mounted.ProcessId);
+        Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(socket));
+        UnixFileMode mode = File.GetUnixFileMode(Path.GetDirectoryName(socket)!);
+        Assert.Equal(
+            UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute | UnixFileMode.GroupExecute
+                | UnixFileMode.OtherExecute,
+            mode);
+    }
+
     [SkippableFact]
     public void The_socket_of_a_killed_daemon_hinders_nobody()
     {

@@ -60,6 +60,49 @@ public sealed class DiskSourceTests
         Assert.Equal(2, disk.Opened);
     }
 
+    [Fact]
+    public void A_disk_that_cannot_be_written_out_stays_open_for_whoever_comes_next()
+    {
+        using SlowDisk disk = new() { Time = TimeSpan.FromHours(1) };
+        disk.Ready.Set();
+        Assert.Same(disk.Device, disk.Acquire());
+        disk.Release();
+        disk.IsWrittenOut = false;
+        Assert.False(disk.CloseUnused(TimeSpan.Zero));
+        Assert.Equal((1, 0), (disk.Attempts, disk.Closed));
+
+        // Not opened anew, which would show what the file holds.
+        Assert.Same(disk.Device, disk.Current);
+        Assert.Same(disk.Device, disk.Acquire());
+        Assert.Equal(1, disk.Opened);
+        disk.Release();
+        Assert.False(disk.CloseUnused(TimeSpan.Zero));
+        disk.IsWrittenOut = true;
+        Assert.True(disk.CloseUnused(TimeSpan.Zero));
+        Assert.Equal((3, 1), (disk.Attempts, disk.Closed));
+        Assert.Null(disk.Current);
+    }
+
+    [Fact]
+    public async Task Nobody_gets_the_disk_while_it_is_written_out()
+    {
+        using SlowDisk disk = new() { Time = TimeSpan.FromHours(1) };
+        disk.Ready.Set();
+        disk.Acquire();
+        disk.Release();
+        disk.Ready.Reset();
+        Task<bool> closing = Task.Run(() => disk.CloseUnused(TimeSpan.Zero));
+        Assert.True(await disk.Leaving.WaitAsync(Patience));
+        Assert.Null(disk.AcquireOpen());
+        Thread other = new(() => disk.Acquire());
+        other.Start();
+        Assert.True(SpinWait.SpinUntil(() => other.ThreadState.HasFlag(ThreadState.WaitSleepJoin), Patience));
+        disk.Ready.Set();
+        Assert.True(await closing.WaitAsync(Patience));
+        Assert.True(other.Join(Patience));
+        Assert.Equal((2, 1), (disk.Opened, disk.Closed));
+    }
+
     private sealed class SlowDisk : DiskSource, IDisposable
     {
         public SemaphoreSlim Begun { get; } = new(0);
@@ -74,6 +117,16 @@ public sealed class DiskSourceTests
 
         public int Opened { get; private set; }
 
+        public int Closed { get; private set; }
+
+        public int Attempts { get; private set; }
+
+        public bool IsWrittenOut { get; set; } = true;
+
+        public TimeSpan Time { get; init; }
+
+        public SemaphoreSlim Leaving { get; } = new(0);
+
         public override long Length => 4096;
 
         public override long AllocatedBytes => 0;
@@ -84,6 +137,7 @@ public sealed class DiskSourceTests
         {
             Begun.Dispose();
             Failed.Dispose();
+            Leaving.Dispose();
             Ready.Dispose();
             Device.Dispose();
         }
@@ -96,8 +150,16 @@ public sealed class DiskSourceTests
             return Failure is null ? Device : throw Failure;
         }
 
-        protected override void Close(BlockDevice device)
+        protected override TimeSpan IdleTime => Time;
+
+        protected override bool TryWriteOut()
         {
+            Attempts++;
+            Leaving.Release();
+            Assert.True(Ready.Wait(Patience));
+            return IsWrittenOut;
         }
+
+        protected override void Close(BlockDevice device) => Closed++;
     }
 }

@@ -102,6 +102,23 @@ public sealed class LogTests : MountTest
         Assert.StartsWith(expected, File.ReadAllText(PathOf("err")), StringComparison.Ordinal);
     }
 
+    [SkippableTheory]
+    [InlineData(true, "<3>")]
+    [InlineData(false, "qcow2fuse: ")]
+    public void The_journal_gets_why_a_mount_does_not_begin_as_an_error(bool isJournal, string expected)
+    {
+        string mountPoint = NewMountPoint();
+        QemuTools.Require(FindProgram() is not null, "out/qcow2fuse is not built");
+        string script = "exec 2>err; JOURNAL_STREAM=$(stat -Lc %d:%i "
+            + (isJournal ? "err" : "/dev/null") + ") exec \"$0\" mount --foreground none.qcow2 \"$1\"";
+        ProcessResult result = ProcessRunner.Run("sh", ["-c", script, FindProgram()!, mountPoint], WorkDirectory);
+        Assert.Equal(32, result.ExitCode);
+        string[] lines = File.ReadAllLines(PathOf("err"));
+        Assert.StartsWith(expected + PathOf("none.qcow2") + ":", lines[0], StringComparison.Ordinal);
+        Assert.All(
+            lines[1..], line => Assert.StartsWith(isJournal ? expected : "hint: ", line, StringComparison.Ordinal));
+    }
+
     [SkippableFact]
     public void With_auto_unmount_a_killed_daemon_leaves_no_mount()
     {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
+using System.Globalization;
 using Qcow2Fuse.EndToEnd.Tests.Tidy;
 using Qcow2Fuse.Testing;
 using Xunit;
@@ -36,6 +37,87 @@ public sealed class UnitFileTests : MountTest
                 "RootImage", "MountFlags", "MountAPIVFS", "PrivateNetwork", "PrivateUsers",
             ],
             StringComparer.Ordinal));
+    }
+
+    /// <summary>
+    /// After a crash the mount is there and nobody answers, until the next daemon does. Who looks at it before waits.
+    /// </summary>
+    [Theory]
+    [InlineData("qcow2fuse.service")]
+    [InlineData("qcow2fuse@.service")]
+    public void Nothing_in_a_unit_touches_the_mount_before_it_is_served(string unit)
+    {
+        string[] before = ["ExecStartPre", "ExecCondition", "RuntimeDirectory", "WorkingDirectory", "ConditionPathIs"];
+        Assert.DoesNotContain(SourceTree.LinesOf(unit), line =>
+            before.Any(word => line.StartsWith(word, StringComparison.Ordinal)));
+        Assert.Equal(
+            unit.Contains('@', StringComparison.Ordinal),
+            SourceTree.LinesOf(unit).Contains("Environment=QCOW2FUSE_MKDIR=on"));
+    }
+
+    [Theory]
+    [InlineData("qcow2fuse.service")]
+    [InlineData("qcow2fuse@.service")]
+    public void A_daemon_that_hangs_is_back_within_a_minute(string unit)
+    {
+        int Seconds(string setting) => int.Parse(
+            SourceTree.LinesOf(unit).Single(line => line.StartsWith(setting + "=", StringComparison.Ordinal))
+                [(setting.Length + 1)..],
+            CultureInfo.InvariantCulture);
+        Assert.InRange(Seconds("WatchdogSec"), 30, 45);
+        Assert.InRange(Seconds("WatchdogSec") + Seconds("TimeoutAbortSec"), 30, 55);
+    }
+
+    [Theory]
+    [InlineData("qcow2fuse.service")]
+    [InlineData("qcow2fuse@.service")]
+    public void What_will_not_be_better_the_next_time_is_not_tried_again(string unit) =>
+        Assert.Contains("RestartPreventExitStatus=1 32", SourceTree.LinesOf(unit));
+
+    /// <summary>systemctl is a script that lists a job of this kind; the program is one that says what it was asked.
+    /// </summary>
+    [SkippableTheory]
+    [InlineData("stop", "", "umount -q -l\n")]
+    [InlineData("restart", "", "")]
+    [InlineData("", "", "")]
+    [InlineData("", "2", "")]
+    [InlineData("", "32", "umount -q -l\n")]
+    [InlineData("restart", "1", "umount -q -l\n")]
+    public void A_kept_mount_goes_where_nobody_starts_again(string job, string exitStatus, string asked)
+    {
+        QemuTools.RequireTool("bash");
+        string text = string.Join('\n', SourceTree.LinesOf("qcow2fuse@.service"))
+            .Replace("\\\n", " ", StringComparison.Ordinal);
+        const string Start = "ExecStopPost=-/bin/sh -c '";
+        string line = text.Split('\n').Single(static one => one.StartsWith(Start, StringComparison.Ordinal));
+        string script = line[Start.Length..^"' sh %n".Length].Replace("$$", "$", StringComparison.Ordinal)
+            .Replace("/usr/bin/qcow2fuse", PathOf("qcow2fuse"), StringComparison.Ordinal);
+        File.WriteAllText(
+            PathOf("systemctl"), "#!/bin/sh\necho '3 other.service stop waiting'\n"
+                + (job.Length > 0 ? $"echo '17 {Instance}   {job} running'\n" : ""));
+        File.WriteAllText(PathOf("qcow2fuse"), "#!/bin/sh\necho \"$*\"\n");
+        foreach (string name in (string[])["systemctl", "qcow2fuse"])
+            Tool("chmod", "+x", PathOf(name));
+        ProcessResult result = ProcessRunner.Run(
+            "sh", ["-c", script, "sh", Instance],
+            environment: new Dictionary<string, string?>
+            { ["PATH"] = WorkDirectory + ":/usr/bin:/bin", ["EXIT_STATUS"] = exitStatus }).ShouldSucceed();
+        Assert.Equal(asked, result.Output);
+    }
+
+    [SkippableFact]
+    public void The_helper_of_mount_is_installed_where_mount_looks_for_it()
+    {
+        QemuTools.RequireTool("make");
+        QemuTools.Require(FindProgram() is not null, "out/qcow2fuse is not built");
+        string root = PathOf("root");
+        string[] words = ["-s", "-C", SourceTree.Root, "-o", "out/qcow2fuse", "DESTDIR=" + root];
+        Tool("make", [.. words, "install"]);
+        Assert.Equal("/usr/local/bin/qcow2fuse", new FileInfo(root + "/sbin/mount.qcow2fuse").LinkTarget);
+        Assert.True(File.Exists(root + "/usr/local/bin/qcow2fuse"));
+        Tool("make", [.. words, "uninstall"]);
+        Assert.Null(new FileInfo(root + "/sbin/mount.qcow2fuse").LinkTarget);
+        Assert.False(File.Exists(root + "/usr/local/bin/qcow2fuse"));
     }
 
     [SkippableFact]

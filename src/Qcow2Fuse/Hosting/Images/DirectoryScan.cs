@@ -18,6 +18,7 @@ internal sealed class DirectoryScan(ImageFolder folder, ILogger logger)
     private readonly Lock _lock = new();
     private readonly Dictionary<string, (FileStamp Stamp, bool IsImage)> _probed = new(StringComparer.Ordinal);
     private bool _hasComplained;
+    private bool _isUnreadable;
 
     /// <summary>Memory for the names of all files, in bytes; what is beyond it is not looked at.</summary>
     public long NameBytesMax { get; init; } = 12 << 20;
@@ -26,22 +27,27 @@ internal sealed class DirectoryScan(ImageFolder folder, ILogger logger)
     public static bool HasUsualEnding(string name) =>
         name.EndsWith(UsualEnding, StringComparison.OrdinalIgnoreCase);
 
-    /// <summary>The names of the images, in no order; none where the directory cannot be read.</summary>
+    /// <summary>
+    /// The names of the images, in no order; null where the directory cannot be read now: those stay that were known.
+    /// </summary>
     /// <param name="isWhole">Whether all files were looked at.</param>
-    public List<string> Images(out bool isWhole)
+    public List<string>? Images(out bool isWhole)
     {
         try
         {
             List<string> names = folder.Names(NameBytesMax, out isWhole);
             DropOld(names);
             names.RemoveAll(name => !IsImage(name));
+            _isUnreadable = false;
             return names;
         }
         catch (BlockException exception)
         {
-            HostLog.DirectoryFailed(logger, folder.Path, exception.Message);
+            if (!_isUnreadable)
+                HostLog.DirectoryFailed(logger, folder.Path, exception.Message);
+            _isUnreadable = true;
             isWhole = true;
-            return [];
+            return null;
         }
     }
 

@@ -101,8 +101,10 @@ internal abstract class DiskSource
     {
         lock (_lock)
         {
-            if (_device is not null)
-                _users++;
+            // One that is about to be closed is open for nobody any more.
+            if (_device is null || _isChanging)
+                return null;
+            _users++;
             return _device;
         }
     }
@@ -120,7 +122,9 @@ internal abstract class DiskSource
             CloseUnused(TimeSpan.Zero);
     }
 
-    /// <summary>Closes the disk if it has had no user for <paramref name="time"/>.</summary>
+    /// <summary>
+    /// Closes the disk if it has had no user for <paramref name="time"/>. One that cannot be written out stays open.
+    /// </summary>
     /// <returns>Whether it is closed now.</returns>
     public bool CloseUnused(TimeSpan time)
     {
@@ -133,11 +137,36 @@ internal abstract class DiskSource
                 return true;
             if (_users > 0 || Environment.TickCount64 - _unusedSince < (long)time.TotalMilliseconds)
                 return false;
-            device = TakeDevice();
+            _isChanging = true;
+            device = _device;
         }
 
-        CloseTaken(device);
-        return true;
+        bool isWrittenOut = false;
+        try
+        {
+            isWrittenOut = TryWriteOut();
+        }
+        finally
+        {
+            lock (_lock)
+            {
+                if (isWrittenOut)
+                {
+                    Volatile.Write(ref _device, null);
+                }
+                else
+                {
+                    // The next attempt is after the same time, or by whoever opens it again.
+                    _unusedSince = Environment.TickCount64;
+                    _failure = null;
+                    EndChange();
+                }
+            }
+        }
+
+        if (isWrittenOut)
+            CloseTaken(device);
+        return isWrittenOut;
     }
 
     /// <summary>Closes the disk if it is idle.</summary>
@@ -153,7 +182,9 @@ internal abstract class DiskSource
                 Monitor.Wait(_lock);
             if (_device is null)
                 return;
-            device = TakeDevice();
+            device = _device;
+            Volatile.Write(ref _device, null);
+            _isChanging = true;
         }
 
         CloseTaken(device);
@@ -162,16 +193,14 @@ internal abstract class DiskSource
     /// <summary>Opens the disk; called by one thread at a time, and never while <see cref="Close"/> runs.</summary>
     protected abstract BlockDevice Open();
 
+    /// <summary>
+    /// Makes everything durable before it is closed without a user; false where that failed, so that it has to stay
+    /// open. Nobody opens or uses it meanwhile.
+    /// </summary>
+    protected virtual bool TryWriteOut() => true;
+
     /// <summary>Closes it.</summary>
     protected abstract void Close(BlockDevice device);
-
-    private BlockDevice TakeDevice()
-    {
-        BlockDevice device = _device!;
-        Volatile.Write(ref _device, null);
-        _isChanging = true;
-        return device;
-    }
 
     private void CloseTaken(BlockDevice device)
     {

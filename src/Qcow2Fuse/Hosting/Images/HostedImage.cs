@@ -32,6 +32,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     private int _openings;
     private int _resizeWasRefused;
     private volatile bool _isRetired;
+    private bool _isEnding;
 
     /// <summary>An image of a directory, opened when it is used.</summary>
     /// <param name="settings">The settings of the mount.</param>
@@ -239,10 +240,18 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     public void Flush() => Served?.Flush();
 
     /// <summary>Closes the image and its files.</summary>
+    /// <exception cref="BlockException">Something is lost.</exception>
     public void Dispose()
     {
-        CloseAnyway();
-        _place.Dispose();
+        _isEnding = true;
+        try
+        {
+            CloseAnyway();
+        }
+        finally
+        {
+            _place.Dispose();
+        }
     }
 
     /// <inheritdoc/>
@@ -259,12 +268,31 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     }
 
     /// <inheritdoc/>
+    /// <remarks>
+    /// What was acknowledged is in memory only until it is durable. The image stays open with it, whoever opens it next
+    /// reads it, and his fsync hears whether it can be written.
+    /// </remarks>
+    protected override bool TryWriteOut()
+    {
+        try
+        {
+            Flush();
+            return true;
+        }
+        catch (BlockException exception)
+        {
+            HostLog.StaysOpen(_logger, Path, IdleTime.TotalSeconds, exception.Message);
+            return false;
+        }
+    }
+
+    /// <inheritdoc/>
     protected override void Close(BlockDevice device)
     {
         ServedImage image = _served!;
         Volatile.Write(ref _served, null);
         Closed?.Invoke();
-        if (_staysOpen)
+        if (_isEnding)
         {
             // Its owner has flushed it, and hears of a failure.
             image.Dispose();
@@ -273,11 +301,11 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
 
         try
         {
-            using (image)
-                image.Flush();
+            image.Dispose();
         }
         catch (BlockException exception)
         {
+            // Everything was durable before; the image says that it was not closed properly.
             HostLog.LastFlushFailed(_logger, Path, exception.Message);
         }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
+using System.Runtime.ExceptionServices;
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
@@ -60,6 +61,16 @@ internal sealed class ImageDirectory : ImageSet
         _settings = settings;
         _logger = logger;
         _folder = ImageFolder.Open(path, IsShared(settings), settings.AllowPaths);
+        try
+        {
+            _folder.RequireReadable();
+        }
+        catch
+        {
+            _folder.Dispose();
+            throw;
+        }
+
         _files = new FileStorage(keeper: null, _folder);
         Path = path;
         _idleTimer = new Timer(CloseIdle, state: null, LookPeriod, LookPeriod);
@@ -193,11 +204,7 @@ internal sealed class ImageDirectory : ImageSet
     }
 
     /// <inheritdoc/>
-    public override void Flush()
-    {
-        foreach (HostedImage image in AllImages())
-            image.Flush();
-    }
+    public override void Flush() => ForAll(static image => image.Flush());
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
@@ -205,9 +212,35 @@ internal sealed class ImageDirectory : ImageSet
         _idleTimer.Dispose();
         lock (_idleLock)
             _isDisposed = true;
+        try
+        {
+            ForAll(static image => image.Dispose());
+        }
+        finally
+        {
+            _folder.Dispose();
+        }
+    }
+
+    /// <summary>Does something with each image, also after it failed for one; then says what failed first.</summary>
+    private void ForAll(Action<HostedImage> work)
+    {
+        BlockException? first = null;
         foreach (HostedImage image in AllImages())
-            image.Dispose();
-        _folder.Dispose();
+        {
+            try
+            {
+                work(image);
+            }
+            catch (BlockException exception)
+            {
+                HostLog.LastFlushFailed(_logger, image.Path, exception.Message);
+                first ??= exception;
+            }
+        }
+
+        if (first is not null)
+            ExceptionDispatchInfo.Throw(first);
     }
 
     /// <summary>Whether others than the user of this process are to enter the mount, or to own what it shows.</summary>
@@ -308,7 +341,8 @@ internal sealed class ImageDirectory : ImageSet
     /// <summary>Compares the directory with what is shown.</summary>
     private void Look(TreeContext context)
     {
-        List<string> files = Scan.Images(out bool isWhole);
+        if (Scan.Images(out bool isWhole) is not { } files)
+            return;
         HashSet<string> found = new(files, StringComparer.Ordinal);
         string[] missing;
         lock (_lock)

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+using System.Diagnostics;
+using System.Globalization;
+using System.Runtime.InteropServices;
+
+namespace Qcow2Fuse.Linux;
+
+/// <summary>
+/// A process of anybody, held so that its end is seen and another process that gets its number is not taken for it
+/// (pidfd_open(2)). Before Linux 5.3, and where a sandbox refuses that, its number is looked for in /proc.
+/// </summary>
+public sealed unsafe partial class WatchedProcess : IDisposable
+{
+    private const int SyscallPidfdOpen = 434;
+    private const short Readable = 1;
+
+    private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(20);
+
+    private int _descriptor;
+
+    private WatchedProcess(int id, int descriptor)
+    {
+        Id = id;
+        _descriptor = descriptor;
+    }
+
+    /// <summary>Its process id.</summary>
+    public int Id { get; }
+
+    /// <summary>Holds a process; null where there is none of that number.</summary>
+    public static WatchedProcess? Open(int id)
+    {
+        int descriptor = OpenDescriptor(id);
+        return descriptor >= 0 || IsRunning(id) ? new WatchedProcess(id, descriptor) : null;
+    }
+
+    /// <summary>Whether a process has not ended; one that only waits for its parent to take notice has.</summary>
+    public static bool IsRunning(int id)
+    {
+        try
+        {
+            // The name before the state is in parentheses and may hold any character.
+            string stat = File.ReadAllText(string.Create(CultureInfo.InvariantCulture, $"/proc/{id}/stat"));
+            int end = stat.LastIndexOf(')');
+            return end + 2 < stat.Length && stat[end + 2] is not ('Z' or 'X');
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            return false;
+        }
+    }
+
+    /// <summary>Waits until it has ended with all its threads, so that its files are closed.</summary>
+    /// <param name="patience">How long to wait.</param>
+    /// <returns>False where it has not ended by then.</returns>
+    public bool WaitUntilOver(TimeSpan patience)
+    {
+        if (_descriptor >= 0)
+            return WaitUntilOver(_descriptor, patience);
+        for (Stopwatch waited = Stopwatch.StartNew(); IsRunning(Id); Thread.Sleep(Period))
+        {
+            if (waited.Elapsed > patience)
+                return false;
+        }
+
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (_descriptor >= 0)
+            _ = LinuxFile.Close(_descriptor);
+        _descriptor = -1;
+    }
+
+    /// <summary>A descriptor of a process, or a negative number.</summary>
+    internal static int OpenDescriptor(int id) => (int)PidfdOpenNative(SyscallPidfdOpen, id, 0);
+
+    /// <summary>Waits until the process of a descriptor has ended; false where it has not by then.</summary>
+    internal static bool WaitUntilOver(int descriptor, TimeSpan patience)
+    {
+        Stopwatch waited = Stopwatch.StartNew();
+        while (true)
+        {
+            PollDescriptor poll = new() { Descriptor = descriptor, Events = Readable };
+            int left = (int)Math.Clamp((patience - waited.Elapsed).TotalMilliseconds, 0, int.MaxValue);
+            int result = PollNative(&poll, 1, left);
+            int errno = Marshal.GetLastPInvokeError();
+            if (result >= 0 || errno != Errno.EINTR)
+                return result > 0;
+        }
+    }
+
+    [LibraryImport("libc", EntryPoint = "syscall", SetLastError = true)]
+    private static partial nint PidfdOpenNative(nint number, int process, uint flags);
+
+    [LibraryImport("libc", EntryPoint = "poll", SetLastError = true)]
+    private static partial int PollNative(PollDescriptor* descriptors, nuint count, int milliseconds);
+
+    /// <summary>struct pollfd.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct PollDescriptor
+    {
+        public int Descriptor;
+        public short Events;
+        public short Happened;
+    }
+}

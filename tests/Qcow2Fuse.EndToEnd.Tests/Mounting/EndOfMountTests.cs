@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT
+using System.Diagnostics;
+using System.Globalization;
+using Qcow2Fuse.EndToEnd.Tests.Stacks;
+using Qcow2Fuse.Testing;
+using Xunit;
+
+namespace Qcow2Fuse.EndToEnd.Tests.Mounting;
+
+/// <summary>Whoever takes a mount away hears how it has ended. strace delays or fails what the daemon makes durable.
+/// </summary>
+public sealed class EndOfMountTests : StackTest
+{
+    private const string Slow = "fdatasync:delay_exit=1500000";
+    private const string Failing = "fdatasync:error=EIO";
+    private const string Lost = "the last flush failed, written data may be lost";
+
+    [SkippableTheory]
+    [InlineData("disk.qcow2", "")]
+    [InlineData("disk.qcow2", "fsname=web")]
+    [InlineData("disk.qcow2", "no_lock")]
+    [InlineData("images", "")]
+    public void Umount_returns_when_everything_is_written(string source, string options)
+    {
+        string directory = PathOf("images");
+        Directory.CreateDirectory(directory);
+        string image = source == "images" ? NewImage(name: "images/disk.qcow2") : NewImage();
+        string mountPoint = NewMountPoint();
+        using Process traced = StartTraced(
+            Slow, "mount", "--foreground", "-o", "rw" + (options.Length > 0 ? "," + options : ""), PathOf(source),
+            mountPoint);
+        string raw = WaitForFile(traced, image, mountPoint);
+        WriteStamp(raw);
+
+        Run("umount", mountPoint).ShouldSucceed();
+
+        // A copy made now has everything, and nobody writes to the image any more.
+        Assert.Empty(DaemonsOf(mountPoint));
+        ShouldHoldStamp(Path.GetRelativePath(WorkDirectory, image));
+        Assert.True(traced.WaitForExit(Eventually.Patience));
+    }
+
+    [SkippableTheory]
+    [InlineData("disk.qcow2")]
+    [InlineData("mnt")]
+    public void Umount_fails_where_the_last_flush_does(string named)
+    {
+        string image = NewImage();
+        string mountPoint = NewMountPoint();
+        using Process traced = StartTraced(Failing, "mount", "--foreground", image, mountPoint);
+        string raw = WaitForFile(traced, image, mountPoint);
+        WriteStamp(raw);
+
+        ProcessResult result = Run("umount", PathOf(named));
+
+        // Asked over the image, the daemon keeps the mount, and what is in its memory, for another attempt.
+        bool isKept = named == "disk.qcow2";
+        Assert.NotEqual(0, result.ExitCode);
+        OneLine.Error(result, isKept ? "Input/output error" : Lost);
+        if (!isKept)
+            Assert.Equal(2, result.ExitCode);
+        Assert.Equal(isKept, IsMounted(mountPoint));
+        if (isKept)
+            Assert.Equal(2, Run("umount", mountPoint).ExitCode);
+        Assert.True(traced.WaitForExit(Eventually.Patience));
+        Assert.Equal(2, traced.ExitCode);
+    }
+
+    [SkippableFact]
+    public void Umount_fails_where_the_daemon_dies_meanwhile()
+    {
+        string image = NewImage();
+        string mountPoint = NewMountPoint();
+        using Process traced = StartTraced(
+            "fdatasync:delay_exit=60000000", "mount", "--foreground", image, mountPoint);
+        WriteStamp(WaitForFile(traced, image, mountPoint));
+        int daemon = Assert.Single(DaemonsOf(mountPoint), id => id != traced.Id);
+        using Process unmounting = Launch("umount", mountPoint);
+        WaitUntil(() => !IsMounted(mountPoint), "it stays mounted");
+        Signal(daemon, "KILL");
+        Assert.True(unmounting.WaitForExit(Eventually.Patience));
+        Assert.Equal(2, unmounting.ExitCode);
+        Assert.Contains("died", unmounting.StandardError.ReadToEnd(), StringComparison.Ordinal);
+        traced.Kill();
+        Assert.True(traced.WaitForExit(Eventually.Patience));
+    }
+
+    [SkippableFact]
+    public void Detach_fails_where_the_last_flush_does()
+    {
+        RequireLoopDevices();
+        string image = NewImage();
+        using Process traced = StartTraced(Failing, "attach", image);
+        string loop = traced.StandardOutput.ReadLine()!;
+        Tool("dd", "if=/dev/urandom", "of=" + loop, "bs=64k", "count=4", "status=none");
+
+        ProcessResult result = Run("detach", loop);
+
+        Assert.Equal(1, result.ExitCode);
+        OneLine.Error(result, Lost);
+        Assert.Empty(MountPointsOf(image));
+        Assert.True(traced.WaitForExit(Eventually.Patience));
+    }
+
+    [SkippableFact]
+    public void Run_fails_where_the_last_flush_does()
+    {
+        string image = NewImage();
+        using Process traced = StartTraced(
+            Failing, "run", image, "--",
+            "sh", "-c", "printf hello | dd of=\"$QCOW2FUSE_DISK\" conv=notrunc status=none");
+        string errors = traced.StandardError.ReadToEnd();
+        Assert.True(traced.WaitForExit(Eventually.Patience));
+        Assert.Equal(125, traced.ExitCode);
+        Assert.Contains(Lost, errors, StringComparison.Ordinal);
+        Assert.Empty(MountPointsOf(image));
+    }
+
+    /// <summary>As at a shutdown, where a service manager ends services before it unmounts.</summary>
+    [SkippableFact]
+    public void A_signal_takes_the_file_system_inside_away_before_its_daemon()
+    {
+        RequireLoopDevices();
+        string image = NewImage("256M");
+        Run("run", image, "--", "sh", "-c", "mkfs.ext4 -q -F \"$QCOW2FUSE_DISK\"").ShouldSucceed();
+        string directory = PathOf("fs");
+        Directory.CreateDirectory(directory);
+        Run("mount", "--fs", image, directory).ShouldSucceed();
+        byte[] written = Stamp.Bytes(0, 8 << 20, 3);
+        File.WriteAllBytes(Path.Combine(directory, "data"), written);
+        int daemon = Assert.Single(DaemonsOf(Assert.Single(MountPointsOf(image))));
+
+        Signal(daemon, "TERM");
+        WaitForEnd(daemon);
+
+        Assert.DoesNotContain(
+            File.ReadLines("/proc/self/mounts"),
+            line => line.Contains($" {directory} ", StringComparison.Ordinal));
+        QemuTools.ShouldPassCheck(image);
+        Run("mount", "--fs", "-r", image, directory).ShouldSucceed();
+        Assert.Equal(written, File.ReadAllBytes(Path.Combine(directory, "data")));
+        Run("umount", directory).ShouldSucceed();
+    }
+
+    [SkippableFact]
+    public void Where_nothing_is_mounted_a_quiet_umount_succeeds()
+    {
+        SetEnvironment("QCOW2FUSE_DIRECTORY", NewMountPoint());
+        ProcessResult result = Run("umount", "-q");
+        Assert.Equal((0, "", ""), (result.ExitCode, result.Output, result.Error));
+        Assert.Equal(32, Run("umount").ExitCode);
+    }
+
+    /// <summary>Its daemon is stopped, which root sees; nothing is asked of it.</summary>
+    [SkippableFact]
+    public void A_mount_that_does_not_answer_is_detached()
+    {
+        string mountPoint = NewMountPoint();
+        string raw = Mount(NewImage(), mountPoint);
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        using FileStream open = File.OpenRead(raw);
+        StopProcess(daemon);
+        try
+        {
+            Run("umount", "-l", mountPoint).ShouldSucceed();
+            Assert.False(IsMounted(mountPoint));
+        }
+        finally
+        {
+            Signal(daemon, "CONT");
+        }
+
+        open.Close();
+        WaitForEnd(daemon);
+    }
+
+    private static void WriteStamp(string raw)
+    {
+        using FileStream file = File.OpenWrite(raw);
+        file.Write(Stamp.Bytes(0, 1 << 20, 1));
+    }
+
+    private void ShouldHoldStamp(string image)
+    {
+        QemuTools.ShouldPassCheck(PathOf(image));
+        Assert.Equal(Stamp.Bytes(0, 1 << 20, 1), QemuTools.ConvertToRaw(PathOf(image))[..(1 << 20)]);
+    }
+
+    private Process Launch(params string[] arguments)
+    {
+        ProcessStartInfo start = new(FindProgram()!) { RedirectStandardError = true, WorkingDirectory = WorkDirectory };
+        foreach (string argument in arguments)
+            start.ArgumentList.Add(argument);
+        return Process.Start(start)!;
+    }
+
+    /// <summary>Starts the program under strace, which meddles with a system call of all its processes.</summary>
+    private Process StartTraced(string injected, params string[] arguments)
+    {
+        RequireMounting();
+        QemuTools.RequireTool("strace");
+        QemuTools.Require(FindProgram() is not null, "out/qcow2fuse is not built");
+        ProcessStartInfo start = new(ProcessRunner.Find("strace")!)
+        {
+            RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = WorkDirectory,
+        };
+        string[] own =
+            ["-f", "-qq", "-o", PathOf("trace"), "-e", "trace=fdatasync", "-e", "inject=" + injected, FindProgram()!];
+        foreach (string argument in (string[])[.. own, .. arguments])
+            start.ArgumentList.Add(argument);
+        return Process.Start(start)!;
+    }
+
+    private static string WaitForFile(Process traced, string image, string mountPoint)
+    {
+        string raw = RawFileOf(image, mountPoint);
+        WaitUntil(
+            () => File.Exists(raw) || traced.HasExited,
+            string.Create(CultureInfo.InvariantCulture, $"{raw} does not appear"));
+        Assert.False(traced.HasExited);
+        return raw;
+    }
+}
