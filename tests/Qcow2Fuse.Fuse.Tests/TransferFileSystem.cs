@@ -72,7 +72,7 @@ internal sealed class TransferFileSystem : IFuseFileSystem, IDisposable
 
     public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind)
     {
-        Note((kind & FuseWriteKind.Synchronous) != 0 ? "write synchronously" : "write");
+        Note((kind & FuseWriteKind.Synchronous) == FuseWriteKind.Synchronous ? "write synchronously" : "write");
         if (Answer < 0)
             return Answer;
         RandomAccess.Write(_file.SafeFileHandle, source, offset);

@@ -133,7 +133,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
         source[..length].CopyTo(new Span<byte>(_memory + offset, length));
         MarkPages(offset, length, present: true);
         _modified = FuseTime.Now;
-        if ((kind & FuseWriteKind.Synchronous) != 0)
+        if ((kind & FuseWriteKind.Synchronous) == FuseWriteKind.Synchronous)
         {
             lock (_lock)
                 SynchronousWrites++;

@@ -113,7 +113,7 @@ internal sealed partial class RawFileNode
 
         RequireRoom();
         using Lock.Scope scope = _image.Writes.Enter();
-        if ((kind & FuseWriteKind.FromCache) != 0)
+        if ((kind & FuseWriteKind.FromCache) == FuseWriteKind.FromCache)
             WritePages(device, start, source);
         else
             Write(device, start, source);

@@ -148,7 +148,7 @@ internal sealed partial class RawFileNode : TreeNode
         int length = (int)Math.Min(left, source.Length);
         WriteInOrder(device, _window.Start + offset, source[..length], kind);
         _image.Counters.CountWrite(length, started);
-        if ((kind & FuseWriteKind.Synchronous) != 0 && _context.MayBeDirect(handle))
+        if ((kind & FuseWriteKind.Synchronous) == FuseWriteKind.Synchronous && _context.MayBeDirect(handle))
             Fsync();
         return length;
     }
