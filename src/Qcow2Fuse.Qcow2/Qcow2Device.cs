@@ -108,7 +108,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         {
             var device = new Qcow2Device(file, header, arguments, cipher);
             if (!arguments.ReadOnly)
-                device.OpenBitmaps(references.WriteLoss is not null);
+                device.OpenForWriting(references.WriteLoss is not null);
             return device;
         }
         catch

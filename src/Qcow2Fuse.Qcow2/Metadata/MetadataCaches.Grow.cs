@@ -37,7 +37,7 @@ internal sealed partial class MetadataCaches
         long blocksStart = Refcounts.ClustersMax << _geometry.ClusterBits;
         long tableStart = blocksStart + ((long)blocks << _geometry.ClusterBits);
         ResidentTable larger = old.CopyTo(
-            new HostOffset(tableStart), (int)(((long)tableClusters << _geometry.ClusterBits) / 8));
+            new HostOffset(tableStart), (int)(((long)tableClusters << _geometry.ClusterBits) / 8), isOwed: true);
         try
         {
             Guard.CheckFree(Refcounts.ClustersMax, blocks + tableClusters);

@@ -87,7 +87,7 @@ internal sealed partial class MetadataCaches : IDisposable
 
         Refcounts = new Refcounts(file, geometry, RefcountTable, RefcountBlocks);
         _header = headerStore;
-        Guard = new OverlapGuard(file.Name, geometry);
+        Guard = new OverlapGuard(file.Name, geometry, Memory);
         Allocator = new ClusterAllocator(file, geometry, Refcounts, Guard, GrowRefcountTable, Flush, gate);
         Frees = new PendingFrees(geometry.ClusterBits);
         if (arguments is { ReadOnly: false, Compress: not CompressedWrites.Off })
@@ -345,7 +345,7 @@ internal sealed partial class MetadataCaches : IDisposable
 
     public void Dispose()
     {
-        _guardCharge?.Dispose();
+        Guard.Dispose();
         L1.Dispose();
         RefcountTable.Dispose();
         L2.Dispose();
