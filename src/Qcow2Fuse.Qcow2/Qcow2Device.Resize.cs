@@ -133,6 +133,17 @@ public sealed partial class Qcow2Device
         {
             _map.HoldWrites();
             long old = Length;
+            try
+            {
+                _caches.Flush();
+                _map.CheckUnmap(new GuestOffset(_geometry.RoundUpToCluster(length)));
+            }
+            catch
+            {
+                _map.ReleaseWrites();
+                throw;
+            }
+
             Volatile.Write(ref _length, length);
             try
             {

@@ -36,7 +36,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         _length = header.Size & ~511L;
         Backing = arguments.Backing;
         IsReadOnly = arguments.ReadOnly;
-        _caches = new MetadataCaches(file, _header, _geometry, arguments, _gate);
+        _caches = new MetadataCaches(file, _header, _geometry, arguments, _gate, MarkCorrupt);
         _map = new ClusterMap(
             file, _geometry, _caches, _gate, Backing?.Length ?? 0,
             keepsPlace: _discard == DiscardMode.NoUnref && header.Version >= 3);

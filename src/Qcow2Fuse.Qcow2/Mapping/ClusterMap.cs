@@ -129,12 +129,25 @@ internal sealed partial class ClusterMap
     private SubclusterType TypeOf(L2Entry entry, int subcluster, GuestOffset guest, bool allowInvalid = false)
     {
         SubclusterType type = entry.TypeOf(subcluster, _geometry);
+        if (type != SubclusterType.Compressed && entry.HasHost && !IsPlace(entry, guest))
+        {
+            // No part of such an entry is believed, subclusters without data included.
+            if (!allowInvalid)
+                CheckedHost(entry, guest);
+            return SubclusterType.Invalid;
+        }
+
         if (type == SubclusterType.Invalid && !allowInvalid)
             throw Corrupt($"L2 entry 0x{entry.Descriptor:x} with bitmap 0x{entry.Bitmap:x} is invalid", guest);
         if (type == SubclusterType.Compressed && _geometry.DataIsExternal)
             throw Corrupt("a compressed cluster in an image with an external data file", guest);
         return type;
     }
+
+    /// <summary>Whether a host cluster can be where an entry says.</summary>
+    private bool IsPlace(L2Entry entry, GuestOffset guest) =>
+        (entry.Host.Value & _geometry.ClusterMask) == 0
+        && (!_geometry.DataIsExternal || entry.Host.Value == _geometry.ClusterStart(guest).Value);
 
     /// <summary>The host cluster of an entry that has one, checked for alignment and place.</summary>
     private HostOffset CheckedHost(L2Entry entry, GuestOffset guest)

@@ -75,7 +75,7 @@ internal sealed partial class MetadataCaches
         long last = (_file.Length - 1) >> _geometry.ClusterBits;
         while (last > 0 && Refcounts.Get(last) == 0)
             last--;
-        long end = (last + 1) << _geometry.ClusterBits;
+        long end = Math.Max((last + 1) << _geometry.ClusterBits, Guard.End);
         if (end >= _file.Length)
             return;
         try

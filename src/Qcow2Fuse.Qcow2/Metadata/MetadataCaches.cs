@@ -50,8 +50,10 @@ internal sealed partial class MetadataCaches : IDisposable
     private BlockException? _failure;
 
     public MetadataCaches(
-        BlockDevice file, HeaderStore headerStore, Qcow2Geometry geometry, FormatOpenArguments arguments, object gate)
+        BlockDevice file, HeaderStore headerStore, Qcow2Geometry geometry, FormatOpenArguments arguments, object gate,
+        Action markCorrupt)
     {
+        MarkCorrupt = markCorrupt;
         Qcow2Header header = headerStore.Current;
         _file = file;
         _externalData = arguments.DataFile;
@@ -93,6 +95,12 @@ internal sealed partial class MetadataCaches : IDisposable
         if (arguments is { ReadOnly: false, Compress: not CompressedWrites.Off })
             Packed = new PackedClusters(file, geometry, Refcounts, Allocator, gate);
     }
+
+    /// <summary>
+    /// Says that the image is damaged, where no request of a guest would be told: nothing more is written by guests,
+    /// and the file says so. Called with or without the gate.
+    /// </summary>
+    public Action MarkCorrupt { get; }
 
     /// <summary>Where memory for tables is taken from.</summary>
     public MemoryBudget Memory { get; }
@@ -397,6 +405,11 @@ internal sealed partial class MetadataCaches : IDisposable
                 FreeDurable();
                 _completed = ticket;
             }
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
         }
         finally
         {

@@ -132,6 +132,17 @@ internal sealed class OverlapGuard : IDisposable
             throw Corrupt($"an L2 entry maps guest offset {guest.Value} to {Name(found)} at host offset {host.Value}");
     }
 
+    /// <summary>Refuses what a table of a snapshot, or of the disk, refers to as guest data and is metadata.</summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.Corrupt"/>.</exception>
+    public void CheckData(HostOffset host, long length)
+    {
+        if (TryFind(host, length, out Interval found))
+            throw Corrupt($"an L2 entry maps {Name(found)} at host offset {host.Value}");
+    }
+
+    /// <summary>The host offset behind the last metadata there is.</summary>
+    public long End => _clusters.Count == 0 ? 0 : _clusters.Runs[^1].End << _geometry.ClusterBits;
+
     /// <summary>Refuses to free as guest data what holds metadata.</summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.Corrupt"/>.</exception>
     public void CheckGivenUp(long cluster, int count)

@@ -190,7 +190,7 @@ internal sealed class SnapshotChanges
             throw new BlockException(
                 BlockErrorKind.TooLarge, $"{_file.Name}: the L1 table of snapshot '{name}' is too large");
         if ((snapshot.L1Offset.Value & _geometry.ClusterMask) != 0
-            || snapshot.L1Offset.Value < 0
+            || snapshot.L1Offset.Value < 0 || (snapshot.L1Offset.Value == 0 && snapshot.L1Size > 0)
             || snapshot.L1Offset.Value > _file.Length - (snapshot.L1Size * 8))
             throw new BlockException(BlockErrorKind.Corrupt,
                 $"{_file.Name}: the L1 table of snapshot '{name}' at {snapshot.L1Offset.Value} is not in the file");
