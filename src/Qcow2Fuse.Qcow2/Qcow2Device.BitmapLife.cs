@@ -154,7 +154,7 @@ public sealed partial class Qcow2Device
         long step = length;
         try
         {
-            step = _map.Zero(new GuestOffset(offset), length, mayUnmap, out handled);
+            step = _map.Zero(new GuestOffset(offset), length, mayUnmap, IsSaid(offset), out handled);
         }
         finally
         {

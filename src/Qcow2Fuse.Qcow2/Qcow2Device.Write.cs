@@ -121,14 +121,13 @@ public sealed partial class Qcow2Device
                 _target.Discard(offset, length);
             else
                 DiscardGuest(offset, EndOfWholeSubclusters(offset + length));
+            FlushManyPending();
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
             MarkCorrupt();
             throw;
         }
-
-        FlushManyPending();
     }
 
     private void WriteGathered(long offset, ReadOnlySpan<byte> source)
@@ -292,16 +291,71 @@ public sealed partial class Qcow2Device
         {
             int step = (int)Math.Min(length, StepMax);
             if (!ReadsAsZero(new GuestOffset(offset), step))
-            {
-                using PooledBuffer zeroes = BufferPool.Shared.Rent(step);
-                zeroes.Span.Clear();
-                WriteGuest(new GuestOffset(offset), zeroes.Span);
-            }
-
+                WriteZeroBytes(offset, step);
+            else if (Backing is not null)
+                SayZero(offset, step);
             offset += step;
             length -= step;
         }
     }
+
+    private void WriteZeroBytes(long offset, int length)
+    {
+        using PooledBuffer zeroes = BufferPool.Shared.Rent(length);
+        zeroes.Span.Clear();
+        WriteGuest(new GuestOffset(offset), zeroes.Span);
+    }
+
+    /// <summary>
+    /// Records zeroes where the disk shows them already: by the entry of a subcluster that shows nothing else, or by
+    /// writing them.
+    /// </summary>
+    private void SayZero(long offset, long length)
+    {
+        long end = offset + length;
+        while (offset < end)
+        {
+            GuestOffset guest = new(offset);
+            long start = _geometry.RoundDownToSubcluster(offset);
+            long next = Math.Min(start + _geometry.SubclusterSize, end);
+            if (!IsZeroSaid(offset, next) && IsSaid(offset) && !TrySayZero(guest, start))
+                WriteZeroBytes(offset, (int)(next - offset));
+            offset = next;
+        }
+    }
+
+    private bool TrySayZero(GuestOffset guest, long start)
+    {
+        if (!ReadsAsZero(new GuestOffset(start), _geometry.SubclusterSize))
+            return false;
+        lock (_gate)
+        {
+            _caches.ThrowIfFailed();
+            try
+            {
+                return _map.TrySayZero(guest);
+            }
+            finally
+            {
+                MarkChange(start, _geometry.SubclusterSize);
+            }
+        }
+    }
+
+    private bool IsZeroSaid(long offset, long end)
+    {
+        lock (_gate)
+        {
+            ReadMapping mapping = _map.Lookup(new GuestOffset(offset), end - offset);
+            return mapping.Kind != MappingKind.Unallocated;
+        }
+    }
+
+    /// <summary>
+    /// Whether zeroes at an offset are the guest's, and not those of the space that a disk grows by, of which nobody
+    /// has asked that they stay zero whatever becomes of the backing file.
+    /// </summary>
+    private bool IsSaid(long offset) => offset < Length;
 
     /// <summary>
     /// Nothing lies behind the end of the disk, so the last subcluster counts as whole when it is reached.

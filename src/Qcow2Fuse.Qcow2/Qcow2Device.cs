@@ -38,7 +38,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         IsReadOnly = arguments.ReadOnly;
         _caches = new MetadataCaches(file, _header, _geometry, arguments, _gate, MarkCorrupt);
         _map = new ClusterMap(
-            file, _geometry, _caches, _gate, Backing?.Length ?? 0,
+            file, _geometry, _caches, _gate, Backing?.Length,
             keepsPlace: _discard == DiscardMode.NoUnref && header.Version >= 3);
         _compressed = new CompressedClusters(file, _geometry, header.Compression, _caches.Packed);
         _guestData = new GuestData(_data, cipher);

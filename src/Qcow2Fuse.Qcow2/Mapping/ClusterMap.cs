@@ -23,15 +23,16 @@ internal sealed partial class ClusterMap
     private readonly Qcow2Geometry _geometry;
     private readonly MetadataCaches _caches;
     private readonly object _gate;
-    private readonly long _backingLength;
+    private readonly long? _backingLength;
     private readonly bool _keepsPlace;
     private readonly ResidentTable? _snapshotL1;
 
     /// <summary>
-    /// The map of the active disk, or of a snapshot, whose L1 table is given; that one is for lookups only.
+    /// The map of the active disk, or of a snapshot, whose L1 table is given; that one is for lookups only. Without a
+    /// backing file <paramref name="backingLength"/> is null.
     /// </summary>
     public ClusterMap(
-        BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, object gate, long backingLength,
+        BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, object gate, long? backingLength,
         bool keepsPlace, ResidentTable? snapshotL1 = null)
     {
         _snapshotL1 = snapshotL1;
@@ -114,8 +115,12 @@ internal sealed partial class ClusterMap
         return new ReadMapping(kind, Math.Min(covered, length), host, 0);
     }
 
-    /// <summary>Whether nothing is stored for the range and no backing file reaches it.</summary>
-    private bool IsBeyondBacking(GuestOffset guest) => guest.Value >= _backingLength;
+    /// <summary>
+    /// Whether a cluster for which nothing is stored is zero for good: no backing file reaches it, and where the guest
+    /// has asked for zeroes (<paramref name="isSaid"/>) there is none that could grow up to it.
+    /// </summary>
+    private bool IsZeroUnsaid(GuestOffset guest, bool isSaid) =>
+        _backingLength is not { } length || (!isSaid && guest.Value >= length);
 
     private static MappingKind KindOf(SubclusterType type) => type switch
     {
