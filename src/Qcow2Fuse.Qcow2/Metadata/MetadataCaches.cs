@@ -66,9 +66,10 @@ internal sealed partial class MetadataCaches : IDisposable
         L1 = ResidentTable.Load(file, new HostOffset(header.L1Offset), header.L1Size, Memory);
         try
         {
+            // Who only reads counts nothing, and can read an image whose refcounts are lost.
             RefcountTable = ResidentTable.Load(
                 file, new HostOffset(header.RefcountTableOffset),
-                (int)(((long)header.RefcountTableClusters << header.ClusterBits) / 8), Memory);
+                arguments.ReadOnly ? 0 : (int)(((long)header.RefcountTableClusters << header.ClusterBits) / 8), Memory);
         }
         catch
         {
