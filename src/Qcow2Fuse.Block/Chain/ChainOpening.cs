@@ -280,6 +280,8 @@ internal sealed class ChainOpening(
                 return format;
         }
 
+        if (ForeignFormat.NameOf(head) is { } name)
+            throw ForeignFormat.Refused(file.Device.Name, name);
         throw new BlockException(
             BlockErrorKind.InvalidFormat,
             $"{file.Device.Name}: is not an image of a known format",
