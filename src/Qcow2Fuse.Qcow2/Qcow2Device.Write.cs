@@ -318,7 +318,7 @@ public sealed partial class Qcow2Device
             GuestOffset guest = new(offset);
             long start = _geometry.RoundDownToSubcluster(offset);
             long next = Math.Min(start + _geometry.SubclusterSize, end);
-            if (!IsZeroSaid(offset, next) && IsSaid(offset) && !TrySayZero(guest, start))
+            if (!IsZeroSaid(guest, next - offset) && IsSaid(offset) && !TrySayZero(guest, start))
                 WriteZeroBytes(offset, (int)(next - offset));
             offset = next;
         }
@@ -342,12 +342,24 @@ public sealed partial class Qcow2Device
         }
     }
 
-    private bool IsZeroSaid(long offset, long end)
+    /// <summary>
+    /// Whether a range that reads as zeroes, within a cluster, does so whatever becomes of the backing file.
+    /// </summary>
+    internal bool IsZeroSaid(GuestOffset guest, long length)
     {
+        if (Backing is null)
+            return true;
         lock (_gate)
         {
-            ReadMapping mapping = _map.Lookup(new GuestOffset(offset), end - offset);
-            return mapping.Kind != MappingKind.Unallocated;
+            for (GuestOffset at = guest; at - guest < length;)
+            {
+                ReadMapping mapping = _map.Lookup(at, length - (at - guest));
+                if (mapping.Kind == MappingKind.Unallocated)
+                    return false;
+                at += mapping.Length;
+            }
+
+            return true;
         }
     }
 

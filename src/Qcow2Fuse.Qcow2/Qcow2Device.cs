@@ -201,9 +201,11 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     }
 
     /// <summary>Reads what a copied head or tail holds; zeroes beyond the end of the disk.</summary>
-    internal void ReadForCopy(GuestOffset guest, Span<byte> destination)
+    internal void ReadForCopy(GuestOffset guest, Span<byte> destination) => ReadForCopy(guest, destination, Reach);
+
+    private void ReadForCopy(GuestOffset guest, Span<byte> destination, long end)
     {
-        int inside = (int)Math.Clamp(Reach - guest.Value, 0, destination.Length);
+        int inside = (int)Math.Clamp(end - guest.Value, 0, destination.Length);
         ReadGuest(guest, destination[..inside]);
         destination[inside..].Clear();
     }
