@@ -39,6 +39,7 @@ public sealed partial class Qcow2Device
         catch
         {
             _cleaner?.Dispose();
+            _commit?.Dispose();
             _bitmaps?.Dispose();
             _target?.Dispose();
             _compressed.Dispose();
@@ -159,6 +160,7 @@ public sealed partial class Qcow2Device
         finally
         {
             MarkChange(offset, step);
+            NoteChange();
         }
 
         return step;

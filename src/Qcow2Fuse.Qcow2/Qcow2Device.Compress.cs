@@ -203,6 +203,7 @@ public sealed partial class Qcow2Device
 
                     // Whoever holds writes back to change bitmaps has not got the gate since the entry was linked.
                     _bitmaps!.Mark(guest.Value, _geometry.ClusterSize);
+                    NoteChange();
                     return isLinked;
                 }
             }

@@ -82,7 +82,10 @@ public sealed partial class Qcow2Device
         for (long at = wholeStart; at < wholeEnd;)
         {
             lock (_gate)
+            {
                 at += _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap: false, IsSaid(at), out _);
+                NoteChange();
+            }
         }
 
         ZeroByWriting(wholeEnd, Math.Max(0, end - wholeEnd));

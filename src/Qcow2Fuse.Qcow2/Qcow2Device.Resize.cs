@@ -94,7 +94,7 @@ public sealed partial class Qcow2Device
                 preallocation = Preallocation.Metadata;
             if (preallocation != Preallocation.Off)
                 Preallocate(old, length, preallocation);
-            Flush();
+            FlushOwn();
             lock (_gate)
             {
                 WriteSize(length);

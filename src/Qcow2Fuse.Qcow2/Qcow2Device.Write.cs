@@ -43,6 +43,16 @@ public sealed partial class Qcow2Device
         if (IsReadOnly)
             return;
 
+        // The guest is told by this flush of one that nobody has waited for, also if all is durable by now.
+        BlockException? earlier = TakeCommitFailure();
+        FlushOwn();
+        if (earlier is not null)
+            throw earlier;
+    }
+
+    /// <summary>Makes all durable where it is not the guest who is told of a failure.</summary>
+    private void FlushOwn()
+    {
         try
         {
             FlushAll();
@@ -134,6 +144,7 @@ public sealed partial class Qcow2Device
     {
         RecordChange(offset, source.Length);
         _target!.Write(offset, source);
+        NoteGathered();
     }
 
     private void DiscardGuest(long offset, long end)
@@ -235,7 +246,11 @@ public sealed partial class Qcow2Device
         {
             _cow.Write(allocation, request);
             lock (_gate)
+            {
                 _map.Link(allocation);
+                NoteChange();
+            }
+
             linked = true;
         }
         finally
@@ -338,6 +353,7 @@ public sealed partial class Qcow2Device
             finally
             {
                 MarkChange(start, _geometry.SubclusterSize);
+                NoteChange();
             }
         }
     }

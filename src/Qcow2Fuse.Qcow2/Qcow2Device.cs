@@ -45,6 +45,9 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         _cow = new CowWriter(_guestData, this);
         _target = _caches.Packed is null ? null : new CompressedTarget(this, _geometry, arguments.CompressionThreads);
         _bitmapStore = new BitmapStore(file, _geometry, _header, _caches, _gate);
+        _commitInterval = arguments.CommitInterval;
+        if (_commitInterval > TimeSpan.Zero && !IsReadOnly)
+            _commit = new Timer(Commit, state: null, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
         if (arguments.CacheCleanInterval > TimeSpan.Zero)
         {
             _cleaner = new Timer(
@@ -220,6 +223,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         }
 
         _cleaner?.Dispose();
+        StopCommit();
+        _commit?.Dispose();
         try
         {
             _target?.EndPackers();
@@ -227,7 +232,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             // Who wrote was told when a flush failed, but not of what nobody has waited for.
             if (!IsReadOnly && !_caches.HasFailed)
                 CloseMetadata();
-            else if (_target?.TakeFailure() is { } failure && !_isLossTold)
+            else if ((_target?.TakeFailure() ?? TakeCommitFailure()) is { } failure && !_isLossTold)
                 throw failure;
         }
         finally

@@ -129,6 +129,7 @@ internal sealed class ChainOpening(
                     RefcountCacheBytesMax = options.RefcountCacheBytesMax,
                     PopulateCaches = options.PopulateCaches,
                     CacheCleanInterval = options.CacheCleanInterval,
+                    CommitInterval = options.CommitInterval,
                     Report = _messages.Add,
                 });
         }
