@@ -14,15 +14,19 @@ public sealed partial class Qcow2Device
     /// </summary>
     internal void RecordWholeDisk() => _bitmaps!.Mark(0, Length);
 
-    /// <summary>Loads the bitmaps of an image that is opened for writing.</summary>
+    /// <summary>
+    /// Loads the bitmaps of an image that is opened for writing, and takes the memory that its first write needs.
+    /// </summary>
     /// <param name="dropped">They cannot be kept and the user gives them up.</param>
-    private void OpenBitmaps(bool dropped)
+    private void OpenForWriting(bool dropped)
     {
-        _bitmaps = dropped ? new BitmapSet(extension: null) : BitmapSet.Read(_file, _header.Current, _caches.Memory);
         try
         {
+            _bitmaps = dropped
+                ? new BitmapSet(extension: null) : BitmapSet.Read(_file, _header.Current, _caches.Memory);
             lock (_gate)
             {
+                _caches.ReserveGuard(more: 0);
                 foreach (PersistentBitmap bitmap in _bitmaps.All)
                 {
                     if (bitmap is { IsEnabled: true, IsUsable: true })
@@ -35,7 +39,8 @@ public sealed partial class Qcow2Device
         catch
         {
             _cleaner?.Dispose();
-            _bitmaps.Dispose();
+            _commit?.Dispose();
+            _bitmaps?.Dispose();
             _target?.Dispose();
             _compressed.Dispose();
             _caches.Dispose();
@@ -150,11 +155,12 @@ public sealed partial class Qcow2Device
         long step = length;
         try
         {
-            step = _map.Zero(new GuestOffset(offset), length, mayUnmap, out handled);
+            step = _map.Zero(new GuestOffset(offset), length, mayUnmap, IsSaid(offset), out handled);
         }
         finally
         {
             MarkChange(offset, step);
+            NoteChange();
         }
 
         return step;

@@ -45,8 +45,12 @@ public sealed partial class Qcow2Device
         }
     }
 
-    /// <summary>What the tables say about a range, without what is gathered; zeroes beyond the end.</summary>
-    internal void ReadStored(GuestOffset guest, Span<byte> destination) => ReadForCopy(guest, destination);
+    /// <summary>
+    /// What the tables say about a range, without what is gathered; zeroes beyond the end. That is the end the guest
+    /// sees: space that the disk is growing by holds old bytes until it is zeroed, which whoever completes a cluster
+    /// would put back.
+    /// </summary>
+    internal void ReadStored(GuestOffset guest, Span<byte> destination) => ReadForCopy(guest, destination, Length);
 
     /// <summary>
     /// Stores a whole cluster: as zeroes where it is nothing else, compressed, or as it is where it does not become
@@ -199,6 +203,7 @@ public sealed partial class Qcow2Device
 
                     // Whoever holds writes back to change bitmaps has not got the gate since the entry was linked.
                     _bitmaps!.Mark(guest.Value, _geometry.ClusterSize);
+                    NoteChange();
                     return isLinked;
                 }
             }

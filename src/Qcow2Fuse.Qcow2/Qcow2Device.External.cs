@@ -12,7 +12,9 @@ public sealed partial class Qcow2Device
     /// <summary>
     /// Zeroes a range of an image with an external data file. Every cluster has its own place there for ever, so
     /// mapped ones are zeroed in place: it changes no metadata, gives the space back to the host, and a raw data file
-    /// (autoclear bit 1) stays what the guest sees. Only what a backing file shows through becomes zero by metadata.
+    /// (autoclear bit 1) stays what the guest sees. There the others are zeroed in place too, as their tables mean
+    /// nothing to who reads the data file alone. Only what a backing file shows through, or could if it grew, becomes
+    /// zero by metadata.
     /// </summary>
     private void ZeroExternal(long offset, long length, bool mayUnmap)
     {
@@ -34,17 +36,23 @@ public sealed partial class Qcow2Device
                     WriteZeroBytes(new GuestOffset(at), mapping.Host, mapping.Length);
                 else if (mapping.Kind == MappingKind.Data)
                     _data.WriteZeroes(at, mapping.Length, mayUnmap);
+                else if (IsRawExternal && at < _data.Length)
+                    _data.WriteZeroes(at, Math.Min(mapping.Length, _data.Length - at), mayUnmap);
             }
             finally
             {
                 _caches.Epochs.Exit(epoch);
             }
 
-            if (mapping.Kind == MappingKind.Unallocated && at < (Backing?.Length ?? 0))
+            if (mapping.Kind == MappingKind.Unallocated && IsZeroToBeSaid(at))
                 ZeroUnallocated(at, mapping.Length);
             at += mapping.Length;
         }
     }
+
+    /// <summary>Whether a cluster that is not mapped shows, or could show one day, what a backing file holds.</summary>
+    private bool IsZeroToBeSaid(long offset) =>
+        Backing is not null && (IsSaid(offset) || offset < Backing.Length);
 
     /// <summary>What the data file knows of holes in a mapped range.</summary>
     private Extent ExternalExtent(long offset, long length)
@@ -74,7 +82,10 @@ public sealed partial class Qcow2Device
         for (long at = wholeStart; at < wholeEnd;)
         {
             lock (_gate)
-                at += _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap: false, out _);
+            {
+                at += _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap: false, IsSaid(at), out _);
+                NoteChange();
+            }
         }
 
         ZeroByWriting(wholeEnd, Math.Max(0, end - wholeEnd));

@@ -60,6 +60,9 @@ public sealed partial class Qcow2Device
             case Preallocation.Full:
                 WriteZeroBytes(guest, host, length);
                 break;
+            case Preallocation.Metadata when IsRawExternal:
+                // The data file has its new size, and what it held there is zeroed.
+                break;
             case Preallocation.Metadata when isVirgin:
                 // A mapped cluster has to begin before the end of the file; what was never written there is zero.
                 long last = host.Value + length - _geometry.ClusterSize;

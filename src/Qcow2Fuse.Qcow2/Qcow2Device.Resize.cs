@@ -32,8 +32,8 @@ public sealed partial class Qcow2Device
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.OutOfRange"/> for a size that is no multiple of 512,
     /// <see cref="BlockErrorKind.TooLarge"/> where the L1 table would exceed 32 MiB,
-    /// <see cref="BlockErrorKind.NotSupported"/> for shrinking a version 2 image with snapshots, which do not hold
-    /// the size of their disk.
+    /// <see cref="BlockErrorKind.NotSupported"/> for a version 2 image with snapshots, which do not hold the size of
+    /// their disk: that of the image would become theirs.
     /// </exception>
     public void Resize(long length, Preallocation preallocation)
     {
@@ -49,6 +49,7 @@ public sealed partial class Qcow2Device
         {
             if (length == Length)
                 return;
+            RefuseForSnapshots();
             lock (_gate)
                 BeginBitmapResize(length);
             try
@@ -80,15 +81,20 @@ public sealed partial class Qcow2Device
                 GrowL1(entries);
         }
 
-        if (IsRawExternal && _data.Length < length)
+        bool isRaw = IsRawExternal;
+        if (isRaw && _data.Length < length)
             _data.Resize(length);
         Volatile.Write(ref _growsTo, length);
         try
         {
             ZeroGuest(old, length - old, mayUnmap: true);
+
+            // A raw data file holds the whole disk, and its tables say so.
+            if (preallocation == Preallocation.Off && isRaw)
+                preallocation = Preallocation.Metadata;
             if (preallocation != Preallocation.Off)
                 Preallocate(old, length, preallocation);
-            Flush();
+            FlushOwn();
             lock (_gate)
             {
                 WriteSize(length);
@@ -124,15 +130,22 @@ public sealed partial class Qcow2Device
 
     private void Shrink(long length)
     {
-        Qcow2Header header = _header.Current;
-        if (header.Version < 3 && header.SnapshotCount > 0)
-            throw BlockException.About(Name, BlockErrorKind.NotSupported,
-                "a version 2 image with snapshots cannot be shrunk, they do not hold the size of their disk");
         bool isRaw = IsRawExternal;
         lock (_gate)
         {
             _map.HoldWrites();
             long old = Length;
+            try
+            {
+                _caches.Flush();
+                _map.CheckUnmap(new GuestOffset(_geometry.RoundUpToCluster(length)));
+            }
+            catch
+            {
+                _map.ReleaseWrites();
+                throw;
+            }
+
             Volatile.Write(ref _length, length);
             try
             {
@@ -162,6 +175,15 @@ public sealed partial class Qcow2Device
 
         if (isRaw)
             _data.Resize(length);
+    }
+
+    private void RefuseForSnapshots()
+    {
+        Qcow2Header header = _header.Current;
+        if (header.Version < 3 && header.SnapshotCount > 0)
+            throw new BlockException(BlockErrorKind.NotSupported,
+                $"{Name}: a version 2 image with snapshots keeps its size, as they do not hold the size of their disk",
+                hint: "qemu-img amend -o compat=1.1 makes it an image of version 3");
     }
 
     private void GrowL1(int entries)

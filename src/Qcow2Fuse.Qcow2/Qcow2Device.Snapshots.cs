@@ -158,7 +158,7 @@ public sealed partial class Qcow2Device
             l1 = ResidentTable.Load(_file, entry.L1Offset, entries, _caches.Memory);
             lock (_gate)
             {
-                var map = new ClusterMap(_file, _geometry, _caches, _gate, Backing?.Length ?? 0, keepsPlace: false, l1);
+                var map = new ClusterMap(_file, _geometry, _caches, _gate, Backing?.Length, keepsPlace: false, l1);
                 return new SnapshotDevice(this, entry, size, l1, map, _gate);
             }
         }

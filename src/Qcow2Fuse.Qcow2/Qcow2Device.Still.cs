@@ -16,7 +16,7 @@ public sealed partial class Qcow2Device
     {
         if (IsReadOnly)
             return look(_file);
-        Flush();
+        FlushOwn();
         lock (_resizeLock)
         {
             lock (_gate)

@@ -43,6 +43,16 @@ public sealed partial class Qcow2Device
         if (IsReadOnly)
             return;
 
+        // The guest is told by this flush of one that nobody has waited for, also if all is durable by now.
+        BlockException? earlier = TakeCommitFailure();
+        FlushOwn();
+        if (earlier is not null)
+            throw earlier;
+    }
+
+    /// <summary>Makes all durable where it is not the guest who is told of a failure.</summary>
+    private void FlushOwn()
+    {
         try
         {
             FlushAll();
@@ -121,20 +131,20 @@ public sealed partial class Qcow2Device
                 _target.Discard(offset, length);
             else
                 DiscardGuest(offset, EndOfWholeSubclusters(offset + length));
+            FlushManyPending();
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
         {
             MarkCorrupt();
             throw;
         }
-
-        FlushManyPending();
     }
 
     private void WriteGathered(long offset, ReadOnlySpan<byte> source)
     {
         RecordChange(offset, source.Length);
         _target!.Write(offset, source);
+        NoteGathered();
     }
 
     private void DiscardGuest(long offset, long end)
@@ -236,7 +246,11 @@ public sealed partial class Qcow2Device
         {
             _cow.Write(allocation, request);
             lock (_gate)
+            {
                 _map.Link(allocation);
+                NoteChange();
+            }
+
             linked = true;
         }
         finally
@@ -292,16 +306,84 @@ public sealed partial class Qcow2Device
         {
             int step = (int)Math.Min(length, StepMax);
             if (!ReadsAsZero(new GuestOffset(offset), step))
-            {
-                using PooledBuffer zeroes = BufferPool.Shared.Rent(step);
-                zeroes.Span.Clear();
-                WriteGuest(new GuestOffset(offset), zeroes.Span);
-            }
-
+                WriteZeroBytes(offset, step);
+            else if (Backing is not null)
+                SayZero(offset, step);
             offset += step;
             length -= step;
         }
     }
+
+    private void WriteZeroBytes(long offset, int length)
+    {
+        using PooledBuffer zeroes = BufferPool.Shared.Rent(length);
+        zeroes.Span.Clear();
+        WriteGuest(new GuestOffset(offset), zeroes.Span);
+    }
+
+    /// <summary>
+    /// Records zeroes where the disk shows them already: by the entry of a subcluster that shows nothing else, or by
+    /// writing them.
+    /// </summary>
+    private void SayZero(long offset, long length)
+    {
+        long end = offset + length;
+        while (offset < end)
+        {
+            GuestOffset guest = new(offset);
+            long start = _geometry.RoundDownToSubcluster(offset);
+            long next = Math.Min(start + _geometry.SubclusterSize, end);
+            if (!IsZeroSaid(guest, next - offset) && IsSaid(offset) && !TrySayZero(guest, start))
+                WriteZeroBytes(offset, (int)(next - offset));
+            offset = next;
+        }
+    }
+
+    private bool TrySayZero(GuestOffset guest, long start)
+    {
+        if (!ReadsAsZero(new GuestOffset(start), _geometry.SubclusterSize))
+            return false;
+        lock (_gate)
+        {
+            _caches.ThrowIfFailed();
+            try
+            {
+                return _map.TrySayZero(guest);
+            }
+            finally
+            {
+                MarkChange(start, _geometry.SubclusterSize);
+                NoteChange();
+            }
+        }
+    }
+
+    /// <summary>
+    /// Whether a range that reads as zeroes, within a cluster, does so whatever becomes of the backing file.
+    /// </summary>
+    internal bool IsZeroSaid(GuestOffset guest, long length)
+    {
+        if (Backing is null)
+            return true;
+        lock (_gate)
+        {
+            for (GuestOffset at = guest; at - guest < length;)
+            {
+                ReadMapping mapping = _map.Lookup(at, length - (at - guest));
+                if (mapping.Kind == MappingKind.Unallocated)
+                    return false;
+                at += mapping.Length;
+            }
+
+            return true;
+        }
+    }
+
+    /// <summary>
+    /// Whether zeroes at an offset are the guest's, and not those of the space that a disk grows by, of which nobody
+    /// has asked that they stay zero whatever becomes of the backing file.
+    /// </summary>
+    private bool IsSaid(long offset) => offset < Length;
 
     /// <summary>
     /// Nothing lies behind the end of the disk, so the last subcluster counts as whole when it is reached.

@@ -36,15 +36,18 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         _length = header.Size & ~511L;
         Backing = arguments.Backing;
         IsReadOnly = arguments.ReadOnly;
-        _caches = new MetadataCaches(file, _header, _geometry, arguments, _gate);
+        _caches = new MetadataCaches(file, _header, _geometry, arguments, _gate, MarkCorrupt);
         _map = new ClusterMap(
-            file, _geometry, _caches, _gate, Backing?.Length ?? 0,
+            file, _geometry, _caches, _gate, Backing?.Length,
             keepsPlace: _discard == DiscardMode.NoUnref && header.Version >= 3);
         _compressed = new CompressedClusters(file, _geometry, header.Compression, _caches.Packed);
         _guestData = new GuestData(_data, cipher);
         _cow = new CowWriter(_guestData, this);
         _target = _caches.Packed is null ? null : new CompressedTarget(this, _geometry, arguments.CompressionThreads);
         _bitmapStore = new BitmapStore(file, _geometry, _header, _caches, _gate);
+        _commitInterval = arguments.CommitInterval;
+        if (_commitInterval > TimeSpan.Zero && !IsReadOnly)
+            _commit = new Timer(Commit, state: null, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
         if (arguments.CacheCleanInterval > TimeSpan.Zero)
         {
             _cleaner = new Timer(
@@ -90,6 +93,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     {
         Qcow2Header header = Qcow2HeaderReader.Read(file);
         ImageReferences references = Qcow2Format.References(file, header);
+        if (!arguments.ReadOnly && (header.RefcountFault ?? SnapshotTable.FaultOf(file, header)) is { } fault)
+            throw new BlockException(fault.Kind, fault.Message, fault, references.WriteRefusalHint);
         if (!arguments.ReadOnly && (references.WriteRefusal ?? references.ReadOnlyReason) is { } reason)
             throw new BlockException(
                 BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", hint: references.WriteRefusalHint);
@@ -108,7 +113,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         {
             var device = new Qcow2Device(file, header, arguments, cipher);
             if (!arguments.ReadOnly)
-                device.OpenBitmaps(references.WriteLoss is not null);
+                device.OpenForWriting(references.WriteLoss is not null);
             return device;
         }
         catch
@@ -199,9 +204,11 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     }
 
     /// <summary>Reads what a copied head or tail holds; zeroes beyond the end of the disk.</summary>
-    internal void ReadForCopy(GuestOffset guest, Span<byte> destination)
+    internal void ReadForCopy(GuestOffset guest, Span<byte> destination) => ReadForCopy(guest, destination, Reach);
+
+    private void ReadForCopy(GuestOffset guest, Span<byte> destination, long end)
     {
-        int inside = (int)Math.Clamp(Reach - guest.Value, 0, destination.Length);
+        int inside = (int)Math.Clamp(end - guest.Value, 0, destination.Length);
         ReadGuest(guest, destination[..inside]);
         destination[inside..].Clear();
     }
@@ -216,6 +223,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         }
 
         _cleaner?.Dispose();
+        StopCommit();
+        _commit?.Dispose();
         try
         {
             _target?.EndPackers();
@@ -223,7 +232,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             // Who wrote was told when a flush failed, but not of what nobody has waited for.
             if (!IsReadOnly && !_caches.HasFailed)
                 CloseMetadata();
-            else if (_target?.TakeFailure() is { } failure && !_isLossTold)
+            else if ((_target?.TakeFailure() ?? TakeCommitFailure()) is { } failure && !_isLossTold)
                 throw failure;
         }
         finally

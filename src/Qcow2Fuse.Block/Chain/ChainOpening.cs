@@ -129,6 +129,7 @@ internal sealed class ChainOpening(
                     RefcountCacheBytesMax = options.RefcountCacheBytesMax,
                     PopulateCaches = options.PopulateCaches,
                     CacheCleanInterval = options.CacheCleanInterval,
+                    CommitInterval = options.CommitInterval,
                     Report = _messages.Add,
                 });
         }
@@ -280,6 +281,8 @@ internal sealed class ChainOpening(
                 return format;
         }
 
+        if (ForeignFormat.NameOf(head) is { } name)
+            throw ForeignFormat.Refused(file.Device.Name, name);
         throw new BlockException(
             BlockErrorKind.InvalidFormat,
             $"{file.Device.Name}: is not an image of a known format",

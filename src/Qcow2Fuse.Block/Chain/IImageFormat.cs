@@ -108,6 +108,12 @@ public sealed record FormatOpenArguments
     /// </summary>
     public TimeSpan CacheCleanInterval { get; init; } = TimeSpan.FromMinutes(10);
 
+    /// <summary>
+    /// Changes of metadata are written out by themselves at most so long after they were made;
+    /// <see cref="TimeSpan.Zero"/> leaves that to flushes.
+    /// </summary>
+    public TimeSpan CommitInterval { get; init; }
+
     /// <summary>Takes what the user should know although the image is opened.</summary>
     public Action<ImageMessage> Report { get; init; } = static _ => { };
 }

@@ -85,4 +85,10 @@ public sealed record ImageOpenOptions
     /// Cached tables that nobody used for so long are given up; <see cref="TimeSpan.Zero"/> keeps them for ever.
     /// </summary>
     public TimeSpan CacheCleanInterval { get; init; } = TimeSpan.FromMinutes(10);
+
+    /// <summary>
+    /// What is written reaches the image by itself at most so long after; <see cref="TimeSpan.Zero"/> leaves that to
+    /// flushes.
+    /// </summary>
+    public TimeSpan CommitInterval { get; init; }
 }

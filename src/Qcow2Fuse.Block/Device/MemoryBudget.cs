@@ -39,10 +39,18 @@ public sealed class MemoryBudget(long bytes, string? hint = null)
     internal void Add(long count, string name, string what)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(count);
-        long taken = Interlocked.Add(ref _taken, count);
-        if (taken <= bytes && taken >= count)
-            return;
-        long left = Math.Max(bytes - Interlocked.Add(ref _taken, -count), 0);
+        long taken = Volatile.Read(ref _taken);
+        while (count <= bytes - taken)
+        {
+            // Nothing is taken that is not there, not even for a moment: who is refused keeps nobody else from having
+            // what is left.
+            long seen = Interlocked.CompareExchange(ref _taken, taken + count, taken);
+            if (seen == taken)
+                return;
+            taken = seen;
+        }
+
+        long left = Math.Max(bytes - taken, 0);
         throw new BlockException(
             BlockErrorKind.NoMemory,
             string.Create(
@@ -51,6 +59,8 @@ public sealed class MemoryBudget(long bytes, string? hint = null)
                 + $"{left >> 20} MiB are left"),
             hint: hint);
     }
+
+    internal void Owe(long count) => Interlocked.Add(ref _taken, count);
 
     internal void Remove(long count) => Interlocked.Add(ref _taken, -count);
 
@@ -73,6 +83,21 @@ public sealed class MemoryCharge : IDisposable
         _budget.Add(count, name, what);
         _taken += count;
     }
+
+    /// <summary>
+    /// Takes more whether or not it is left: for what an image that is open needs to go on, and that the work done on
+    /// it bounds. Others find that much less.
+    /// </summary>
+    /// <param name="count">Bytes, not negative.</param>
+    public void Owe(long count)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(count);
+        _budget.Owe(count);
+        _taken += count;
+    }
+
+    /// <summary>Bytes taken.</summary>
+    public long Taken => _taken;
 
     /// <summary>Gives back what is above <paramref name="count"/> bytes.</summary>
     public void Shrink(long count)

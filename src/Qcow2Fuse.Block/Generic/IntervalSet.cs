@@ -1,25 +1,116 @@
 // SPDX-License-Identifier: MIT
+using System.Runtime.InteropServices;
+
 namespace Qcow2Fuse.Block;
 
-/// <summary>A run of numbers with a tag that says what it is.</summary>
-/// <param name="Start">First number.</param>
-/// <param name="End">The one after the last.</param>
-/// <param name="Tag">The owner's meaning.</param>
-public readonly record struct Interval(long Start, long End, byte Tag);
+/// <summary>A run of numbers with a tag that says what it is; 16 bytes.</summary>
+public readonly record struct Interval
+{
+    private const int TagBits = 8;
+
+    private readonly long _endAndTag;
+
+    /// <param name="start">First number.</param>
+    /// <param name="end">The one after the last, below 2^55.</param>
+    /// <param name="tag">The owner's meaning.</param>
+    public Interval(long start, long end, byte tag)
+    {
+        Start = start;
+        _endAndTag = (end << TagBits) | tag;
+    }
+
+    /// <summary>First number.</summary>
+    public long Start { get; init; }
+
+    /// <summary>The one after the last.</summary>
+    public long End
+    {
+        get => _endAndTag >> TagBits;
+        init => _endAndTag = (value << TagBits) | Tag;
+    }
+
+    /// <summary>The owner's meaning.</summary>
+    public byte Tag => (byte)_endAndTag;
+}
 
 /// <summary>
-/// Disjoint runs of numbers in sorted arrays: a question costs a binary search. Neighbours of one tag are joined, so
-/// what was allocated in one go is one run. Not synchronised.
+/// Disjoint runs of numbers in a sorted array of native memory: a question costs a binary search. Neighbours of one tag
+/// are joined, so what was allocated in one go is one run. Not synchronised.
 /// </summary>
-public sealed class IntervalSet
+public sealed unsafe class IntervalSet : IDisposable
 {
-    private Interval[] _runs = new Interval[16];
+    private const int CapacityMin = 16;
+
+    private Interval* _runs;
+    private int _capacity;
+
+    /// <summary>Bytes that a run takes.</summary>
+    public static int BytesPerRun => sizeof(Interval);
 
     /// <summary>How many runs there are.</summary>
     public int Count { get; private set; }
 
-    /// <summary>The runs in ascending order.</summary>
-    public ReadOnlySpan<Interval> Runs => _runs.AsSpan(0, Count);
+    /// <summary>Bytes of memory the set has now.</summary>
+    public long Bytes => (long)_capacity * sizeof(Interval);
+
+    /// <summary>The runs in ascending order; valid until the set is changed.</summary>
+    public ReadOnlySpan<Interval> Runs => new(_runs, Count);
+
+    /// <summary>
+    /// Starts anew with runs that <see cref="Append"/> adds in any order; until <see cref="EndAppending"/> nothing else
+    /// may be called.
+    /// </summary>
+    /// <param name="capacity">Runs there is to be room for.</param>
+    public void BeginAppending(int capacity)
+    {
+        Dispose();
+        SetCapacity(Math.Max(capacity, CapacityMin));
+    }
+
+    /// <summary>Adds a run in any order.</summary>
+    /// <param name="start">First number.</param>
+    /// <param name="end">The one after the last.</param>
+    /// <param name="tag">The owner's meaning.</param>
+    /// <param name="mayShare">As for <see cref="EndAppending"/>, which is done before the set takes more memory.
+    /// </param>
+    public void Append(long start, long end, byte tag, Func<Interval, Interval, bool> mayShare)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(start, end);
+        if (Count == _capacity)
+        {
+            EndAppending(mayShare);
+            if (Count > _capacity / 4 * 3)
+                SetCapacity(checked(_capacity * 2));
+        }
+
+        _runs[Count++] = new Interval(start, end, tag);
+    }
+
+    /// <summary>Sorts what was appended and joins it.</summary>
+    /// <param name="mayShare">
+    /// Asked about two runs that overlap: true makes one run of them, with the tag of the first. The one that begins
+    /// first comes first, and of those that begin together the one with the lower tag.
+    /// </param>
+    /// <exception cref="InvalidOperationException">Two runs overlap, and may not.</exception>
+    public void EndAppending(Func<Interval, Interval, bool> mayShare)
+    {
+        var runs = new Span<Interval>(_runs, Count);
+        runs.Sort(static (left, right) =>
+            left.Start != right.Start ? left.Start.CompareTo(right.Start) : left.Tag.CompareTo(right.Tag));
+        int last = -1;
+        foreach (Interval run in runs)
+        {
+            bool overlaps = last >= 0 && run.Start < runs[last].End;
+            if (overlaps && !mayShare(runs[last], run))
+                throw new InvalidOperationException("Two runs overlap.");
+            if (overlaps || (last >= 0 && run.Start == runs[last].End && run.Tag == runs[last].Tag))
+                runs[last] = runs[last] with { End = Math.Max(runs[last].End, run.End) };
+            else
+                runs[++last] = run;
+        }
+
+        Count = last + 1;
+    }
 
     /// <summary>Finds the first run that shares a number with [start, end).</summary>
     public bool TryFind(long start, long end, out Interval found)
@@ -73,8 +164,14 @@ public sealed class IntervalSet
         }
     }
 
-    /// <summary>Forgets everything.</summary>
-    public void Clear() => Count = 0;
+    /// <summary>Forgets everything and gives its memory back; it may be used again.</summary>
+    public void Dispose()
+    {
+        NativeMemory.Free(_runs);
+        _runs = null;
+        _capacity = 0;
+        Count = 0;
+    }
 
     /// <summary>Index of the first run that ends after <paramref name="position"/>.</summary>
     private int FirstEndingAfter(long position)
@@ -95,16 +192,24 @@ public sealed class IntervalSet
 
     private void InsertAt(int index, Interval run)
     {
-        if (Count == _runs.Length)
-            Array.Resize(ref _runs, Count * 2);
-        Array.Copy(_runs, index, _runs, index + 1, Count - index);
-        _runs[index] = run;
+        if (Count == _capacity)
+            SetCapacity(Math.Max(CapacityMin, checked(Count * 2)));
+        var runs = new Span<Interval>(_runs, Count + 1);
+        runs[index..Count].CopyTo(runs[(index + 1)..]);
+        runs[index] = run;
         Count++;
     }
 
     private void RemoveAt(int index)
     {
+        var runs = new Span<Interval>(_runs, Count);
+        runs[(index + 1)..].CopyTo(runs[index..]);
         Count--;
-        Array.Copy(_runs, index + 1, _runs, index, Count - index);
+    }
+
+    private void SetCapacity(int capacity)
+    {
+        _runs = (Interval*)NativeMemory.Realloc(_runs, (nuint)capacity * (nuint)sizeof(Interval));
+        _capacity = capacity;
     }
 }

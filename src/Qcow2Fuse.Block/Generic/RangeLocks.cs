@@ -5,12 +5,17 @@ namespace Qcow2Fuse.Block;
 /// Serialises requests that overlap: a shared range waits for exclusive ranges it overlaps, an exclusive one for
 /// all. Taking a range allocates nothing unless more ranges are held at once than ever before.
 /// </summary>
-/// <remarks>Not fair, and not reentrant: a thread that holds a range must not take another.</remarks>
+/// <remarks>
+/// Fair: nobody takes a range for which somebody else has been waiting who would have to wait on. Not reentrant: a
+/// thread that holds a range must not take another.
+/// </remarks>
 public sealed class RangeLocks
 {
     private readonly object _lock = new();
     private Range[] _held = new Range[16];
-    private int _waiting;
+    private Range[] _waiting = new Range[16];
+    private int _waitingCount;
+    private long _tickets;
 
     /// <summary>Takes <paramref name="length"/> bytes from <paramref name="offset"/> on; dispose to release.</summary>
     public Holder Acquire(long offset, long length, bool exclusive)
@@ -19,16 +24,9 @@ public sealed class RangeLocks
         Range wanted = new(offset, checked(offset + length), exclusive);
         lock (_lock)
         {
-            while (Conflicts(wanted))
-            {
-                _waiting++;
-                Monitor.Wait(_lock);
-                _waiting--;
-            }
-
-            int slot = FreeSlot();
-            _held[slot] = wanted;
-            return new Holder(this, slot);
+            if (MustWait(wanted))
+                WaitFor(wanted);
+            return Hold(wanted);
         }
     }
 
@@ -39,41 +37,72 @@ public sealed class RangeLocks
         Range wanted = new(offset, checked(offset + length), exclusive);
         lock (_lock)
         {
-            if (Conflicts(wanted))
-            {
-                holder = default;
-                return false;
-            }
-
-            int slot = FreeSlot();
-            _held[slot] = wanted;
-            holder = new Holder(this, slot);
-            return true;
+            bool isFree = !MustWait(wanted);
+            holder = isFree ? Hold(wanted) : default;
+            return isFree;
         }
     }
 
-    private bool Conflicts(in Range wanted)
+    private Holder Hold(in Range wanted)
+    {
+        int slot = FreeSlot(ref _held);
+        _held[slot] = wanted;
+        return new Holder(this, slot);
+    }
+
+    private void WaitFor(Range wanted)
+    {
+        wanted = wanted with { Ticket = ++_tickets };
+        int place = FreeSlot(ref _waiting);
+        _waiting[place] = wanted;
+        _waitingCount++;
+        try
+        {
+            while (MustWait(wanted))
+                Monitor.Wait(_lock);
+        }
+        finally
+        {
+            _waiting[place] = default;
+            _waitingCount--;
+
+            // Who waited for this one to have its turn may share the range with it.
+            if (_waitingCount > 0)
+                Monitor.PulseAll(_lock);
+        }
+    }
+
+    /// <summary>Whether a range is held that excludes this one, or was asked for before it by somebody who waits.
+    /// </summary>
+    private bool MustWait(in Range wanted)
     {
         foreach (ref readonly Range held in _held.AsSpan())
         {
-            bool overlaps = held.End > wanted.Offset && held.Offset < wanted.End;
-            if (overlaps && (held.Exclusive || wanted.Exclusive))
+            if (held.Excludes(wanted))
+                return true;
+        }
+
+        if (_waitingCount == 0)
+            return false;
+        foreach (ref readonly Range other in _waiting.AsSpan())
+        {
+            if (other.Excludes(wanted) && (wanted.Ticket == 0 || other.Ticket < wanted.Ticket))
                 return true;
         }
 
         return false;
     }
 
-    private int FreeSlot()
+    private static int FreeSlot(ref Range[] ranges)
     {
-        for (int slot = 0; slot < _held.Length; slot++)
+        for (int slot = 0; slot < ranges.Length; slot++)
         {
-            if (_held[slot].End == 0)
+            if (ranges[slot].End == 0)
                 return slot;
         }
 
-        int first = _held.Length;
-        Array.Resize(ref _held, first * 2);
+        int first = ranges.Length;
+        Array.Resize(ref ranges, first * 2);
         return first;
     }
 
@@ -82,7 +111,7 @@ public sealed class RangeLocks
         lock (_lock)
         {
             _held[slot] = default;
-            if (_waiting > 0)
+            if (_waitingCount > 0)
                 Monitor.PulseAll(_lock);
         }
     }
@@ -103,6 +132,13 @@ public sealed class RangeLocks
         public void Dispose() => _owner?.Release(_slot);
     }
 
-    /// <summary>A free slot is one whose end is 0, which no held range has.</summary>
-    private readonly record struct Range(long Offset, long End, bool Exclusive);
+    /// <summary>
+    /// A range that is held or waited for; the ticket tells who waits longer. A free slot is one whose end is 0, which
+    /// no range has.
+    /// </summary>
+    private readonly record struct Range(long Offset, long End, bool Exclusive, long Ticket = 0)
+    {
+        public bool Excludes(in Range other) =>
+            End > other.Offset && Offset < other.End && (Exclusive || other.Exclusive);
+    }
 }

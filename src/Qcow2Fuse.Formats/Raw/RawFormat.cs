@@ -6,8 +6,15 @@ namespace Qcow2Fuse.Formats;
 /// <summary>The format without a format: the file is the disk. It has no magic and must be asked for by name.</summary>
 public sealed class RawFormat : IImageFormat
 {
+    private const long SectorBytes = 512;
+
     /// <inheritdoc/>
     public string Name => "raw";
+
+    /// <summary>The size of a disk that a file of some length holds, in whole sectors as QEMU gives it.</summary>
+    /// <param name="fileBytes">Length of the file in bytes.</param>
+    public static long SizeOf(long fileBytes) =>
+        fileBytes > long.MaxValue - SectorBytes ? fileBytes : (fileBytes + SectorBytes - 1) & -SectorBytes;
 
     /// <inheritdoc/>
     public bool Probe(ReadOnlySpan<byte> head) => false;

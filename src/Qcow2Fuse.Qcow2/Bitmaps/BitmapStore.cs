@@ -234,10 +234,30 @@ internal sealed class BitmapStore(
         foreach (PersistentBitmap bitmap in set.All)
         {
             if (!left.Contains(bitmap))
-                old.AddRange(BitmapTable.ClustersOf(file, bitmap.Entry, geometry.ClusterBits));
+                AddClustersOf(bitmap, old);
         }
 
         return old;
+    }
+
+    /// <summary>
+    /// Of a bitmap that can be used, a cluster that holds metadata is damage, found before anything changes; of one
+    /// that cannot, which nobody believes, it is left out.
+    /// </summary>
+    private void AddClustersOf(PersistentBitmap bitmap, List<HostOffset> clusters)
+    {
+        foreach (HostOffset cluster in BitmapTable.ClustersOf(file, bitmap.Entry, geometry.ClusterBits))
+        {
+            if (caches.Guard.Allows(cluster, geometry.ClusterSize))
+            {
+                clusters.Add(cluster);
+            }
+            else if (bitmap.IsUsable)
+            {
+                caches.MarkCorrupt();
+                caches.Guard.CheckGivenUp(cluster.Value >> geometry.ClusterBits, 1);
+            }
+        }
     }
 
     private void Free(List<HostOffset> clusters)

@@ -55,6 +55,8 @@ internal sealed partial class CheckRun
     /// </summary>
     private void CheckCopied(ulong entry, long place, long target, string level, uint times = 1)
     {
+        if (Header.RefcountFault is not null)
+            return;
         bool isOne = (Counts[target >> Geometry.ClusterBits] & ReferenceCounts.StoredOne) != 0;
         CheckCopied(entry, place, isOne, level, times);
     }

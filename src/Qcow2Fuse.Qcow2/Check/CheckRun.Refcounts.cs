@@ -28,6 +28,13 @@ internal sealed partial class CheckRun
     /// <summary>Reads the table, and notes where refcounts are one.</summary>
     private void ReadRefcountBlocks()
     {
+        if (Header.RefcountFault is { } fault)
+        {
+            if (Noted(FindingKind.InvalidEntry))
+                Note(Header.RefcountTableOffset, ReasonOf(fault));
+            return;
+        }
+
         long length = (long)Header.RefcountTableClusters << Geometry.ClusterBits;
         _refcountTable = new ulong[length / 8];
         _namedAgain = new bool[length / 8];
@@ -139,13 +146,13 @@ internal sealed partial class CheckRun
                 MarkCompared(i);
         }
 
-        // What no block counts, or where it says zero.
+        // What no block counts, or where it says zero. Of refcounts that cannot be found nothing is said but that.
         Counts.VisitCells((long cluster, ref uint cell) =>
         {
             if (ReferenceCounts.CountOf(cell) == 0)
                 return;
             NoteHighest(cluster);
-            if ((cell & ReferenceCounts.Compared) == 0)
+            if (Header.RefcountFault is null && (cell & ReferenceCounts.Compared) == 0)
                 ReportDifference(cluster, cell, stored: 0);
         });
     }
@@ -193,7 +200,9 @@ internal sealed partial class CheckRun
             Note(place, $"cluster {cluster} refcount={stored} reference={counted}: {use}");
         }
 
-        if (stored > counted && Noted(FindingKind.Leak))
+        // A count of what the file does not have takes no space.
+        HasCountsBeyondEnd |= stored > counted && cluster >= FileClusters;
+        if (stored > counted && cluster < FileClusters && Noted(FindingKind.Leak))
             Note(place, $"cluster {cluster} refcount={stored} reference={counted}");
     }
 }

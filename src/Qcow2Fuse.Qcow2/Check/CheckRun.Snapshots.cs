@@ -19,6 +19,13 @@ internal sealed partial class CheckRun
     private List<SnapshotL1> ReadSnapshots()
     {
         Dictionary<(long, int), uint> found = [];
+        if (Header.SnapshotFault is { } fault)
+        {
+            if (Noted(FindingKind.InvalidEntry))
+                Note(Header.SnapshotsOffset, ReasonOf(fault));
+            return [];
+        }
+
         Reading(Header.SnapshotsOffset, "snapshot table", () =>
         {
             long end = Header.SnapshotsOffset;

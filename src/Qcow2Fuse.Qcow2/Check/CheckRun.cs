@@ -60,6 +60,11 @@ internal sealed partial class CheckRun : IDisposable
     /// </summary>
     public bool HasUnexplained { get; private set; }
 
+    /// <summary>
+    /// Whether refcounts are too high of clusters behind the end of the file: no leak, but one once the file has grown.
+    /// </summary>
+    public bool HasCountsBeyondEnd { get; private set; }
+
     /// <summary>How many findings are of the kind <see cref="FindingKind.CopiedFlag"/>.</summary>
     public long CopiedErrors { get; private set; }
 
@@ -87,11 +92,15 @@ internal sealed partial class CheckRun : IDisposable
         if (!ReferenceEquals(tables, _activeTables))
             tables.Dispose();
         Count(Header.SnapshotsOffset, _snapshotTableBytes, ClusterUse.SnapshotTable, 1);
-        Count(
-            Header.RefcountTableOffset,
-            (long)Header.RefcountTableClusters << Geometry.ClusterBits,
-            ClusterUse.RefcountTable,
-            1);
+        if (Header.RefcountFault is null)
+        {
+            Count(
+                Header.RefcountTableOffset,
+                (long)Header.RefcountTableClusters << Geometry.ClusterBits,
+                ClusterUse.RefcountTable,
+                1);
+        }
+
         CountEncryption();
         CountBitmaps();
         CountRefcountBlocks();
@@ -168,6 +177,8 @@ internal sealed partial class CheckRun : IDisposable
         _noted = kind;
         return _findings.Count < CheckResult.FindingsMax;
     }
+
+    private string ReasonOf(BlockException fault) => fault.Message[(_file.Name.Length + 2)..];
 
     private void Note(long place, string text) => _findings.Add(new CheckFinding(_noted, place, text));
 

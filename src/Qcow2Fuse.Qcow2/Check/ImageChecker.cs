@@ -6,7 +6,8 @@ namespace Qcow2Fuse.Qcow2;
 /// <summary>
 /// Looks for contradictions in the metadata of an image that nobody has open for writing. What is reported is what
 /// <c>qemu-img check</c> reports, and more where the specification is clear: uses of a cluster that exclude each
-/// other, clusters that begin at the end of the file, refcounts for clusters beyond it, and reserved bits everywhere.
+/// other, clusters that begin at the end of the file, and reserved bits everywhere. Refcounts of clusters beyond the
+/// end are no leaks: they take no space.
 /// </summary>
 public static class ImageChecker
 {

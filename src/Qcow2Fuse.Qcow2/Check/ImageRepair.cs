@@ -63,7 +63,7 @@ public static class ImageRepair
             if (run.HasUnexplained)
                 throw NotRepaired(file, before);
             repair = new RepairRun(file, run);
-            if (!before.IsClean)
+            if (!before.IsClean || run.HasCountsBeyondEnd)
             {
                 repair.Raise();
                 repair.SetCopiedFlags();

@@ -20,8 +20,9 @@ internal sealed class RepairRun(BlockDevice file, CheckRun run)
     private readonly ReferenceCounts _counts = run.Counts;
     private readonly MetadataReader _reader = new(file);
     private readonly SortedDictionary<int, long> _newBlocks = [];
+    private bool _hasLoweredBeyond;
 
-    /// <summary>Refcounts that were lowered.</summary>
+    /// <summary>Refcounts that were lowered, of clusters that the file has.</summary>
     public long Lowered { get; private set; }
 
     /// <summary>Refcounts that were raised.</summary>
@@ -31,7 +32,7 @@ internal sealed class RepairRun(BlockDevice file, CheckRun run)
     public long FlagsChanged { get; private set; }
 
     /// <summary>Whether anything was written.</summary>
-    public bool HasChanged => Lowered + Raised + FlagsChanged > 0;
+    public bool HasChanged => Lowered + Raised + FlagsChanged > 0 || _hasLoweredBeyond;
 
     /// <summary>
     /// Raises all refcounts that are too low. Refcount blocks that are missing are made: each is durable before the
@@ -85,7 +86,7 @@ internal sealed class RepairRun(BlockDevice file, CheckRun run)
             Edit(block, _geometry.ClusterSize, (offset, slice) => LowerInSlice(index, block, offset, slice));
         }
 
-        if (Lowered > 0)
+        if (Lowered > 0 || _hasLoweredBeyond)
             file.Flush();
     }
 
@@ -227,7 +228,10 @@ internal sealed class RepairRun(BlockDevice file, CheckRun run)
                     continue;
                 RefcountField.Write(slice, i, order, count);
                 changed = true;
-                Lowered++;
+                if (first + i < run.FileClusters)
+                    Lowered++;
+                else
+                    _hasLoweredBeyond = true;
             }
         }
 

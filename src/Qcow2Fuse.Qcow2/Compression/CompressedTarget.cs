@@ -262,7 +262,8 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
         while (length > 0)
         {
             int step = (int)Math.Min(length, _geometry.ClusterSize - (offset & _geometry.ClusterMask));
-            if (!_image.ReadsAsZero(new GuestOffset(offset), step))
+            GuestOffset guest = new(offset);
+            if (!_image.ReadsAsZero(guest, step) || !_image.IsZeroSaid(guest, step))
             {
                 using PooledBuffer zeroes = BufferPool.Shared.Rent(step);
                 zeroes.Span.Clear();

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block;
+
 namespace Qcow2Fuse.Qcow2;
 
 /// <summary>How the compressed clusters of an image are compressed.</summary>
@@ -113,6 +115,15 @@ public sealed record Qcow2Header
 
     /// <summary>The external data file's name from the header extension, or null.</summary>
     public string? DataFile { get; init; }
+
+    /// <summary>
+    /// What is wrong with where the refcount table is said to lie, or null. Reading needs no refcounts; who writes, or
+    /// believes the fields of the table, throws it.
+    /// </summary>
+    public BlockException? RefcountFault { get; init; }
+
+    /// <summary>The same of the snapshot table.</summary>
+    public BlockException? SnapshotFault { get; init; }
 
     public bool HasExtendedL2 => (Incompatible & FeatureBits.ExtendedL2) != 0;
 

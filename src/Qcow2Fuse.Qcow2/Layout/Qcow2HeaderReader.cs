@@ -80,11 +80,13 @@ public static class Qcow2HeaderReader
             EncryptionMethod = CheckEncryption(file, BigEndian.U32(fields, 32)),
             L1Size = CheckL1Size(file, BigEndian.U32(fields, 36)),
             L1Offset = CheckOffset(file, "L1 table", BigEndian.U64(fields, 40), clusterSize),
-            RefcountTableOffset = CheckOffset(file, "refcount table", BigEndian.U64(fields, 48), clusterSize),
-            RefcountTableClusters = CheckRefcountTable(file, BigEndian.U32(fields, 56), clusterSize),
-            SnapshotCount = CheckSnapshots(file, BigEndian.U32(fields, 60)),
+            RefcountTableOffset = (long)Math.Min(BigEndian.U64(fields, 48), long.MaxValue),
+            RefcountTableClusters = (int)Math.Min(BigEndian.U32(fields, 56), int.MaxValue),
+            RefcountFault = FaultOf(() => CheckRefcountTable(file, fields, clusterSize)),
+            SnapshotCount = (int)Math.Min(BigEndian.U32(fields, 60), int.MaxValue),
             SnapshotsOffset = BigEndian.U32(fields, 60) == 0
-                ? 0 : CheckOffset(file, "snapshot table", BigEndian.U64(fields, 64), clusterSize),
+                ? 0 : (long)Math.Min(BigEndian.U64(fields, 64), long.MaxValue),
+            SnapshotFault = FaultOf(() => CheckSnapshots(file, fields, clusterSize)),
             Incompatible = incompatible,
             Compatible = version == 2 ? 0 : BigEndian.U64(fields, 80),
             Autoclear = version == 2 ? 0 : BigEndian.U64(fields, 88),
@@ -131,21 +133,43 @@ public static class Qcow2HeaderReader
         return (int)entries;
     }
 
-    private static int CheckRefcountTable(BlockDevice file, uint clusters, int clusterSize)
+    /// <summary>What is wrong with a table that not everybody needs.</summary>
+    private static BlockException? FaultOf(Action check)
     {
+        try
+        {
+            check();
+            return null;
+        }
+        catch (BlockException fault)
+        {
+            return fault;
+        }
+    }
+
+    private static void CheckRefcountTable(BlockDevice file, byte[] fields, int clusterSize)
+    {
+        uint clusters = BigEndian.U32(fields, 56);
+        long offset = CheckOffset(file, "refcount table", BigEndian.U64(fields, 48), clusterSize);
         if (clusters == 0)
             throw Invalid(file, "the image has no refcount table");
         if (clusters > RefcountTableBytesMax / clusterSize)
             throw new BlockException(
                 BlockErrorKind.TooLarge, $"{file.Name}: refcount table of {clusters} clusters is too large");
-        return (int)clusters;
+        if (offset == 0 || offset > file.Length - ((long)clusters * clusterSize))
+            throw Invalid(file, $"the refcount table at {offset} lies beyond the end of the file");
     }
 
-    private static int CheckSnapshots(BlockDevice file, uint count)
+    private static void CheckSnapshots(BlockDevice file, byte[] fields, int clusterSize)
     {
+        uint count = BigEndian.U32(fields, 60);
         if (count > SnapshotsMax)
             throw new BlockException(BlockErrorKind.TooLarge, $"{file.Name}: {count} snapshots are too many");
-        return (int)count;
+        if (count == 0)
+            return;
+        long offset = CheckOffset(file, "snapshot table", BigEndian.U64(fields, 64), clusterSize);
+        if (offset == 0 || offset >= file.Length)
+            throw Invalid(file, $"the snapshot table at {offset} lies beyond the end of the file");
     }
 
     private static long CheckOffset(BlockDevice file, string table, ulong offset, int clusterSize)
@@ -160,11 +184,6 @@ public static class Qcow2HeaderReader
     {
         if (header.L1Size > 0 && (header.L1Offset == 0 || header.L1Offset > file.Length - (header.L1Size * 8L)))
             throw Invalid(file, $"the L1 table at {header.L1Offset} lies beyond the end of the file");
-        long tableBytes = (long)header.RefcountTableClusters << header.ClusterBits;
-        if (header.RefcountTableOffset == 0 || header.RefcountTableOffset > file.Length - tableBytes)
-            throw Invalid(file, $"the refcount table at {header.RefcountTableOffset} lies beyond the end of the file");
-        if (header.SnapshotCount > 0 && (header.SnapshotsOffset == 0 || header.SnapshotsOffset >= file.Length))
-            throw Invalid(file, $"the snapshot table at {header.SnapshotsOffset} lies beyond the end of the file");
         long needed = new Qcow2Geometry(header).L1EntriesFor(header.Size);
         if (needed > header.L1Size)
             throw Invalid(file, $"L1 table of {header.L1Size} entries is too small for {header.Size} bytes");

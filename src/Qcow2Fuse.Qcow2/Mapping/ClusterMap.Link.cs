@@ -48,7 +48,7 @@ internal sealed partial class ClusterMap
         return new L2Entry(descriptor, bitmap);
     }
 
-    /// <summary>Nothing is linked where one of the entries points at metadata.</summary>
+    /// <summary>Nothing is linked where one of the entries points at what cannot be its cluster.</summary>
     private void CheckReleasable(CachedTable slice, ClusterAllocation allocation, int index)
     {
         for (int i = 0; i < allocation.Clusters; i++)
@@ -59,7 +59,8 @@ internal sealed partial class ClusterMap
     }
 
     /// <summary>
-    /// Refuses to give up what an entry points at where that is metadata: it would be freed and punched.
+    /// Refuses to give up what an entry points at where that cannot be its cluster: a part of two clusters, metadata,
+    /// or nothing. What lies there, somebody else's, would be freed and punched.
     /// </summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.Corrupt"/>.</exception>
     private void CheckReleasable(L2Entry old, GuestOffset guest)
@@ -69,12 +70,21 @@ internal sealed partial class ClusterMap
         if (old.IsCompressed)
         {
             CompressedExtent extent = CompressedExtent.Decode(old.Descriptor, _geometry);
+            CheckInFile(extent.Host, guest);
             _caches.Guard.CheckData(extent.Host, extent.BytesMax, guest);
         }
         else if (old.HasHost)
         {
-            _caches.Guard.CheckData(old.Host, _geometry.ClusterSize, guest);
+            HostOffset host = CheckedHost(old, guest);
+            CheckInFile(host, guest);
+            _caches.Guard.CheckData(host, _geometry.ClusterSize, guest);
         }
+    }
+
+    private void CheckInFile(HostOffset host, GuestOffset guest)
+    {
+        if (host.Value >= _caches.Allocator.UsedEnd)
+            throw Corrupt($"what is mapped to {host.Value} lies beyond the end of the file", guest);
     }
 
     /// <summary>Gives up the reference that an entry which was replaced in memory still has on disk.</summary>

@@ -7,6 +7,32 @@ namespace Qcow2Fuse.Qcow2;
 internal sealed partial class ClusterMap
 {
     /// <summary>
+    /// Looks at every table that <see cref="UnmapFrom"/> would change, before anything is. Writes are held back and
+    /// everything has been flushed.
+    /// </summary>
+    /// <exception cref="BlockException">
+    /// <see cref="BlockErrorKind.Corrupt"/>: an entry points at what cannot be given up.
+    /// </exception>
+    public void CheckUnmap(GuestOffset end)
+    {
+        using PooledBuffer table = BufferPool.Shared.Rent(_geometry.ClusterSize);
+        for (long index = _geometry.L1Index(end); index < _caches.L1.Count; index++)
+        {
+            GuestOffset start = new(Math.Max(end.Value, index * _geometry.L2Coverage));
+            long place = CheckedTable(_caches.L1[index], start);
+            if (place == 0)
+                continue;
+            _file.Read(place, table.Span);
+            for (int entry = _geometry.L2Index(start); entry < 1 << _geometry.L2Bits; entry++)
+            {
+                CheckReleasable(
+                    L2Entry.Read(table.Span, entry, _geometry),
+                    new GuestOffset((index * _geometry.L2Coverage) + ((long)entry << _geometry.ClusterBits)));
+            }
+        }
+    }
+
+    /// <summary>
     /// Unmaps every cluster from <paramref name="end"/>, a cluster boundary, on. Writes are held back and everything
     /// has been flushed. Tables that map nothing else are given up whole.
     /// </summary>
@@ -40,7 +66,7 @@ internal sealed partial class ClusterMap
                 L2Entry old = L2Entry.Read(slice.Bytes, index, _geometry);
                 if (old == L2Entry.Empty)
                     continue;
-                CheckReleasable(old, at);
+                CheckReleasable(old, at + ((index - (long)_geometry.IndexInSlice(at)) << _geometry.ClusterBits));
                 L2Entry.Empty.Write(slice.Modify(), index, _geometry);
                 Release(old);
             }

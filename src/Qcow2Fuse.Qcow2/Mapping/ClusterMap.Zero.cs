@@ -13,14 +13,17 @@ internal sealed partial class ClusterMap
     /// <param name="guest">Start of the range.</param>
     /// <param name="length">Its length.</param>
     /// <param name="mayUnmap">Give up host clusters that nothing needs any more.</param>
+    /// <param name="isSaid">
+    /// The entries say zero also behind the end of the backing file, which may be longer one day.
+    /// </param>
     /// <param name="handled">
     /// Whether the returned bytes read as zeroes now. False: the entry cannot say so (version 2, or part of a
     /// compressed cluster), and the caller has to write zeroes.
     /// </param>
     /// <returns>How many bytes this answer is for, at least 1.</returns>
-    public long Zero(GuestOffset guest, long length, bool mayUnmap, out bool handled)
+    public long Zero(GuestOffset guest, long length, bool mayUnmap, bool isSaid, out bool handled)
     {
-        if (IsBeyondBacking(guest) && !HasTable(guest))
+        if (IsZeroUnsaid(guest, isSaid) && !HasTable(guest))
         {
             handled = true;
             return Math.Min(length, _geometry.L2Coverage - (guest.Value & (_geometry.L2Coverage - 1)));
@@ -36,11 +39,12 @@ internal sealed partial class ClusterMap
                 continue;
             }
 
-            return ZeroIn(slice, guest, length, mayUnmap, out handled);
+            return ZeroIn(slice, guest, length, mayUnmap, isSaid, out handled);
         }
     }
 
-    private long ZeroIn(CachedTable slice, GuestOffset guest, long length, bool mayUnmap, out bool handled)
+    private long ZeroIn(
+        CachedTable slice, GuestOffset guest, long length, bool mayUnmap, bool isSaid, out bool handled)
     {
         long done = 0;
         handled = true;
@@ -51,7 +55,7 @@ internal sealed partial class ClusterMap
             int index = _geometry.IndexInSlice(at);
             L2Entry old = L2Entry.Read(slice.Bytes, index, _geometry);
             TypeOf(old, 0, at);
-            if (!TryZeroEntry(old, at, step, mayUnmap, out L2Entry changed))
+            if (!TryZeroEntry(old, at, step, mayUnmap, isSaid, out L2Entry changed))
             {
                 if (done > 0)
                     return done;
@@ -77,12 +81,13 @@ internal sealed partial class ClusterMap
     }
 
     /// <summary>What an entry becomes when some or all of its subclusters are zeroed; false where it cannot.</summary>
-    private bool TryZeroEntry(L2Entry old, GuestOffset guest, long length, bool mayUnmap, out L2Entry changed)
+    private bool TryZeroEntry(
+        L2Entry old, GuestOffset guest, long length, bool mayUnmap, bool isSaid, out L2Entry changed)
     {
         bool whole = length == _geometry.ClusterSize;
         bool empty = !old.IsCompressed && !old.HasHostIn(_geometry);
         changed = old;
-        if (empty && IsBeyondBacking(guest) && (!_geometry.ExtendedL2 || (uint)old.Bitmap == 0))
+        if (empty && IsZeroUnsaid(guest, isSaid) && (!_geometry.ExtendedL2 || (uint)old.Bitmap == 0))
             return true;
         if (_geometry.ExtendedL2)
             return TryZeroBitmap(old, guest, length, mayUnmap, whole, out changed);
@@ -90,12 +95,37 @@ internal sealed partial class ClusterMap
         {
             // Version 2 has no zero flag; without a backing file "unallocated" says the same.
             changed = L2Entry.Empty;
-            return mayUnmap && IsBeyondBacking(guest);
+            return mayUnmap && IsZeroUnsaid(guest, isSaid);
         }
 
         bool keepHost = old.HasHostIn(_geometry) && (!mayUnmap || KeepsPlaceOf(old));
         changed = new L2Entry(keepHost ? old.Descriptor | L2Entry.ZeroFlag : L2Entry.ZeroFlag, 0);
         return true;
+    }
+
+    /// <summary>
+    /// Makes the whole subcluster of <paramref name="guest"/> zero by its entry if nothing is stored for it; false,
+    /// with nothing changed, where something is or the entry cannot say so. What it shows must be zero already.
+    /// </summary>
+    public bool TrySayZero(GuestOffset guest)
+    {
+        while (_geometry.Version >= 3)
+        {
+            using CachedTable slice = GetSliceForWrite(guest);
+            if (InFlight.Touches(guest, 1))
+            {
+                InFlight.WaitForOne();
+                continue;
+            }
+
+            if (KindOf(TypeAt(slice.Bytes, guest)) != MappingKind.Unallocated)
+                return false;
+            GuestOffset start = new(_geometry.RoundDownToSubcluster(guest.Value));
+            ZeroIn(slice, start, _geometry.SubclusterSize, mayUnmap: false, isSaid: true, out bool handled);
+            return handled;
+        }
+
+        return false;
     }
 
     private bool TryZeroBitmap(

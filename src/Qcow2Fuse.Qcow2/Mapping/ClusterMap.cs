@@ -23,15 +23,16 @@ internal sealed partial class ClusterMap
     private readonly Qcow2Geometry _geometry;
     private readonly MetadataCaches _caches;
     private readonly object _gate;
-    private readonly long _backingLength;
+    private readonly long? _backingLength;
     private readonly bool _keepsPlace;
     private readonly ResidentTable? _snapshotL1;
 
     /// <summary>
-    /// The map of the active disk, or of a snapshot, whose L1 table is given; that one is for lookups only.
+    /// The map of the active disk, or of a snapshot, whose L1 table is given; that one is for lookups only. Without a
+    /// backing file <paramref name="backingLength"/> is null.
     /// </summary>
     public ClusterMap(
-        BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, object gate, long backingLength,
+        BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, object gate, long? backingLength,
         bool keepsPlace, ResidentTable? snapshotL1 = null)
     {
         _snapshotL1 = snapshotL1;
@@ -114,8 +115,12 @@ internal sealed partial class ClusterMap
         return new ReadMapping(kind, Math.Min(covered, length), host, 0);
     }
 
-    /// <summary>Whether nothing is stored for the range and no backing file reaches it.</summary>
-    private bool IsBeyondBacking(GuestOffset guest) => guest.Value >= _backingLength;
+    /// <summary>
+    /// Whether a cluster for which nothing is stored is zero for good: no backing file reaches it, and where the guest
+    /// has asked for zeroes (<paramref name="isSaid"/>) there is none that could grow up to it.
+    /// </summary>
+    private bool IsZeroUnsaid(GuestOffset guest, bool isSaid) =>
+        _backingLength is not { } length || (!isSaid && guest.Value >= length);
 
     private static MappingKind KindOf(SubclusterType type) => type switch
     {
@@ -129,12 +134,25 @@ internal sealed partial class ClusterMap
     private SubclusterType TypeOf(L2Entry entry, int subcluster, GuestOffset guest, bool allowInvalid = false)
     {
         SubclusterType type = entry.TypeOf(subcluster, _geometry);
+        if (type != SubclusterType.Compressed && entry.HasHost && !IsPlace(entry, guest))
+        {
+            // No part of such an entry is believed, subclusters without data included.
+            if (!allowInvalid)
+                CheckedHost(entry, guest);
+            return SubclusterType.Invalid;
+        }
+
         if (type == SubclusterType.Invalid && !allowInvalid)
             throw Corrupt($"L2 entry 0x{entry.Descriptor:x} with bitmap 0x{entry.Bitmap:x} is invalid", guest);
         if (type == SubclusterType.Compressed && _geometry.DataIsExternal)
             throw Corrupt("a compressed cluster in an image with an external data file", guest);
         return type;
     }
+
+    /// <summary>Whether a host cluster can be where an entry says.</summary>
+    private bool IsPlace(L2Entry entry, GuestOffset guest) =>
+        (entry.Host.Value & _geometry.ClusterMask) == 0
+        && (!_geometry.DataIsExternal || entry.Host.Value == _geometry.ClusterStart(guest).Value);
 
     /// <summary>The host cluster of an entry that has one, checked for alignment and place.</summary>
     private HostOffset CheckedHost(L2Entry entry, GuestOffset guest)

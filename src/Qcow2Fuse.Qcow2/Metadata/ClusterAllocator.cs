@@ -64,6 +64,12 @@ internal sealed class ClusterAllocator
     }
 
     /// <summary>
+    /// Host offset behind all that the file held when it was opened and that was handed out since. Compressed clusters
+    /// may not have reached the file yet, so its length tells less.
+    /// </summary>
+    public long UsedEnd => _virginFrom;
+
+    /// <summary>
     /// Clusters that are free together in a range of one refcount block that counts itself. Longer runs need more work
     /// and are for tables only.
     /// </summary>

@@ -37,7 +37,7 @@ internal sealed partial class MetadataCaches
         long blocksStart = Refcounts.ClustersMax << _geometry.ClusterBits;
         long tableStart = blocksStart + ((long)blocks << _geometry.ClusterBits);
         ResidentTable larger = old.CopyTo(
-            new HostOffset(tableStart), (int)(((long)tableClusters << _geometry.ClusterBits) / 8));
+            new HostOffset(tableStart), (int)(((long)tableClusters << _geometry.ClusterBits) / 8), isOwed: true);
         try
         {
             Guard.CheckFree(Refcounts.ClustersMax, blocks + tableClusters);
@@ -75,7 +75,7 @@ internal sealed partial class MetadataCaches
         long last = (_file.Length - 1) >> _geometry.ClusterBits;
         while (last > 0 && Refcounts.Get(last) == 0)
             last--;
-        long end = (last + 1) << _geometry.ClusterBits;
+        long end = Math.Max((last + 1) << _geometry.ClusterBits, Guard.End);
         if (end >= _file.Length)
             return;
         try

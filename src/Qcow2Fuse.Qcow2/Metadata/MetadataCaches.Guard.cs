@@ -6,17 +6,18 @@ namespace Qcow2Fuse.Qcow2;
 /// <summary>Telling the overlap guard where all tables lie.</summary>
 internal sealed partial class MetadataCaches
 {
-    private const string GuardMemory = "the list of its tables";
+    /// <summary>Header, L1 and refcount table, snapshot table, bitmap directory, encryption header, and some more.
+    /// </summary>
+    private const int SingleTables = 16;
 
-    private const int TablesAtOnce = 4096;
+    private const int EntriesAtOnce = 8192;
 
-    /// <summary>Bytes that a table takes while all are collected.</summary>
-    private const long BytesPerTable = MemoryBudget.ManagedFactor * 24;
+    /// <summary>Refcount table entries hold the offset in bits 9 to 63.</summary>
+    private const ulong RefcountEntryMask = ~511UL;
 
     private volatile bool _hasGuard;
-    private MemoryCharge? _guardCharge;
 
-    /// <summary>Where metadata lies; knows nothing before <see cref="BuildGuard"/>.</summary>
+    /// <summary>Where metadata lies; knows nothing before <see cref="EnsureGuard"/>.</summary>
     public OverlapGuard Guard { get; }
 
     /// <summary>Whether the guard knows all metadata.</summary>
@@ -30,36 +31,83 @@ internal sealed partial class MetadataCaches
     }
 
     /// <summary>
+    /// Takes the memory that the guard needs for all tables there are, and for <paramref name="more"/> of them: when an
+    /// image is opened for writing, and before a change that adds tables. A write asks for none after that.
+    /// </summary>
+    /// <exception cref="BlockException">
+    /// <see cref="BlockErrorKind.NoMemory"/>, or the snapshot table cannot be read.
+    /// </exception>
+    public void ReserveGuard(long more) => Guard.Reserve(CountTables() + more);
+
+    /// <summary>
     /// Collects all metadata of the image: before the first write, and after snapshots or bitmaps have moved. Reads
     /// the tables of snapshots, not those of the active disk, which are in memory.
     /// </summary>
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.Corrupt"/> where two tables lie in one cluster.
     /// </exception>
-    public void BuildGuard()
+    private void BuildGuard()
     {
-        Qcow2Header header = _header.Current;
-        _guardCharge?.Dispose();
-        _guardCharge = Memory.Take(0, _file.Name, GuardMemory);
-        var tables = new List<(HostOffset, long, MetadataKind)>
+        try
         {
-            (default, _geometry.ClusterSize, MetadataKind.Header),
-            (L1.Offset, L1.Count * 8L, MetadataKind.L1Table),
-            (RefcountTable.Offset, RefcountTable.Count * 8L, MetadataKind.RefcountTable),
-        };
-        AddEntries(tables, L1, L1Entry.OffsetMask, MetadataKind.L2Table);
-        AddEntries(tables, RefcountTable, ~511UL, MetadataKind.RefcountBlock);
+            CollectTables(_header.Current);
+            _hasGuard = true;
+        }
+        finally
+        {
+            if (!_hasGuard)
+                Guard.Forget();
+        }
+    }
+
+    private void CollectTables(Qcow2Header header)
+    {
+        Guard.BeginBuilding(CountTables());
+        Guard.Collect(default, _geometry.ClusterSize, MetadataKind.Header);
+        Guard.Collect(L1.Offset, L1.Count * 8L, MetadataKind.L1Table);
+        Guard.Collect(RefcountTable.Offset, RefcountTable.Count * 8L, MetadataKind.RefcountTable);
+        CollectEntries(L1, L1Entry.OffsetMask, MetadataKind.L2Table);
+        CollectEntries(RefcountTable, RefcountEntryMask, MetadataKind.RefcountBlock);
         bool hasBitmaps = (header.Autoclear & FeatureBits.Bitmaps) != 0;
         foreach (HeaderExtension extension in header.Extensions)
         {
             if (extension.Type != HeaderExtension.Bitmaps || hasBitmaps)
-                AddExtension(tables, extension);
+                CollectExtension(extension);
         }
 
-        AddSnapshots(tables, header);
-        Guard.Build(tables);
-        _guardCharge.Shrink(Guard.Count * BytesPerTable);
-        _hasGuard = true;
+        CollectSnapshots(header);
+        Guard.EndBuilding();
+    }
+
+    /// <summary>
+    /// How many runs of clusters the tables can be at most: of each table one, and not more than the file has clusters.
+    /// </summary>
+    private long CountTables()
+    {
+        Qcow2Header header = _header.Current;
+        long tables = CountEntries(L1, L1Entry.OffsetMask) + CountEntries(RefcountTable, RefcountEntryMask);
+        if (header.SnapshotCount > 0)
+        {
+            foreach (SnapshotEntry snapshot in SnapshotTable.Entries(_file, header))
+                tables += HasL1(snapshot) ? 1 + snapshot.L1Size : 1;
+        }
+
+        return SingleTables + Math.Min(tables, _geometry.RoundUpToCluster(_file.Length) >> _geometry.ClusterBits);
+    }
+
+    private static long CountEntries(ResidentTable table, ulong mask)
+    {
+        long count = 0;
+        ulong last = 0;
+        for (int i = 0; i < table.Count; i++)
+        {
+            ulong offset = table[i] & mask;
+            if (offset != last && offset != 0)
+                count++;
+            last = offset;
+        }
+
+        return count;
     }
 
     /// <summary>
@@ -74,61 +122,70 @@ internal sealed partial class MetadataCaches
         BuildGuard();
     }
 
-    /// <summary>Adds what the entries of a table point at; entries that no table can be at are left to their users.
-    /// </summary>
-    private void AddEntries(
-        List<(HostOffset, long, MetadataKind)> tables, ResidentTable table, ulong mask, MetadataKind kind)
+    private void CollectEntries(ResidentTable table, ulong mask, MetadataKind kind)
     {
         ulong last = 0;
         for (int i = 0; i < table.Count; i++)
-        {
-            ulong offset = table[i] & mask;
-            if (offset == last)
-                continue;
-            last = offset;
-            if (tables.Count % TablesAtOnce == 0)
-                _guardCharge!.Grow(TablesAtOnce * BytesPerTable, _file.Name, GuardMemory);
-            if (offset != 0 && offset < (ulong)_file.Length && (offset & (ulong)_geometry.ClusterMask) == 0)
-                tables.Add((new HostOffset((long)offset), _geometry.ClusterSize, kind));
-        }
+            CollectEntry(table[i] & mask, ref last, kind);
     }
 
-    private void AddSnapshots(List<(HostOffset, long, MetadataKind)> tables, Qcow2Header header)
+    /// <summary>Names what an entry of a table points at; where no table can be, that is left to its users.</summary>
+    private void CollectEntry(ulong offset, ref ulong last, MetadataKind kind)
+    {
+        if (offset == last)
+            return;
+        last = offset;
+        if (offset != 0 && offset < (ulong)_file.Length && (offset & (ulong)_geometry.ClusterMask) == 0)
+            Guard.Collect(new HostOffset((long)offset), _geometry.ClusterSize, kind);
+    }
+
+    private bool HasL1(SnapshotEntry snapshot)
+    {
+        long bytes = snapshot.L1Size * 8L;
+        return bytes > 0 && bytes <= Qcow2HeaderReader.L1BytesMax
+            && (snapshot.L1Offset.Value & _geometry.ClusterMask) == 0
+            && snapshot.L1Offset.Value > 0 && snapshot.L1Offset.Value <= _file.Length - bytes;
+    }
+
+    private void CollectSnapshots(Qcow2Header header)
     {
         if (header.SnapshotCount == 0)
             return;
-        tables.Add((new HostOffset(header.SnapshotsOffset), SnapshotTable.Measure(_file, header).Bytes,
-            MetadataKind.SnapshotTable));
-        var seen = new HashSet<long>();
+        Guard.Collect(new HostOffset(header.SnapshotsOffset), SnapshotTable.Measure(_file, header).Bytes,
+            MetadataKind.SnapshotTable);
+        using PooledBuffer part = BufferPool.Shared.Rent(EntriesAtOnce * 8);
         foreach (SnapshotEntry snapshot in SnapshotTable.Entries(_file, header))
         {
-            long bytes = snapshot.L1Size * 8L;
-            if (bytes == 0 || snapshot.L1Size > Qcow2HeaderReader.L1BytesMax / 8
-                || (snapshot.L1Offset.Value & _geometry.ClusterMask) != 0
-                || snapshot.L1Offset.Value <= 0 || snapshot.L1Offset.Value > _file.Length - bytes)
+            if (!HasL1(snapshot))
                 continue;
-            if (!seen.Add(snapshot.L1Offset.Value))
-                throw new BlockException(BlockErrorKind.Corrupt,
-                    $"{_file.Name}: two snapshots have the L1 table at {snapshot.L1Offset.Value}");
-            tables.Add((snapshot.L1Offset, bytes, MetadataKind.InactiveL1Table));
-            using ResidentTable l1 = ResidentTable.Load(_file, snapshot.L1Offset, (int)snapshot.L1Size, Memory);
-            AddEntries(tables, l1, L1Entry.OffsetMask, MetadataKind.InactiveL2Table);
+            Guard.Collect(snapshot.L1Offset, snapshot.L1Size * 8L, MetadataKind.InactiveL1Table);
+            ulong last = 0;
+            for (long done = 0; done < snapshot.L1Size; done += EntriesAtOnce)
+            {
+                Span<byte> entries = part.Span[..(int)(Math.Min(EntriesAtOnce, snapshot.L1Size - done) * 8)];
+                _file.Read(snapshot.L1Offset.Value + (done * 8), entries);
+                for (int at = 0; at < entries.Length; at += 8)
+                {
+                    CollectEntry(
+                        BigEndian.U64(entries, at) & L1Entry.OffsetMask, ref last, MetadataKind.InactiveL2Table);
+                }
+            }
         }
     }
 
     /// <summary>Specification sections "Bitmaps extension" and "Full disk encryption header pointer".</summary>
-    private void AddExtension(List<(HostOffset, long, MetadataKind)> tables, HeaderExtension extension)
+    private void CollectExtension(HeaderExtension extension)
     {
         ReadOnlySpan<byte> content = extension.Content.Span;
         if (extension.Type == HeaderExtension.Bitmaps)
-            Add(BigEndian.U64(content, 16), BigEndian.U64(content, 8), MetadataKind.BitmapDirectory);
+            Collect(BigEndian.U64(content, 16), BigEndian.U64(content, 8), MetadataKind.BitmapDirectory);
         else if (extension.Type == HeaderExtension.Crypto)
-            Add(BigEndian.U64(content, 0), BigEndian.U64(content, 8), MetadataKind.EncryptionHeader);
+            Collect(BigEndian.U64(content, 0), BigEndian.U64(content, 8), MetadataKind.EncryptionHeader);
 
-        void Add(ulong offset, ulong bytes, MetadataKind kind)
+        void Collect(ulong offset, ulong bytes, MetadataKind kind)
         {
             if (offset < (ulong)_file.Length && bytes < (ulong)_file.Length)
-                tables.Add((new HostOffset((long)offset), (long)bytes, kind));
+                Guard.Collect(new HostOffset((long)offset), (long)bytes, kind);
         }
     }
 }

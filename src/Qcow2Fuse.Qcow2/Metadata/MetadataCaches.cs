@@ -50,8 +50,10 @@ internal sealed partial class MetadataCaches : IDisposable
     private BlockException? _failure;
 
     public MetadataCaches(
-        BlockDevice file, HeaderStore headerStore, Qcow2Geometry geometry, FormatOpenArguments arguments, object gate)
+        BlockDevice file, HeaderStore headerStore, Qcow2Geometry geometry, FormatOpenArguments arguments, object gate,
+        Action markCorrupt)
     {
+        MarkCorrupt = markCorrupt;
         Qcow2Header header = headerStore.Current;
         _file = file;
         _externalData = arguments.DataFile;
@@ -64,9 +66,10 @@ internal sealed partial class MetadataCaches : IDisposable
         L1 = ResidentTable.Load(file, new HostOffset(header.L1Offset), header.L1Size, Memory);
         try
         {
+            // Who only reads counts nothing, and can read an image whose refcounts are lost.
             RefcountTable = ResidentTable.Load(
                 file, new HostOffset(header.RefcountTableOffset),
-                (int)(((long)header.RefcountTableClusters << header.ClusterBits) / 8), Memory);
+                arguments.ReadOnly ? 0 : (int)(((long)header.RefcountTableClusters << header.ClusterBits) / 8), Memory);
         }
         catch
         {
@@ -87,12 +90,18 @@ internal sealed partial class MetadataCaches : IDisposable
 
         Refcounts = new Refcounts(file, geometry, RefcountTable, RefcountBlocks);
         _header = headerStore;
-        Guard = new OverlapGuard(file.Name, geometry);
+        Guard = new OverlapGuard(file.Name, geometry, Memory);
         Allocator = new ClusterAllocator(file, geometry, Refcounts, Guard, GrowRefcountTable, Flush, gate);
         Frees = new PendingFrees(geometry.ClusterBits);
         if (arguments is { ReadOnly: false, Compress: not CompressedWrites.Off })
             Packed = new PackedClusters(file, geometry, Refcounts, Allocator, gate);
     }
+
+    /// <summary>
+    /// Says that the image is damaged, where no request of a guest would be told: nothing more is written by guests,
+    /// and the file says so. Called with or without the gate.
+    /// </summary>
+    public Action MarkCorrupt { get; }
 
     /// <summary>Where memory for tables is taken from.</summary>
     public MemoryBudget Memory { get; }
@@ -345,7 +354,7 @@ internal sealed partial class MetadataCaches : IDisposable
 
     public void Dispose()
     {
-        _guardCharge?.Dispose();
+        Guard.Dispose();
         L1.Dispose();
         RefcountTable.Dispose();
         L2.Dispose();
@@ -397,6 +406,11 @@ internal sealed partial class MetadataCaches : IDisposable
                 FreeDurable();
                 _completed = ticket;
             }
+        }
+        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        {
+            MarkCorrupt();
+            throw;
         }
         finally
         {

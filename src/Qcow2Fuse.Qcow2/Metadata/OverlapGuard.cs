@@ -27,38 +27,90 @@ internal enum MetadataKind : byte
 /// tables and refcount blocks lie in runs where they were allocated in one go. All methods are called with the image's
 /// gate held.
 /// </remarks>
-internal sealed class OverlapGuard(string name, Qcow2Geometry geometry)
+internal sealed class OverlapGuard : IDisposable
 {
-    private readonly IntervalSet _clusters = new();
+    private const string ReservedFor = "the list of its tables";
 
-    /// <summary>Runs of clusters with metadata.</summary>
-    public int Count => _clusters.Count;
+    private readonly string _name;
+    private readonly Qcow2Geometry _geometry;
+    private readonly IntervalSet _clusters = new();
+    private readonly MemoryCharge _charge;
+    private readonly Func<Interval, Interval, bool> _mayShare;
+
+    /// <param name="name">The image.</param>
+    /// <param name="geometry">Its geometry.</param>
+    /// <param name="memory">Where memory for it is taken from.</param>
+    public OverlapGuard(string name, Qcow2Geometry geometry, MemoryBudget memory)
+    {
+        _name = name;
+        _geometry = geometry;
+        _charge = memory.Take(0, name, ReservedFor);
+        _mayShare = CheckShared;
+    }
 
     /// <summary>
-    /// Starts anew with the given tables. An L2 table may be there several times, where snapshots share it.
+    /// Takes memory for so many tables, so that neither <see cref="EndBuilding"/> nor a later write asks for any.
     /// </summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.NoMemory"/>; what was reserved stays.</exception>
+    public void Reserve(long tables)
+    {
+        long bytes = tables * IntervalSet.BytesPerRun;
+        if (bytes > _charge.Taken)
+            _charge.Grow(bytes - _charge.Taken, _name, ReservedFor);
+    }
+
+    /// <summary>Starts anew with the tables that <see cref="Collect"/> names, at most so many in different clusters.
+    /// </summary>
+    public void BeginBuilding(long tables)
+    {
+        _clusters.BeginAppending((int)Math.Min(tables, int.MaxValue));
+        OweTheRest();
+    }
+
+    /// <summary>Names a table. An L2 table may be named several times, where snapshots share it.</summary>
+    /// <exception cref="BlockException">As <see cref="EndBuilding"/>.</exception>
+    public void Collect(HostOffset start, long bytes, MetadataKind kind)
+    {
+        if (bytes <= 0)
+            return;
+        (long first, long end) = ClustersOf(start, bytes);
+        _clusters.Append(first, end, (byte)kind, _mayShare);
+        OweTheRest();
+    }
+
+    /// <summary>All tables were named.</summary>
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.Corrupt"/> where two tables lie in one cluster.
     /// </exception>
-    public void Build(List<(HostOffset Start, long Bytes, MetadataKind Kind)> tables)
-    {
-        _clusters.Clear();
-        tables.Sort(static (left, right) => left.Start.Value.CompareTo(right.Start.Value));
-        foreach ((HostOffset start, long bytes, MetadataKind kind) in tables)
-        {
-            if (bytes > 0)
-                AddOne(start, bytes, kind);
-        }
-    }
+    public void EndBuilding() => _clusters.EndAppending(_mayShare);
+
+    /// <summary>Forgets all tables, where they could not all be named. What is reserved stays.</summary>
+    public void Forget() => _clusters.Dispose();
 
     /// <summary>Says that clusters hold a table from now on.</summary>
-    public void Add(HostOffset start, long bytes, MetadataKind kind) => AddOne(start, bytes, kind);
+    /// <exception cref="BlockException">
+    /// <see cref="BlockErrorKind.Corrupt"/> where another table lies there.
+    /// </exception>
+    public void Add(HostOffset start, long bytes, MetadataKind kind)
+    {
+        (long first, long end) = ClustersOf(start, bytes);
+        Interval table = new(first, end, (byte)kind);
+        if (_clusters.TryFind(first, end, out Interval found))
+        {
+            CheckShared(found, table);
+            return;
+        }
+
+        _clusters.Add(first, end, (byte)kind);
+        OweTheRest();
+    }
 
     /// <summary>Says that clusters, all of whose references are gone, hold no table any more.</summary>
     public void Remove(HostOffset start, int clusters)
     {
-        long first = start.Value >> geometry.ClusterBits;
+        long first = start.Value >> _geometry.ClusterBits;
         _clusters.Remove(first, first + clusters);
+        OweTheRest();
     }
 
     /// <summary>Refuses clusters that are about to be handed out as free although they hold metadata.</summary>
@@ -80,6 +132,17 @@ internal sealed class OverlapGuard(string name, Qcow2Geometry geometry)
             throw Corrupt($"an L2 entry maps guest offset {guest.Value} to {Name(found)} at host offset {host.Value}");
     }
 
+    /// <summary>Refuses what a table of a snapshot, or of the disk, refers to as guest data and is metadata.</summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.Corrupt"/>.</exception>
+    public void CheckData(HostOffset host, long length)
+    {
+        if (TryFind(host, length, out Interval found))
+            throw Corrupt($"an L2 entry maps {Name(found)} at host offset {host.Value}");
+    }
+
+    /// <summary>The host offset behind the last metadata there is.</summary>
+    public long End => _clusters.Count == 0 ? 0 : _clusters.Runs[^1].End << _geometry.ClusterBits;
+
     /// <summary>Refuses to free as guest data what holds metadata.</summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.Corrupt"/>.</exception>
     public void CheckGivenUp(long cluster, int count)
@@ -90,25 +153,34 @@ internal sealed class OverlapGuard(string name, Qcow2Geometry geometry)
 
     private bool TryFind(HostOffset host, long length, out Interval found)
     {
-        long first = host.Value >> geometry.ClusterBits;
-        long last = (host.Value + length - 1) >> geometry.ClusterBits;
+        long first = host.Value >> _geometry.ClusterBits;
+        long last = (host.Value + length - 1) >> _geometry.ClusterBits;
         return _clusters.TryFind(first, last + 1, out found);
     }
 
-    private void AddOne(HostOffset start, long bytes, MetadataKind kind)
-    {
-        long first = start.Value >> geometry.ClusterBits;
-        long end = geometry.RoundUpToCluster(start.Value + bytes) >> geometry.ClusterBits;
-        if (!_clusters.TryFind(first, end, out Interval found))
-        {
-            _clusters.Add(first, end, (byte)kind);
-            return;
-        }
+    private (long First, long End) ClustersOf(HostOffset start, long bytes) => (
+        start.Value >> _geometry.ClusterBits,
+        _geometry.RoundUpToCluster(start.Value + bytes) >> _geometry.ClusterBits);
 
-        bool shared = IsL2(kind) && IsL2((MetadataKind)found.Tag);
-        if (!shared)
-            throw Corrupt($"{Name(new Interval(first, end, (byte)kind))} at host offset {start.Value} overlaps "
-                + $"{Name(found)}");
+    private bool CheckShared(Interval first, Interval second) =>
+        IsL2((MetadataKind)first.Tag) && IsL2((MetadataKind)second.Tag)
+            ? true : throw Overlap(second, first);
+
+    private BlockException Overlap(Interval table, Interval found) => Corrupt(
+        $"{Name(table)} at host offset {table.Start << _geometry.ClusterBits} overlaps {Name(found)}");
+
+    /// <summary>What the set has taken beyond what was reserved: the tables that writes have added.</summary>
+    private void OweTheRest()
+    {
+        if (_clusters.Bytes > _charge.Taken)
+            _charge.Owe(_clusters.Bytes - _charge.Taken);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _clusters.Dispose();
+        _charge.Dispose();
     }
 
     private static bool IsL2(MetadataKind kind) => kind is MetadataKind.L2Table or MetadataKind.InactiveL2Table;
@@ -128,5 +200,5 @@ internal sealed class OverlapGuard(string name, Qcow2Geometry geometry)
         _ => throw new ArgumentOutOfRangeException(nameof(found), found.Tag, "Unknown kind of metadata."),
     };
 
-    private BlockException Corrupt(string reason) => new(BlockErrorKind.Corrupt, $"{name}: {reason}");
+    private BlockException Corrupt(string reason) => new(BlockErrorKind.Corrupt, $"{_name}: {reason}");
 }

@@ -22,13 +22,15 @@ internal sealed unsafe class ResidentTable : IDisposable
     private readonly List<(int Sector, byte[] Content)> _frozen = [];
     private byte* _bytes;
 
-    private ResidentTable(BlockDevice file, HostOffset offset, int entries, MemoryBudget budget)
+    private ResidentTable(BlockDevice file, HostOffset offset, int entries, MemoryBudget budget, bool isOwed = false)
     {
         _file = file;
         _budget = budget;
         Offset = offset;
         Count = entries;
-        _charge = budget.Take(entries * 8L, file.Name, "a table of its clusters");
+        _charge = budget.Take(isOwed ? 0 : entries * 8L, file.Name, "a table of its clusters");
+        if (isOwed)
+            _charge.Owe(entries * 8L);
         _bytes = (byte*)NativeMemory.AlignedAlloc((nuint)Math.Max(entries * 8L, 8), 4096);
     }
 
@@ -61,9 +63,13 @@ internal sealed unsafe class ResidentTable : IDisposable
     }
 
     /// <summary>A larger copy at another place, nothing of which is on disk yet.</summary>
-    public ResidentTable CopyTo(HostOffset offset, int entries)
+    /// <param name="offset">The place.</param>
+    /// <param name="entries">Entries of the copy.</param>
+    /// <param name="isOwed">Its memory is taken also where none is left: a write must not fail for want of it.</param>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.NoMemory"/>.</exception>
+    public ResidentTable CopyTo(HostOffset offset, int entries, bool isOwed = false)
     {
-        var copy = new ResidentTable(_file, offset, entries, _budget);
+        var copy = new ResidentTable(_file, offset, entries, _budget, isOwed);
         copy.Bytes.Clear();
         Bytes.CopyTo(copy.Bytes);
         return copy;

@@ -196,6 +196,7 @@ internal sealed class MappingTrees
             if (entry.IsCompressed)
             {
                 CompressedExtent extent = CompressedExtent.Decode(entry.Descriptor, _geometry);
+                CheckPlace(extent.Host, extent.BytesMax);
                 cluster = extent.Host.Value >> _geometry.ClusterBits;
                 clusters = (int)(((extent.Host.Value + extent.BytesMax - 1) >> _geometry.ClusterBits) - cluster + 1);
             }
@@ -249,7 +250,16 @@ internal sealed class MappingTrees
     {
         if ((entry.Host.Value & _geometry.ClusterMask) != 0)
             throw Corrupt($"host cluster offset {entry.Host.Value} is not aligned");
+        CheckPlace(entry.Host, _geometry.ClusterSize);
         return entry.Host.Value >> _geometry.ClusterBits;
+    }
+
+    /// <summary>Refuses what cannot be guest data: who counts it would free it one day.</summary>
+    private void CheckPlace(HostOffset host, long length)
+    {
+        if (host.Value >= _caches.Allocator.UsedEnd)
+            throw Corrupt($"the cluster at {host.Value} lies beyond the end of the file");
+        _caches.Guard.CheckData(host, length);
     }
 
     private void ReadTable(HostOffset table, Span<byte> bytes)

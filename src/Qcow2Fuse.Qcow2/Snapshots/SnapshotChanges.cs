@@ -13,6 +13,9 @@ namespace Qcow2Fuse.Qcow2;
 /// </remarks>
 internal sealed class SnapshotChanges
 {
+    /// <summary>A new L1 table and a new snapshot table.</summary>
+    private const int TablesOfChange = 2;
+
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
     private readonly HeaderStore _header;
@@ -39,6 +42,7 @@ internal sealed class SnapshotChanges
     {
         Settle();
         ulong[] l1 = ActiveL1(_geometry.L1EntriesFor(diskSize));
+        _caches.ReserveGuard(l1.Length + TablesOfChange);
         var undo = new Undo(this, l1);
         List<SnapshotEntry> changed;
         try
@@ -136,6 +140,7 @@ internal sealed class SnapshotChanges
         // Entries behind the disk's are machine state, which no guest reaches.
         long entries = Math.Max(1, _geometry.L1EntriesFor(diskSize));
         ulong[] l1 = LoadL1(snapshot, entries);
+        _caches.ReserveGuard(l1.Length + TablesOfChange);
         var undo = new Undo(this, l1);
         try
         {
@@ -185,7 +190,7 @@ internal sealed class SnapshotChanges
             throw BlockException.About(
                 _file.Name, BlockErrorKind.TooLarge, $"the L1 table of snapshot '{name}' is too large");
         if ((snapshot.L1Offset.Value & _geometry.ClusterMask) != 0
-            || snapshot.L1Offset.Value < 0
+            || snapshot.L1Offset.Value < 0 || (snapshot.L1Offset.Value == 0 && snapshot.L1Size > 0)
             || snapshot.L1Offset.Value > _file.Length - (snapshot.L1Size * 8))
             throw BlockException.About(_file.Name, BlockErrorKind.Corrupt,
                 $"the L1 table of snapshot '{name}' at {snapshot.L1Offset.Value} is not in the file");

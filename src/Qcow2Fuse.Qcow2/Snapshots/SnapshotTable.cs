@@ -59,17 +59,34 @@ internal static class SnapshotTable
     /// </exception>
     public static IEnumerable<SnapshotEntry> Entries(BlockDevice file, Qcow2Header header)
     {
-        if (header.SnapshotCount > SnapshotsMax)
-            throw BlockException.About(file.Name, BlockErrorKind.TooLarge,
-                $"{header.SnapshotCount} snapshots are more than {SnapshotsMax}");
+        CheckFields(header);
         return EntriesOf(file, header, 0).Select(static placed => placed.Entry);
+    }
+
+    /// <summary>Why the table cannot be read wholly, or null.</summary>
+    public static BlockException? FaultOf(BlockDevice file, Qcow2Header header)
+    {
+        try
+        {
+            _ = Measure(file, header);
+            return null;
+        }
+        catch (BlockException fault)
+        {
+            return fault;
+        }
+    }
+
+    private static void CheckFields(Qcow2Header header)
+    {
+        if (header.SnapshotFault is { } fault)
+            throw new BlockException(fault.Kind, fault.Message, fault);
     }
 
     /// <summary>As <see cref="Entries"/>, from a place in the table on, where an entry begins.</summary>
     public static IEnumerable<(int Place, SnapshotEntry Entry)> Placed(BlockDevice file, Qcow2Header header, int place)
     {
-        if (header.SnapshotCount > SnapshotsMax)
-            _ = Entries(file, header);
+        CheckFields(header);
         return EntriesOf(file, header, place);
     }
 

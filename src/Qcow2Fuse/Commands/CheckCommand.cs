@@ -14,8 +14,6 @@ namespace Qcow2Fuse.Commands;
 /// </summary>
 internal static class CheckCommand
 {
-    private const int ProbeLength = 512;
-
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
@@ -148,9 +146,7 @@ internal static class CheckCommand
             case "raw":
                 return false;
             case null:
-                byte[] head = new byte[(int)Math.Min(file.Length, ProbeLength)];
-                file.Read(0, head);
-                return new Qcow2Format().Probe(head);
+                return ImageHead.IsQcow2(file);
             default:
                 throw CommandException.Usage($"unknown format {format}", "the formats are qcow2 and raw");
         }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Formats;
 using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols;
@@ -71,9 +72,6 @@ internal static class CreateCommand
         if (size > long.MaxValue - SectorSize)
             throw CommandException.Usage($"{request.File}: the size is too large");
         using ImageSecrets? secrets = request.Secret is null ? null : SecretReader.Read([request.Secret]);
-        if (!quiet)
-            StandardOutput.WriteLine(request.Describe(size));
-
         // Sizes in whole sectors are what every reader of qcow2 can represent.
         long rounded = (size + SectorSize - 1) / SectorSize * SectorSize;
         using FileDevice file = FileDevice.Create(request.File, replace: true);
@@ -92,7 +90,22 @@ internal static class CreateCommand
             throw;
         }
 
+        if (!quiet)
+            Say(request.Describe(size));
         return ExitCode.Success;
+    }
+
+    /// <summary>The image is there by now, whether or not anybody can be told.</summary>
+    private static void Say(string line)
+    {
+        try
+        {
+            StandardOutput.WriteLine(line);
+        }
+        catch (Exception e) when (e is IOException or CommandException)
+        {
+            Report.Warning(e is CommandException ? e.Message : $"standard output: {e.Message}");
+        }
     }
 
     private static long SizeOfBacking(CreateRequest request)
@@ -101,6 +114,6 @@ internal static class CreateCommand
         string directory = Path.GetDirectoryName(request.File) ?? "/";
         string path = Path.Combine(directory, name);
         using FileDevice file = FileDevice.Open(path, readOnly: true);
-        return request.BackingFormat is "raw" ? file.Length : Qcow2ImageInfo.Read(file).VirtualSize;
+        return request.BackingFormat is "raw" ? RawFormat.SizeOf(file.Length) : Qcow2ImageInfo.Read(file).VirtualSize;
     }
 }

@@ -69,6 +69,8 @@ internal sealed class CreateRequest
 
         request.BackingFile = backing ?? request.BackingFile;
         request.BackingFormat = backingFormat ?? request.BackingFormat;
+        if (size is not null && request.Size is not null)
+            throw CommandException.Usage("the size is given twice, by itself and as an option");
         if (size is not null)
             request.Size = ParseSize("size", size);
         request.SetSecret(secret);

@@ -2,6 +2,7 @@
 using System.CommandLine;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Control;
+using Qcow2Fuse.Formats;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Qcow2;
@@ -14,8 +15,6 @@ namespace Qcow2Fuse.Commands;
 /// </summary>
 internal static class InfoCommand
 {
-    private const int ProbeLength = 512;
-
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
@@ -88,7 +87,7 @@ internal static class InfoCommand
     internal static ImageReport Read(BlockDevice file, string path, string? format)
     {
         if (!IsQcow2(file, format))
-            return new ImageReport(path, "raw", file.Length, file.AllocatedBytes, Qcow2: null);
+            return new ImageReport(path, "raw", RawFormat.SizeOf(file.Length), file.AllocatedBytes, Qcow2: null);
         Qcow2ImageInfo image = Qcow2ImageInfo.Read(file);
         return new ImageReport(path, "qcow2", image.VirtualSize, file.AllocatedBytes, image);
     }
@@ -98,14 +97,7 @@ internal static class InfoCommand
     {
         "qcow2" => true,
         "raw" => false,
-        null => HasMagic(file),
+        null => ImageHead.IsQcow2(file),
         _ => throw CommandException.Usage($"unknown format {format}", "the formats are qcow2 and raw"),
     };
-
-    private static bool HasMagic(BlockDevice file)
-    {
-        byte[] head = new byte[(int)Math.Min(file.Length, ProbeLength)];
-        file.Read(0, head);
-        return new Qcow2Format().Probe(head);
-    }
 }

@@ -12,6 +12,7 @@ internal static partial class MountOptions
     private const int UnlockSecondsMax = 86400;
     private const long MetadataBytesMax = 1L << 40;
     private const int CacheCleanSecondsMax = 1_000_000;
+    private const int CommitSecondsMax = 1_000_000;
     private const int ThreadsMax = 256;
     private const int ReadBytesMin = 4096;
     private const int ReadBytesMax = 1 << 20;
@@ -133,6 +134,9 @@ internal static partial class MountOptions
         MountOption.Number(
             "cache_clean_interval", "SECONDS", "Give up tables unused for so long; 0 keeps them (default 600)",
             0, CacheCleanSecondsMax, (s, v) => s.CacheCleanInterval = TimeSpan.FromSeconds(v)),
+        MountOption.Number(
+            "commit", "SECONDS", "Write metadata out so long after it changed; 0 leaves that to fsync (default 5)",
+            0, CommitSecondsMax, (s, v) => s.CommitInterval = TimeSpan.FromSeconds(v)),
         MountOption.Flag(
             "resize", "Let truncate(1) on the raw file grow and shrink the disk", (s, on) => s.Resize = on),
         MountOption.Flag("writeback", "Changes nothing", (s, on) => s.Writeback = on) with { IsListed = false },

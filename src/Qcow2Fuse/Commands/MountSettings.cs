@@ -82,6 +82,9 @@ internal sealed class MountSettings
     /// <summary>How long unused tables stay cached; zero for ever.</summary>
     public TimeSpan CacheCleanInterval { get; set; } = TimeSpan.FromMinutes(10);
 
+    /// <summary>What is written reaches the image by itself at most so long after; zero leaves that to fsync.</summary>
+    public TimeSpan CommitInterval { get; set; } = TimeSpan.FromSeconds(5);
+
     /// <summary>The size of the raw file can be changed, and with it the disk's.</summary>
     public bool Resize { get; set; }
 
@@ -212,5 +215,6 @@ internal sealed class MountSettings
         RefcountCacheBytesMax = RefcountCacheBytesMax,
         PopulateCaches = PopulatesMemory,
         CacheCleanInterval = CacheCleanInterval,
+        CommitInterval = CommitInterval,
     };
 }

@@ -43,6 +43,8 @@ internal static class ResizeCommand
             string wanted = parsed.GetRequiredValue(size);
             bool mayShrink = parsed.GetValue(shrink);
             bool isQuiet = parsed.GetValue(quiet);
+            if (mayShrink && mode is not "off")
+                throw CommandException.Usage("--shrink and --preallocation exclude each other");
             return RunningImage.OrElse(
                 path,
                 () => Run(
@@ -114,7 +116,7 @@ internal static class ResizeCommand
             device.WriteZeroes(old, size - old, mayUnmap: false);
     }
 
-    /// <summary>Rounded up to whole sectors, which every reader of qcow2 can represent.</summary>
+    /// <summary>Whole sectors are what every reader of qcow2 can represent.</summary>
     private static long NewSize(string path, string text, long old)
     {
         char sign = text.Length > 0 ? text[0] : '\0';
@@ -130,6 +132,9 @@ internal static class ResizeCommand
         if (value > long.MaxValue - SectorSize - (isRelative ? old : 0))
             throw CommandException.Usage($"{path}: the size is too large");
         long wanted = sign switch { '+' => old + value, '-' => old - value, _ => value };
-        return (wanted + SectorSize - 1) / SectorSize * SectorSize;
+        if (wanted == 0)
+            throw CommandException.Usage($"{path}: a disk of 0 bytes is no disk");
+        return wanted % SectorSize == 0
+            ? wanted : throw CommandException.Usage($"{path}: {wanted} bytes are no multiple of {SectorSize}");
     }
 }

@@ -59,6 +59,31 @@ public sealed class CheckTests : CommandTest
     }
 
     [SkippableFact]
+    public void Counts_of_what_lies_behind_the_end_are_no_leaks()
+    {
+        Make();
+        long block = (long)Peek((long)Peek(48));
+        long clusters = (new FileInfo(PathOf(Image)).Length + ClusterSize - 1) / ClusterSize;
+        Poke(block + (clusters * 2) + 16, 0x0001_0001_0001_0001);
+        ShouldAgree(exitCode: 0);
+    }
+
+    [SkippableTheory]
+    [InlineData(48, 1UL << 40)]
+    [InlineData(48, 4096UL + 512)]
+    public void A_refcount_table_that_is_not_there_ends_with_2(int field, ulong value)
+    {
+        Make();
+        Poke(field, value);
+        ProcessResult text = Run("check", Image);
+        Assert.Equal(2, text.ExitCode);
+        Assert.Contains("1 errors were found on the image.", text.Output, StringComparison.Ordinal);
+        Assert.Contains("ERROR", text.Error, StringComparison.Ordinal);
+        ProcessResult json = Run("check", "--output=json", Image);
+        Assert.Equal((2, 1), (json.ExitCode, (int)JsonNode.Parse(json.Output)!["corruptions"]!));
+    }
+
+    [SkippableFact]
     public void A_repair_is_told_in_json()
     {
         Make();
@@ -238,7 +263,7 @@ public sealed class CheckTests : CommandTest
 
     private void Poke(long offset, ulong value)
     {
-        Assert.True(offset > ClusterSize);
+        Assert.True(offset >= 48, "the magic and the size of clusters stay");
         byte[] bytes = new byte[8];
         BinaryPrimitives.WriteUInt64BigEndian(bytes, value);
         using FileStream file = File.OpenWrite(PathOf(Image));

@@ -125,6 +125,30 @@ public sealed class CreateTests : CommandTest
         Assert.False(File.Exists(PathOf("new.qcow2")));
     }
 
+    [SkippableTheory]
+    [InlineData("/dev/full")]
+    [InlineData("&-")]
+    public void An_image_is_made_whoever_cannot_be_told(string output)
+    {
+        string program = FindProgram() ?? "";
+        QemuTools.Require(program.Length > 0, "out/qcow2fuse is not built");
+        ProcessResult result = ProcessRunner.Run(
+            "sh", ["-c", $"exec \"$0\" create new.qcow2 8M >{output}", program], WorkDirectory);
+        Assert.DoesNotContain("internal error", result.Error, StringComparison.Ordinal);
+        QemuTools.RequireTool("qemu-img");
+        QemuTools.ShouldPassCheck(PathOf("new.qcow2"));
+    }
+
+    [SkippableFact]
+    public void Two_sizes_are_one_too_many()
+    {
+        ProcessResult result = Run("create", "-o", "size=64M", PathOf("new.qcow2"), "32M");
+        Assert.Equal(1, result.ExitCode);
+        OneLine.Error(result, "the size is given twice");
+        Assert.False(File.Exists(PathOf("new.qcow2")));
+        Run("create", "-q", "-o", "size=64M", PathOf("new.qcow2")).ShouldSucceed();
+    }
+
     [SkippableFact]
     public void An_overlay_takes_the_size_of_its_backing_file()
     {

@@ -86,6 +86,35 @@ public sealed class InfoTests : CommandTest
         QemuTools.RequireTool("qemu-img");
         File.WriteAllBytes(PathOf("disk.raw"), new byte[3 << 20]);
         ShouldAgree("disk.raw");
+
+        // Disks are made of whole sectors.
+        File.WriteAllBytes(PathOf("disk.raw"), new byte[(3 << 20) + 1]);
+        ShouldAgree("disk.raw");
+    }
+
+    [SkippableTheory]
+    [InlineData("vmdk")]
+    [InlineData("vdi")]
+    [InlineData("vpc")]
+    [InlineData("vhdx")]
+    [InlineData("qcow")]
+    [InlineData("qed")]
+    [InlineData("parallels")]
+    public void An_image_of_another_format_is_called_what_it_is(string format)
+    {
+        QemuTools.RequireTool("qemu-img");
+        QemuTools.Require(
+            QemuTools.TryImg("create", "-q", "-f", format, PathOf("disk.img"), "8M").ExitCode == 0,
+            $"qemu-img makes no {format} here");
+        string hint = $"hint: qemu-img convert -f {format} -O qcow2 makes an image of it that is\n";
+        string reason = $"is an image of the format {format}, which is not read here\n";
+        ShouldPrint(1, "", $"qcow2fuse: DIR/disk.img: {reason}{hint}", "info", PathOf("disk.img"));
+        ProcessResult check = Run("check", "disk.img");
+        Assert.NotEqual(0, check.ExitCode);
+        Assert.Contains(reason, check.Error, StringComparison.Ordinal);
+        Assert.Contains(reason, Run("resize", "disk.img", "16M").Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "file format: raw", Run("info", "-f", "raw", "disk.img").ShouldSucceed().Output, StringComparison.Ordinal);
     }
 
     [SkippableFact]

@@ -11,7 +11,7 @@ public sealed class ResizeCommandTests : CommandTest
     [InlineData("128M", 128L << 20)]
     [InlineData("+1G", (1L << 30) + (64 << 20))]
     [InlineData("64M", 64L << 20)]
-    [InlineData("67108865", (64L << 20) + 512)]
+    [InlineData("67109376", (64L << 20) + 512)]
     [InlineData("1T", 1L << 40)]
     public void A_disk_grows(string size, long expected)
     {
@@ -65,6 +65,10 @@ public sealed class ResizeCommandTests : CommandTest
     [SkippableTheory]
     [InlineData("much", "invalid size 'much'\nhint: sizes are written like 512M, 10G, +1G or -1G")]
     [InlineData("-65M", "has only 67108864 bytes")]
+    [InlineData("-64M", "a disk of 0 bytes is no disk")]
+    [InlineData("0", "a disk of 0 bytes is no disk")]
+    [InlineData("67108865", "67108865 bytes are no multiple of 512")]
+    [InlineData("+100", "67108964 bytes are no multiple of 512")]
     [InlineData("7E", "need too large an L1 table")]
     public void A_size_that_makes_no_sense_is_refused(string size, string message)
     {
@@ -72,6 +76,32 @@ public sealed class ResizeCommandTests : CommandTest
         ProcessResult result = Run("resize", image, size);
         Assert.NotEqual(0, result.ExitCode);
         Assert.Contains(message, result.Error, StringComparison.Ordinal);
+    }
+
+    [SkippableFact]
+    public void Space_is_not_preallocated_where_it_is_given_up()
+    {
+        string image = NewImage();
+        byte[] before = File.ReadAllBytes(image);
+        ProcessResult result = Run("resize", "--shrink", "--preallocation=full", image, "1M");
+        Assert.Equal(1, result.ExitCode);
+        OneLine.Error(result, "--shrink and --preallocation exclude each other");
+        Assert.Equal(before, File.ReadAllBytes(image));
+    }
+
+    [SkippableFact]
+    public void A_version_2_image_with_snapshots_keeps_its_size()
+    {
+        QemuTools.RequireTool("qemu-img");
+        string image = PathOf("disk.qcow2");
+        QemuTools.Img("create", "-q", "-f", "qcow2", "-o", "compat=0.10", image, "64M");
+        QemuTools.Img("snapshot", "-c", "s", image);
+        byte[] before = File.ReadAllBytes(image);
+        ProcessResult result = Run("resize", image, "128M");
+        Assert.Equal(1, result.ExitCode);
+        Assert.Contains("a version 2 image with snapshots keeps its size", result.Error, StringComparison.Ordinal);
+        Assert.Contains("hint: qemu-img amend -o compat=1.1", result.Error, StringComparison.Ordinal);
+        Assert.Equal(before, File.ReadAllBytes(image));
     }
 
     private string NewImage()

@@ -146,6 +146,60 @@ public sealed class RawFileTests : MountTest
         Assert.Contains("0x3f00000       0x100000", map, StringComparison.Ordinal);
     }
 
+    /// <summary>
+    /// The kernel keeps its pages of a range that could not be zeroed, and part of it may have been.
+    /// </summary>
+    [SkippableFact]
+    public void Of_a_range_that_was_zeroed_in_part_everybody_sees_the_same()
+    {
+        const int Zeroed = 1 << 20;
+        QemuTools.RequireTool("qemu-io");
+        string mountPoint = NewMountPoint();
+        string small = PathOf("small");
+        Directory.CreateDirectory(small);
+        Tool("mount", "-t", "tmpfs", "-o", "size=6M", "none", small);
+        try
+        {
+            string image = Path.Combine(small, "disk.qcow2");
+            File.WriteAllBytes(Path.Combine(small, "base.raw"), Stamp.Bytes(0, 2 * Zeroed, 1));
+            QemuTools.Img("create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", image);
+            QemuTools.Io(image, "write -P 9 0 1M");
+            string raw = Mount(image, mountPoint, "-o", "nopartitions,commit=0");
+            Assert.Equal(9, File.ReadAllBytes(raw)[Zeroed / 2]);
+            FillUp(Path.Combine(small, "rest"));
+
+            // The first clusters become zero by their entries; for a part of the next one there is no space.
+            Assert.NotEqual(0, TryTool("fallocate", "-z", "-o", "0", "-l", $"{Zeroed + 5000}", raw).ExitCode);
+            string direct = PathOf("direct");
+            Tool("dd", "if=" + raw, "of=" + direct, "bs=64K", $"count={Zeroed >> 16}", "iflag=direct", "status=none");
+            byte[] there = File.ReadAllBytes(direct);
+            Assert.False(there.AsSpan().ContainsAnyExcept((byte)0), "nothing was zeroed");
+            Eventually.Holds(() => there.AsSpan().SequenceEqual(File.ReadAllBytes(raw).AsSpan(0, Zeroed)));
+            File.Delete(Path.Combine(small, "rest"));
+            Unmount(mountPoint);
+        }
+        finally
+        {
+            TryTool("umount", "-l", mountPoint);
+            Tool("umount", small);
+        }
+
+        static void FillUp(string path)
+        {
+            using FileStream file = File.Create(path);
+            byte[] page = new byte[4096];
+            Action fill = () =>
+            {
+                while (true)
+                {
+                    file.Write(page);
+                    file.Flush();
+                }
+            };
+            Assert.Throws<IOException>(fill);
+        }
+    }
+
     [SkippableFact]
     public void A_punched_hole_is_zero_and_gives_space_back()
     {

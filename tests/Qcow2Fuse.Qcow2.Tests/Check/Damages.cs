@@ -66,8 +66,6 @@ internal static class Damages
         });
         yield return Make("shared cluster counted once", "snapshots", Same, i => i.SetRefcount(i.HostOf(Next), 1));
         yield return Make("shared cluster counted often", "snapshots", Same, i => i.SetRefcount(i.HostOf(Next), 9));
-        yield return Make("counted beyond the end", "plain", Agreement.Stricter,
-            i => i.SetRefcount(i.End + (1 << 20), 1));
     }
 
     private static IEnumerable<(string Name, Damage Damage)> Flags()

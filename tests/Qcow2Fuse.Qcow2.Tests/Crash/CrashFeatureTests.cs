@@ -44,6 +44,9 @@ public sealed class CrashFeatureTests(ITestOutputHelper output)
         CrashFeatures.NoUnref | CrashFeatures.WriteThrough,
         CrashFeatures.IgnoreDiscards,
         CrashFeatures.WriteThrough,
+        CrashFeatures.Commit,
+        CrashFeatures.Commit | CrashFeatures.Lazy | CrashFeatures.Resizes,
+        CrashFeatures.Commit | CrashFeatures.Compress | CrashFeatures.Snapshots,
     ];
 
     [Theory]

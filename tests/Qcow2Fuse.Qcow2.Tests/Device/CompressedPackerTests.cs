@@ -103,6 +103,33 @@ public sealed class CompressedPackerTests
             .ShouldRead(2 * ClusterSize, accepted * ClusterSize, 3).ShouldPassCheck();
     }
 
+    /// <summary>
+    /// What the last cluster holds behind the end of a disk that was made smaller is old. A packer that completes the
+    /// cluster while the disk grows over that must not put it back.
+    /// </summary>
+    [Fact]
+    public void Old_bytes_behind_the_end_do_not_come_back_with_a_cluster_that_is_completed_while_the_disk_grows()
+    {
+        const int Half = ClusterSize / 2;
+        using TestImage image = Create(2, packers: 1);
+        image.Write(0, 2 * ClusterSize, 5).Device.Flush();
+        image.Device.Resize(ClusterSize + Half);
+        image.Device.Flush();
+
+        // The disk grows, and what zeroes the rest of the last cluster is on its way.
+        using HeldRequest held = image.Faults.Hold(BlockOp.Write);
+        TestThread growth = TestThread.Start(() => image.Device.Resize(2 * ClusterSize));
+        held.WaitUntilHeld();
+
+        // All that the guest sees of the cluster is written, and the packer is done with it when a flush has ended.
+        image.Write(ClusterSize, Half, Soft | 6).Device.Flush();
+        held.Release();
+        growth.ShouldEnd();
+        image.Device.Flush();
+        image.ShouldRead(0, ClusterSize, 5).ShouldRead(ClusterSize, Half, Soft | 6)
+            .ShouldReadZeroes(ClusterSize + Half, Half).ShouldPassCheck();
+    }
+
     [Theory]
     [InlineData(2)]
     [InlineData(int.MaxValue)]

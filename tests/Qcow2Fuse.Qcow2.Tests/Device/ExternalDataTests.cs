@@ -3,6 +3,7 @@ using Qcow2Fuse.Block;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Faults;
+using Qcow2Fuse.Testing.Oracle;
 using Xunit;
 
 namespace Qcow2Fuse.Qcow2.Tests.Device;
@@ -100,6 +101,12 @@ public sealed class ExternalDataTests
 
         QemuTools.ShouldPassCheck(image);
         Assert.Equal(3 << 20, new FileInfo(data).Length);
+
+        // QEMU maps the whole of such a disk, and so is the new part.
+        Assert.DoesNotContain("\"data\": false", QemuTools.Img("map", "--output=json", image),
+            StringComparison.Ordinal);
+        foreach (int at in (int[])[1 << 20, (3 << 20) - 65536])
+            Assert.NotEqual(0UL, new PlainReader(new FileImage(image), dataFile: new FileImage(data)).Locate(at).Entry);
         Assert.True(QemuTools.ConvertToRaw(image).AsSpan().SequenceEqual(File.ReadAllBytes(data)));
     }
 
@@ -127,6 +134,57 @@ public sealed class ExternalDataTests
 
         Assert.True(file.AllocatedBytes <= allocated - (900 << 10), "the host got nothing back");
         Assert.Equal(before, File.ReadAllBytes(image));
+    }
+
+    /// <summary>
+    /// Whoever reads the data file alone knows nothing of entries that say zero, or of none, over bytes that another
+    /// program has left there.
+    /// </summary>
+    [SkippableTheory]
+    [InlineData("zeroes")]
+    [InlineData("unmapped zeroes")]
+    [InlineData("discard")]
+    [InlineData("written")]
+    public void Zeroes_reach_a_raw_data_file_whatever_the_tables_say(string way)
+    {
+        const int Start = (1 << 20) + 700;
+        const int Length = (1 << 20) - 3000;
+        QemuTools.RequireTool("qemu-io");
+        using TempDirectory directory = new();
+        string image = directory.File("image.qcow2");
+        string data = directory.File("data.raw");
+        QemuTools.Img("create", "-q", "-f", "qcow2", "-o", $"data_file={data},data_file_raw=on", image, "8M");
+        QemuTools.Io(image, "write -P 17 0 4M", "discard 1M 1M");
+        byte[] expected = File.ReadAllBytes(data);
+        expected.AsSpan(1 << 20, 1 << 20).Fill(17);
+        File.WriteAllBytes(data, expected);
+        using (Qcow2Device device = Open(image, data, null))
+        {
+            switch (way)
+            {
+                case "discard":
+                    device.Discard(Start, Length);
+                    break;
+                case "written":
+                    device.Write(Start, new byte[Length]);
+                    break;
+                default:
+                    device.WriteZeroes(Start, Length, mayUnmap: way != "zeroes");
+                    break;
+            }
+        }
+
+        expected.AsSpan(Start, Length).Clear();
+        byte[] alone = File.ReadAllBytes(data);
+        if (way == "written")
+        {
+            // The edges of its clusters are written with it: they read as zeroes.
+            expected.AsSpan(1 << 20, 1 << 20).Clear();
+        }
+
+        int same = expected.AsSpan().CommonPrefixLength(alone);
+        Assert.True(same == expected.Length, $"byte {same} of the data file is not what the guest sees");
+        QemuTools.ShouldPassCheck(image);
     }
 
     /// <summary>Data is durable in its file before an entry in the image makes it visible.</summary>

@@ -134,6 +134,11 @@ public sealed class ResizeTests
                 {
                     BlockException refused = Assert.Throws<BlockException>(() => device.Resize(1 << 20));
                     Assert.Equal(BlockErrorKind.NotSupported, refused.Kind);
+
+                    // A larger disk would be the snapshot's too.
+                    refused = Assert.Throws<BlockException>(() => device.Resize(8 << 20));
+                    Assert.Equal(BlockErrorKind.NotSupported, refused.Kind);
+                    Assert.Equal(4 << 20, device.Length);
                     continue;
                 }
 

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
+using System.Buffers.Binary;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Qcow2.Tests.Device;
 using Qcow2Fuse.Testing;
+using Qcow2Fuse.Testing.Faults;
+using Qcow2Fuse.Testing.Oracle;
 using Xunit;
 
 namespace Qcow2Fuse.Qcow2.Tests.Metadata;
@@ -67,6 +70,73 @@ public sealed class ImageMemoryTests
         }
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_disk_that_is_open_is_written_whatever_memory_others_take(bool hasSnapshot)
+    {
+        MemoryBudget budget = new(1 << 20);
+        long needed;
+        using MemoryDevice file = NewFile(64L << 20, clusterSize: 512);
+        using (Qcow2Device device = Qcow2Device.Open(new Unowned(file), new FormatOpenArguments()))
+        {
+            Fill(device, tag: 1);
+            if (hasSnapshot)
+                device.CreateSnapshot("s");
+        }
+
+        using (Qcow2Device device = Qcow2Device.Open(new Unowned(file), new FormatOpenArguments { Memory = budget }))
+        {
+            needed = budget.Taken;
+            using MemoryCharge others = budget.Take((1 << 20) - needed, "others", "their tables");
+            Assert.Equal(BlockErrorKind.NoMemory,
+                Assert.Throws<BlockException>(() => device.CreateSnapshot("no memory")).Kind);
+
+            // The first write, new tables, and a refcount table that grows.
+            Fill(device, tag: 2);
+            device.Write(63L << 20, Stamp.Bytes(0, 1 << 20, 3));
+            device.Flush();
+            device.Write(0, Stamp.Bytes(0, 4096, 4));
+        }
+
+        Assert.Equal(0, budget.Taken);
+        BlockException refused = Assert.Throws<BlockException>(() => Qcow2Device.Open(
+            new Unowned(file), new FormatOpenArguments { Memory = new MemoryBudget(needed - 100) }));
+        Assert.Equal(BlockErrorKind.NoMemory, refused.Kind);
+        byte[] bytes = new byte[file.Length];
+        file.Read(0, bytes);
+        PlainCheck check = new PlainReader(new ArrayImage(bytes)).Check();
+        Assert.Equal((0, 0L), (check.Errors.Count, check.Leaks));
+
+        static void Fill(Qcow2Device device, int tag)
+        {
+            for (int i = 0; i < 32; i++)
+                device.Write(i << 20, Stamp.Bytes(i << 20, 256 << 10, (byte)tag));
+        }
+    }
+
+    [Fact]
+    public void The_list_of_all_tables_is_not_the_runtimes()
+    {
+        const int Count = 1 << 18;
+        MemoryBudget budget = new(64 << 20);
+        using MemoryDevice file = FanImage.Create(9, Count, _ => 0);
+        long end = file.Length;
+        file.Resize(end + (Count * 1024L));
+        byte[] l1 = new byte[Count * 8];
+        for (int i = 0; i < Count; i++)
+            BinaryPrimitives.WriteUInt64BigEndian(l1.AsSpan(i * 8), (ulong)(end + (i * 1024L)));
+        file.Write(3 * 512, l1);
+        using Qcow2Device device = Qcow2Device.Open(file, new FormatOpenArguments { Memory = budget });
+        Assert.InRange(budget.Taken, Count * 24, Count * 32);
+        long before = GC.GetTotalAllocatedBytes(precise: true);
+
+        // What happens before the first write, without the write.
+        device.Write(0, []);
+        Assert.InRange(GC.GetTotalAllocatedBytes(precise: true) - before, 0, 1 << 20);
+        Assert.InRange(budget.Taken, Count * 24, Count * 32);
+    }
+
     [Fact]
     public void A_list_of_snapshots_takes_memory_while_the_image_is_open()
     {
@@ -117,10 +187,13 @@ public sealed class ImageMemoryTests
         Assert.Null(BitmapSet.WhyNotKept(file, Qcow2HeaderReader.Read(file)));
     }
 
-    private static MemoryDevice NewFile(long size)
+    /// <summary>Lets a device be opened and closed on the same memory several times.</summary>
+    private sealed class Unowned(BlockDevice child) : PassThroughDevice(child);
+
+    private static MemoryDevice NewFile(long size, int clusterSize = 65536)
     {
         MemoryDevice file = new();
-        Qcow2Creator.Create(file, new Qcow2CreateOptions { Size = size });
+        Qcow2Creator.Create(file, new Qcow2CreateOptions { Size = size, ClusterSize = clusterSize });
         return file;
     }
 }

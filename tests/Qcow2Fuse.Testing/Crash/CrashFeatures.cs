@@ -40,4 +40,7 @@ public enum CrashFeatures
 
     /// <summary>The metadata caches are as small as they can be.</summary>
     SmallCaches = 1024,
+
+    /// <summary>Metadata is flushed by itself all the time.</summary>
+    Commit = 2048,
 }

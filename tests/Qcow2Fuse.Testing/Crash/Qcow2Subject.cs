@@ -92,6 +92,7 @@ public sealed class Qcow2Subject : ICrashSubject
             Discard = Has(CrashFeatures.NoUnref) ? DiscardMode.NoUnref
                 : Has(CrashFeatures.IgnoreDiscards) ? DiscardMode.Ignore
                 : DiscardMode.Unmap,
+            CommitInterval = Has(CrashFeatures.Commit) ? TimeSpan.FromMilliseconds(1) : TimeSpan.Zero,
             L2CacheBytesMax = smallCaches ? 1 : 0,
             RefcountCacheBytesMax = smallCaches ? 1 : 0,
         });

@@ -252,16 +252,28 @@ internal sealed partial class RawFileNode : TreeNode
             return 0;
         long started = Stopwatch.GetTimestamp();
         BlockDevice device = Device;
-        for (long done = 0; done < length;)
+        long done = 0;
+        long begun = 0;
+        try
         {
-            // A signal that does not kill interrupts too, and must not spoil what is soon done.
-            bool isInterrupted = FuseCall.Current is { IsInterrupted: true };
-            if (isInterrupted && Stopwatch.GetElapsedTime(started) >= InterruptibleFrom)
-                return -FuseErrno.EINTR;
-            long at = _window.Start + offset + done;
-            long step = Math.Min(length - done, ZeroStep - (at & (ZeroStep - 1)));
-            ZeroInOrder(device, at, step, mayUnmap);
-            done += step;
+            while (done < length)
+            {
+                // A signal that does not kill interrupts too, and must not spoil what is soon done.
+                bool isInterrupted = FuseCall.Current is { IsInterrupted: true };
+                if (isInterrupted && Stopwatch.GetElapsedTime(started) >= InterruptibleFrom)
+                    return -FuseErrno.EINTR;
+                long at = _window.Start + offset + done;
+                long step = Math.Min(length - done, ZeroStep - (at & (ZeroStep - 1)));
+                begun = done + step;
+                ZeroInOrder(device, at, step, mayUnmap);
+                done = begun;
+            }
+        }
+        finally
+        {
+            // The kernel drops its pages of a range that is zeroed, and keeps them all where that fails half-way.
+            if (done < length && begun > 0)
+                Forget(_window.Start + offset, begun);
         }
 
         _image.Counters.CountZeroes(length, started);
