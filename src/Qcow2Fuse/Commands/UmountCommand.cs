@@ -97,7 +97,7 @@ internal static class UmountCommand
     }
 
     /// <summary>
-    /// Whether nobody serves a mount any more. It is asked, which is answered at once where nobody has the session open.
+    /// Whether nobody serves a mount any more. It is asked, and answers at once where nobody has the session open.
     /// </summary>
     private static bool IsDead(MountEntry mount) =>
         MountPoint.Inspect(mount.MountPoint, MountRequest.Subtype).State == MountPointState.Stale;
