@@ -323,7 +323,7 @@ internal sealed class MountHost : IDisposable
         }
 
         _events.Watch(server.Ended);
-        AwaitUsers(loops);
+        AwaitUsers(loops, server);
         if (!server.Ended.IsCompleted)
             WritePages(mount, context);
         server.Stop();
@@ -339,10 +339,11 @@ internal sealed class MountHost : IDisposable
     /// <summary>
     /// Files that are still open keep the session alive; after the grace, or a second signal, they get errors.
     /// </summary>
-    private void AwaitUsers(LoopUse loops)
+    private void AwaitUsers(LoopUse loops, FuseServer server)
     {
         Stopwatch since = Stopwatch.StartNew();
         TimeSpan until = Grace;
+        long served = server.Activity.Served;
         while (since.Elapsed < until)
         {
             loops.BeginUnmount();
@@ -350,7 +351,11 @@ internal sealed class MountHost : IDisposable
             bool isSameDeath = happened == HostEvent.Stop && BackgroundStart.IsTied && since.Elapsed < DeathLasts;
             if (happened is HostEvent.Ended || (happened is HostEvent.Stop && !isSameDeath))
                 return;
-            if (happened == HostEvent.None && since.Elapsed < StackGrace && loops.IsInUse())
+
+            // Somebody else may unmount as well, and is seen only by what the device still writes.
+            bool isBusy = loops.Exist && server.Activity.Served != served;
+            served = server.Activity.Served;
+            if (happened == HostEvent.None && since.Elapsed < StackGrace && (isBusy || loops.IsInUse()))
                 until = since.Elapsed + Grace;
         }
     }

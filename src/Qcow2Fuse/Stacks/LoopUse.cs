@@ -23,14 +23,21 @@ internal sealed class LoopUse : IDisposable
     public static LoopUse Of(string mountPoint) => new(
         [.. LoopTable.Read().Where(loop => Stack.IsIn(loop.BackingFile, mountPoint))]);
 
+    /// <summary>Whether there are any.</summary>
+    public bool Exist => _loops.Count > 0;
+
     /// <summary>
     /// Whether a file system in this mount namespace, swap space, or another device is on one of them or on a partition
-    /// of it. Asks nothing of the devices.
+    /// of it, or is being unmounted. Asks nothing of the devices.
     /// </summary>
     public bool IsInUse()
     {
         if (_loops.Count == 0)
             return false;
+
+        // A file system has no place any more while it is still written out.
+        if (_unmounting is { } unmounting && !unmounting.WaitUntilOver(TimeSpan.Zero))
+            return true;
         IReadOnlyList<MountEntry> table = MountTable.Read();
         string[] swaps = File.Exists(Swaps) ? File.ReadAllLines(Swaps) : [];
         return _loops.Any(loop =>
