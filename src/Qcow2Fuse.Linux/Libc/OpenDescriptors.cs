@@ -24,6 +24,19 @@ public static class OpenDescriptors
         }
     }
 
+    /// <summary>Whether the calling user may see what a process has open.</summary>
+    public static bool AreSeen(int process)
+    {
+        try
+        {
+            return Of(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}")).Any();
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            return false;
+        }
+    }
+
     /// <summary>The inodes of a process's descriptors; null for each where the kernel does not tell (before 5.14).
     /// </summary>
     /// <inheritdoc cref="Of"/>

@@ -50,6 +50,23 @@ public sealed unsafe partial class WatchedProcess : IDisposable
         }
     }
 
+    /// <summary>When a process was started, in ticks of the kernel's clock; 0 for one that has ended.</summary>
+    public static ulong StartOf(int id)
+    {
+        const int FieldsBehindName = 19;
+        try
+        {
+            string stat = File.ReadAllText(string.Create(CultureInfo.InvariantCulture, $"/proc/{id}/stat"));
+            string[] fields = stat[(stat.LastIndexOf(')') + 1)..].Split(' ', StringSplitOptions.RemoveEmptyEntries);
+            return fields.Length > FieldsBehindName
+                && ulong.TryParse(fields[FieldsBehindName], CultureInfo.InvariantCulture, out ulong start) ? start : 0;
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            return 0;
+        }
+    }
+
     /// <summary>Waits until it has ended with all its threads, so that its files are closed.</summary>
     /// <param name="patience">How long to wait.</param>
     /// <returns>False where it has not ended by then.</returns>

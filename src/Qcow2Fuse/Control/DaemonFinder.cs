@@ -28,8 +28,15 @@ internal static class DaemonFinder
         ControlClient? found = null;
         foreach (DaemonSocket socket in DaemonSocket.FindAll())
         {
+            // What is seen of a process is in the table already, and one that hangs is not to be waited for.
+            if (found is not null || OpenDescriptors.AreSeen(socket.Process))
+            {
+                socket.Dispose();
+                continue;
+            }
+
             ControlClient client = new(socket);
-            if (found is null && client.TryGetMounts() is { } report
+            if (client.TryGetMounts() is { } report
                 && report.Mounts.Any(one => one.Connection == mount.Minor))
             {
                 found = client;

@@ -47,7 +47,10 @@ internal sealed class DaemonTable
         if (_candidates.Exists(static candidate => candidate.Connections.Count > 0))
         {
             List<Candidate> serving = _candidates.FindAll(candidate => candidate.Connections.Contains(minor));
-            return (serving.Find(static candidate => candidate.Word is not null)
+
+            // One that is still about to end has a session whose number may be another's by now: the last is meant.
+            return (serving.Where(static candidate => candidate.Word is not null)
+                    .MaxBy(static candidate => WatchedProcess.StartOf(candidate.Id))
                 ?? serving.Find(static candidate => candidate.IsOfProgram))?.Id;
         }
 
