@@ -12,7 +12,7 @@ internal static partial class MountOptions
 
     private static string[] InnerValues =>
     [
-        "subvol", "subvolid", "data", "errors", "commit", "logbufs", "logbsize", "iocharset", "codepage", "dmask",
+        "subvol", "subvolid", "data", "errors", "logbufs", "logbsize", "iocharset", "codepage", "dmask",
         "fmask", "nls",
     ];
 
