@@ -12,8 +12,7 @@ internal static partial class MountOptions
 
     private static string[] InnerValues =>
     [
-        "subvol", "subvolid", "data", "errors", "commit", "logbufs", "logbsize", "iocharset", "codepage", "dmask",
-        "fmask", "nls",
+        "subvol", "subvolid", "data", "errors", "logbufs", "logbsize", "iocharset", "codepage", "dmask", "fmask", "nls",
     ];
 
     /// <summary>What mount(8) hands over of its own.</summary>
@@ -28,7 +27,7 @@ internal static partial class MountOptions
 
     /// <summary>
     /// Options of the file system inside the image, for <c>--fs</c>: those that its users need and that mean nothing
-    /// here, and a way for all others.
+    /// here, and a way for all others, such as ext4's commit=, which has a meaning of the same kind here.
     /// </summary>
     private static IEnumerable<MountOption> InnerOptions =>
     [
