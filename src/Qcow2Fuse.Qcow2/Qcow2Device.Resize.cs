@@ -181,8 +181,8 @@ public sealed partial class Qcow2Device
     {
         Qcow2Header header = _header.Current;
         if (header.Version < 3 && header.SnapshotCount > 0)
-            throw new BlockException(BlockErrorKind.NotSupported,
-                $"{Name}: a version 2 image with snapshots keeps its size, as they do not hold the size of their disk",
+            throw BlockException.About(Name, BlockErrorKind.NotSupported,
+                "a version 2 image with snapshots keeps its size, as they do not hold the size of their disk",
                 hint: "qemu-img amend -o compat=1.1 makes it an image of version 3");
     }
 

@@ -59,7 +59,8 @@ public sealed class Qcow2Format : IImageFormat
         return (null, null);
     }
 
-    private static string ReasonOf(BlockDevice file, BlockException fault) =>
+    /// <summary>What a failure says, without the name of the file.</summary>
+    internal static string ReasonOf(BlockDevice file, BlockException fault) =>
         fault.Message.StartsWith(file.Name + ": ", StringComparison.Ordinal)
             ? fault.Message[(file.Name.Length + 2)..] : fault.Message;
 }

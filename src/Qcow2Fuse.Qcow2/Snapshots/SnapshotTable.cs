@@ -59,7 +59,7 @@ internal static class SnapshotTable
     /// </exception>
     public static IEnumerable<SnapshotEntry> Entries(BlockDevice file, Qcow2Header header)
     {
-        CheckFields(header);
+        CheckFields(file, header);
         return EntriesOf(file, header, 0).Select(static placed => placed.Entry);
     }
 
@@ -77,16 +77,16 @@ internal static class SnapshotTable
         }
     }
 
-    private static void CheckFields(Qcow2Header header)
+    private static void CheckFields(BlockDevice file, Qcow2Header header)
     {
         if (header.SnapshotFault is { } fault)
-            throw new BlockException(fault.Kind, fault.Message, fault);
+            throw BlockException.About(file.Name, fault.Kind, Qcow2Format.ReasonOf(file, fault));
     }
 
     /// <summary>As <see cref="Entries"/>, from a place in the table on, where an entry begins.</summary>
     public static IEnumerable<(int Place, SnapshotEntry Entry)> Placed(BlockDevice file, Qcow2Header header, int place)
     {
-        CheckFields(header);
+        CheckFields(file, header);
         return EntriesOf(file, header, place);
     }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Testing;
 using Xunit;
 
 namespace Qcow2Fuse.Block.Tests.Device;
@@ -42,20 +43,22 @@ public sealed class MemoryBudgetTests
     [Fact]
     public void Who_asks_for_too_much_keeps_nothing_from_the_others()
     {
-        const int Rounds = 200_000;
+        const int Refusals = 50_000;
         MemoryBudget budget = new(1000);
-        using CancellationTokenSource ended = new();
-        Thread greedy = new(() =>
+        int refused = 0;
+        TestThread greedy = TestThread.Start(() =>
         {
             using MemoryCharge charge = budget.Take(0, "greedy", "b");
-            while (!ended.IsCancellationRequested)
+            while (Volatile.Read(ref refused) < Refusals)
+            {
                 Assert.Throws<BlockException>(() => charge.Grow(1001, "greedy", "b"));
+                Interlocked.Increment(ref refused);
+            }
         });
-        greedy.Start();
         try
         {
             using MemoryCharge modest = budget.Take(0, "modest", "b");
-            for (int i = 0; i < Rounds; i++)
+            while (Volatile.Read(ref refused) < Refusals)
             {
                 modest.Grow(1000, "modest", "b");
                 modest.Shrink(0);
@@ -63,8 +66,8 @@ public sealed class MemoryBudgetTests
         }
         finally
         {
-            ended.Cancel();
-            greedy.Join();
+            Volatile.Write(ref refused, Refusals);
+            greedy.ShouldEnd();
         }
     }
 

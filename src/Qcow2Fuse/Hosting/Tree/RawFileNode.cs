@@ -271,9 +271,10 @@ internal sealed partial class RawFileNode : TreeNode
         }
         finally
         {
-            // The kernel drops its pages of a range that is zeroed, and keeps them all where that fails half-way.
-            if (done < length && begun > 0)
-                Forget(_window.Start + offset, begun);
+            // The kernel drops its pages of a range that is zeroed, and keeps them all where that fails half-way. What
+            // a program has stored there since is still to be written.
+            if (done < length && begun > 0 && Volatile.Read(ref _cached) is { } cached)
+                _context.Invalidator?.Invalidate(cached, offset, begun);
         }
 
         _image.Counters.CountZeroes(length, started);
