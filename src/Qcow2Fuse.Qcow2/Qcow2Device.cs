@@ -97,7 +97,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             throw new BlockException(fault.Kind, fault.Message, fault, references.WriteRefusalHint);
         if (!arguments.ReadOnly && (references.WriteRefusal ?? references.ReadOnlyReason) is { } reason)
             throw new BlockException(
-                BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", hint: references.WriteRefusalHint);
+                BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", cause: references.WriteRefusalCause);
         if (!arguments.ReadOnly && !arguments.AllowLoss && references.WriteLoss is { } loss)
             throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {loss}");
         if (header.HasExternalData != arguments.DataFile is not null)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Text.Json;
 using Microsoft.Extensions.Configuration;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Commands;
@@ -22,8 +23,8 @@ internal static class SettingsLoader
         get
         {
             List<string> files = ["/etc/qcow2fuse/qcow2fuse.json"];
-            string? home = Environment.GetEnvironmentVariable("HOME");
-            string? configuration = Environment.GetEnvironmentVariable("XDG_CONFIG_HOME");
+            string? home = ProcessEnvironment.Get("HOME");
+            string? configuration = ProcessEnvironment.Get("XDG_CONFIG_HOME");
             if (string.IsNullOrEmpty(configuration) && !string.IsNullOrEmpty(home))
                 configuration = Path.Combine(home, ".config");
             if (!string.IsNullOrEmpty(configuration))
