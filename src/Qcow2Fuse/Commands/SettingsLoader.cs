@@ -46,7 +46,7 @@ internal static class SettingsLoader
         ConfigurationBuilder builder = new();
         foreach (string file in files.Where(File.Exists))
             builder.AddConfiguration(ReadFile(file));
-        builder.AddEnvironmentVariables(EnvironmentPrefix);
+        builder.AddInMemoryCollection(EnvironmentPairs());
         builder.AddInMemoryCollection(Pairs(options, source, directory));
         IConfigurationRoot configuration = builder.Build();
 
@@ -105,6 +105,23 @@ internal static class SettingsLoader
         }
 
         return [];
+    }
+
+    /// <summary>As the configuration system has them, but with names as their bytes.</summary>
+    private static Dictionary<string, string?> EnvironmentPairs()
+    {
+        Dictionary<string, string?> pairs = new(StringComparer.OrdinalIgnoreCase);
+        foreach (object key in Environment.GetEnvironmentVariables().Keys)
+        {
+            string name = (string)key;
+            if (name.StartsWith(EnvironmentPrefix, StringComparison.OrdinalIgnoreCase))
+            {
+                pairs[name[EnvironmentPrefix.Length..].Replace("__", ":", StringComparison.Ordinal)] =
+                    ProcessEnvironment.Get(name);
+            }
+        }
+
+        return pairs;
     }
 
     private static IEnumerable<KeyValuePair<string, string?>> Pairs(

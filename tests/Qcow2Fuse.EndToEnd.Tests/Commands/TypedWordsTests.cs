@@ -181,6 +181,7 @@ public sealed class TypedWordsTests : MountTest
             "$1" run "$image" -- true 2>/dev/null && exit 7
             "$1" umount "$place" || exit 6
             "$1" run "$image" -- sh -c 'stat -c %s "$QCOW2FUSE_DISK"'
+            QCOW2FUSE_SOURCE=$image QCOW2FUSE_DIRECTORY=$place "$1" mount && "$1" umount "$image" || exit 5
             rm "$image" && rmdir "$place"
             """;
         ProcessResult result =
