@@ -120,7 +120,9 @@ internal static class MountCommand
         if (isFake)
             return ExitCode.Success;
 
-        bool covers = !BackgroundStart.IsChild && !settings.MayCover && IsFilled(settings.Directory!);
+        // Nobody may look at a mount that goes on after a restart before it is served.
+        bool covers = !BackgroundStart.IsChild && !settings.MayCover && !settings.Restartable
+            && IsFilled(settings.Directory!);
 
         // The first who looks is the one who warns.
         if (settings.Writeback && !BackgroundStart.IsChild)
