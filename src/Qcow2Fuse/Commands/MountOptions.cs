@@ -193,7 +193,7 @@ internal static partial class MountOptions
         MountOption.Flag("mkdir", "Make the mount point if it is missing", (s, on) => s.MakesDirectory = on)
             with { IsOfStart = true },
         MountOption.Flag("nonempty", "Say nothing of files that the mount covers", (s, on) => s.MayCover = on)
-            with { IsListed = false },
+            with { IsListed = false, IsOfStart = true },
         MountOption.Text(
             "fsname", "NAME", "Source shown by findmnt and df (default: the image's path)",
             (s, v) => s.SourceName = v),
