@@ -47,10 +47,12 @@ public sealed class Qcow2Format : IImageFormat
         if (SnapshotTable.FaultOf(file, header) is { } snapshots)
             return (ReasonOf(file, snapshots), FailureCode.Damaged);
         if (!header.HasExternalData && (header.Autoclear & FeatureBits.RawExternalData) != 0)
-            return ("the image is said to have a raw data file and has none, and cannot be written", FailureCode.DamagedHeader);
+            return ("the image is said to have a raw data file and has none, and cannot be written",
+                FailureCode.DamagedHeader);
         if (header.EncryptionMethod == 0
             && header.Extensions.Any(static extension => extension.Type == HeaderExtension.Crypto))
-            return ("the image has an encryption header and is not encrypted, and cannot be written", FailureCode.DamagedHeader);
+            return ("the image has an encryption header and is not encrypted, and cannot be written",
+                FailureCode.DamagedHeader);
         return (null, null);
     }
 
