@@ -94,7 +94,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         Qcow2Header header = Qcow2HeaderReader.Read(file);
         ImageReferences references = Qcow2Format.References(file, header);
         if (!arguments.ReadOnly && (header.RefcountFault ?? SnapshotTable.FaultOf(file, header)) is { } fault)
-            throw new BlockException(fault.Kind, fault.Message, fault, references.WriteRefusalHint);
+            throw new BlockException(fault.Kind, fault.Message, fault, references.WriteRefusalCause);
         if (!arguments.ReadOnly && (references.WriteRefusal ?? references.ReadOnlyReason) is { } reason)
             throw new BlockException(
                 BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", cause: references.WriteRefusalCause);
