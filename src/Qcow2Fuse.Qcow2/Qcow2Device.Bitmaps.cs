@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-using System.Text;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Qcow2;
 
@@ -42,7 +42,7 @@ public sealed partial class Qcow2Device
     {
         if (granularity == 0)
             granularity = DefaultBitmapGranularity;
-        byte[] nameBytes = Encoding.UTF8.GetBytes(name);
+        byte[] nameBytes = ByteText.Encode(name);
         if (_geometry.Version < 3)
             throw BitmapError(BlockErrorKind.NotSupported, name, "images of version 2 hold no bitmaps");
         if (nameBytes.Length is 0 or > BitmapDirectory.NameBytesMax)
@@ -286,7 +286,7 @@ public sealed partial class Qcow2Device
         if (bitmap.IsInconsistent)
             throw BlockException.About(Name, BlockErrorKind.NotSupported,
                 $"bitmap '{Printable.Text(name)}' was not stored after it had been in use and is worthless",
-                hint: "it can be removed, and added again");
+                cause: FailureCode.BitmapInconsistent);
         if (bitmap.Entry.NotUnderstood is { } reason)
             throw BitmapError(BlockErrorKind.UnsupportedFeature, name, reason);
         return bitmap;

@@ -98,7 +98,7 @@ public sealed partial class Qcow2Device
         }
 
         return failure is null
-            ? null : new BlockException(failure.Kind, failure.Message, failure, failure.Hint);
+            ? null : new BlockException(failure.Kind, failure.Message, failure, failure.Cause);
     }
 
     /// <summary>Ends the timer, and waits for a flush that it has begun. Nobody writes any more.</summary>

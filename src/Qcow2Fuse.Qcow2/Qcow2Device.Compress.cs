@@ -137,7 +137,7 @@ public sealed partial class Qcow2Device
             (string has, string other) = isZstd ? ("zstd", "zlib") : ("zlib", "zstd");
             throw new BlockException(BlockErrorKind.NotSupported,
                 $"{file.Name}: the image compresses with {has}, not {other}",
-                hint: $"make the image with: qcow2fuse create -o compression_type={other}");
+                cause: new(FailureCode.CompressionDiffers) { Name = other });
         }
 
         try
@@ -146,7 +146,8 @@ public sealed partial class Qcow2Device
         }
         catch (CodecUnavailableException e)
         {
-            throw new BlockException(BlockErrorKind.NotSupported, $"{file.Name}: {e.Message}", e, e.Hint);
+            throw new BlockException(BlockErrorKind.NotSupported, $"{file.Name}: {e.Message}", e,
+                new(FailureCode.PackageMissing) { Name = e.Package });
         }
     }
 

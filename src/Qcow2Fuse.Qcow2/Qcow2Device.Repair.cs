@@ -13,7 +13,7 @@ public sealed partial class Qcow2Device
         arguments.Report(new ImageMessage(
             $"{file.Name}: was not closed cleanly; its refcounts were repaired "
                 + $"({repair.CorruptionsFixed} too low or marked wrong, {repair.LeaksFixed} too high)",
-            Hint: null));
+            Cause: null));
         return Qcow2HeaderReader.Read(file);
     }
 }

@@ -183,7 +183,7 @@ public sealed partial class Qcow2Device
         if (header.Version < 3 && header.SnapshotCount > 0)
             throw BlockException.About(Name, BlockErrorKind.NotSupported,
                 "a version 2 image with snapshots keeps its size, as they do not hold the size of their disk",
-                hint: "qemu-img amend -o compat=1.1 makes it an image of version 3");
+                FailureCode.NeedsVersion3);
     }
 
     private void GrowL1(int entries)

@@ -96,12 +96,12 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         if (!arguments.ReadOnly && (header.RefcountFault ?? SnapshotTable.FaultOf(file, header)) is { } fault)
         {
             throw BlockException.About(
-                file.Name, fault.Kind, Qcow2Format.ReasonOf(file, fault), references.WriteRefusalHint);
+                file.Name, fault.Kind, Qcow2Format.ReasonOf(file, fault), references.WriteRefusalCause);
         }
 
         if (!arguments.ReadOnly && (references.WriteRefusal ?? references.ReadOnlyReason) is { } reason)
             throw new BlockException(
-                BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", hint: references.WriteRefusalHint);
+                BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", cause: references.WriteRefusalCause);
         if (!arguments.ReadOnly && !arguments.AllowLoss && references.WriteLoss is { } loss)
             throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {loss}");
         if (header.HasExternalData != arguments.DataFile is not null)

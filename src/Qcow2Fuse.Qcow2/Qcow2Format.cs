@@ -6,11 +6,6 @@ namespace Qcow2Fuse.Qcow2;
 /// <summary>The qcow2 format as the chain opener sees it.</summary>
 public sealed class Qcow2Format : IImageFormat
 {
-    private const string RepairHint = "mount it read-only with -r, or repair a copy with qemu-img check -r all";
-
-    private const string CopyHint =
-        "mount it read-only with -r and make another image of the raw file: qemu-img convert -f raw -O qcow2";
-
     /// <inheritdoc/>
     public string Name => "qcow2";
 
@@ -30,7 +25,7 @@ public sealed class Qcow2Format : IImageFormat
         if (header.HasExternalData && rawData && header.BackingFile is not null)
             throw new BlockException(BlockErrorKind.InvalidFormat,
                 $"{file.Name}: a raw external data file and a backing file exclude each other");
-        (string? refusal, string? hint) = WriteRefusal(file, header);
+        (string? refusal, FailureCause? cause) = WriteRefusal(file, header);
         return new ImageReferences
         {
             BackingName = header.BackingFile,
@@ -38,24 +33,26 @@ public sealed class Qcow2Format : IImageFormat
             NeedsDataFile = header.HasExternalData,
             DataFileName = header.DataFile,
             WriteRefusal = refusal,
-            WriteRefusalHint = hint,
+            WriteRefusalCause = cause,
             WriteLoss = BitmapSet.WhyNotKept(file, header),
         };
     }
 
-    private static (string? Refusal, string? Hint) WriteRefusal(BlockDevice file, Qcow2Header header)
+    private static (string? Refusal, FailureCause? Cause) WriteRefusal(BlockDevice file, Qcow2Header header)
     {
         if (header.IsCorrupt)
-            return ("the image is marked corrupt and cannot be written", RepairHint);
+            return ("the image is marked corrupt and cannot be written", FailureCode.Damaged);
         if (header.RefcountFault is { } refcounts)
-            return (ReasonOf(file, refcounts), RepairHint);
+            return (ReasonOf(file, refcounts), FailureCode.Damaged);
         if (SnapshotTable.FaultOf(file, header) is { } snapshots)
-            return (ReasonOf(file, snapshots), RepairHint);
+            return (ReasonOf(file, snapshots), FailureCode.Damaged);
         if (!header.HasExternalData && (header.Autoclear & FeatureBits.RawExternalData) != 0)
-            return ("the image is said to have a raw data file and has none, and cannot be written", CopyHint);
+            return ("the image is said to have a raw data file and has none, and cannot be written",
+                FailureCode.DamagedHeader);
         if (header.EncryptionMethod == 0
             && header.Extensions.Any(static extension => extension.Type == HeaderExtension.Crypto))
-            return ("the image has an encryption header and is not encrypted, and cannot be written", CopyHint);
+            return ("the image has an encryption header and is not encrypted, and cannot be written",
+                FailureCode.DamagedHeader);
         return (null, null);
     }
 

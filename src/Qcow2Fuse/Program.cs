@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Text;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Linux;
@@ -17,6 +16,8 @@ internal static class Program
 
     private static int Main(string[] arguments)
     {
+        arguments = CommandWords.Restore(arguments);
+
         // Before any thread begins. Only a matter of address space: where it cannot be had, all works as well.
         _ = NativeHeap.TryLimitArenas(ArenasMax);
 
@@ -24,10 +25,12 @@ internal static class Program
         bool debug = arguments is not ["snapshot", ..] && arguments.Contains("-d", StringComparer.Ordinal);
         try
         {
-            IReadOnlyList<string> normal = Personality.Normalise(CalledAs(), arguments, out bool isFake);
+            string calledAs = CalledAs();
+            IReadOnlyList<string> normal = Personality.Normalise(calledAs, arguments, out bool isFake);
+            Typed.Take(normal, Personality.IsHelper(calledAs));
             // A write beyond the limit of file sizes is to fail as too large, and not to end the process.
             ProcessCalls.IgnoreFileSizeLimit();
-            return CommandLine.Run(normal, isFake);
+            return StandardOutput.Finish(CommandLine.Run(normal, isFake));
         }
         catch (CommandException exception)
         {
@@ -36,7 +39,7 @@ internal static class Program
         }
         catch (BlockException exception)
         {
-            Report.Error(exception.Message + TypeOf(exception, debug), exception.Hint);
+            Report.Error(exception.Message + TypeOf(exception, debug), Advice.For(exception.Cause, Typed.Verb));
             return ExitCode.Failure;
         }
         catch (OutOfMemoryException)
@@ -69,6 +72,6 @@ internal static class Program
         int length = LinuxStream.Read(fd, name);
         _ = LinuxFile.Close(fd);
         int end = length > 0 ? name[..length].IndexOf((byte)0) : -1;
-        return end < 0 ? Report.ProgramName : Encoding.UTF8.GetString(name[..end]);
+        return end < 0 ? Report.ProgramName : ByteText.Decode(name[..end]);
     }
 }

@@ -23,8 +23,6 @@ internal static class Program
         catch (FuseMountException error)
         {
             Console.Error.WriteLine($"{error.Error}: {error.Message}");
-            if (error.Hint is not null)
-                Console.Error.WriteLine($"hint: {error.Hint}");
             return 32;
         }
     }

@@ -75,23 +75,16 @@ public sealed class MountSpecTests
     [Theory]
     [InlineData(
         "fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf\n",
-        FuseMountError.AllowOtherRefused,
-        "user_allow_other")]
-    [InlineData(
-        "fusermount3: failed to open /dev/fuse: Permission denied\n", FuseMountError.NoDevice, "--device /dev/fuse")]
-    [InlineData(
-        "fusermount3: user has no write access to mountpoint /mnt\n", FuseMountError.MountPointUnusable, null)]
-    [InlineData("fusermount3: mount failed: Operation not permitted\n", FuseMountError.NotPermitted, "SYS_ADMIN")]
-    [InlineData("", FuseMountError.System, null)]
-    public void FusermountsComplaintsAreUnderstood(string complaint, FuseMountError error, string? hint)
+        FuseMountError.AllowOtherRefused)]
+    [InlineData("fusermount3: failed to open /dev/fuse: Permission denied\n", FuseMountError.NoDevice)]
+    [InlineData("fusermount3: user has no write access to mountpoint /mnt\n", FuseMountError.MountPointUnusable)]
+    [InlineData("fusermount3: mount failed: Operation not permitted\n", FuseMountError.NotPermitted)]
+    [InlineData("", FuseMountError.System)]
+    public void FusermountsComplaintsAreUnderstood(string complaint, FuseMountError error)
     {
         FuseMountException failure = Fusermount.Failure("/mnt", complaint);
         Assert.Equal(error, failure.Error);
         Assert.DoesNotContain("fusermount3: ", failure.Message, StringComparison.Ordinal);
-        if (hint is null)
-            Assert.Null(failure.Hint);
-        else
-            Assert.Contains(hint, failure.Hint, StringComparison.Ordinal);
     }
 
     [Theory]

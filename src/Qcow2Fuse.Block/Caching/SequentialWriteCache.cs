@@ -296,7 +296,7 @@ public sealed unsafe class SequentialWriteCache : IDisposable
             next.Written = to;
         _failure ??= failure;
         if (failure is not null)
-            throw new BlockException(failure.Kind, failure.Message, failure, failure.Hint);
+            throw new BlockException(failure.Kind, failure.Message, failure, failure.Cause);
     }
 
     /// <summary>A device that does not grow may end inside its last cluster.</summary>

@@ -36,7 +36,7 @@ internal sealed class ChainOpening(
             // same file, whatever its name leads to by now.
             IStorageFile same = ReopenReadOnly(layer.File);
             _messages.Add(new ImageMessage($"{layer.File.Device.Name}: is opened read-only: {reason}", reason != loss
-                ? null : "-o drop_bitmaps writes to it and gives its bitmaps up"));
+                ? null : FailureCode.BitmapsAtStake));
             return Prepare(same, options.Format, ImageLockMode.Reader, readOnly: true);
         }
 
@@ -66,7 +66,7 @@ internal sealed class ChainOpening(
         }
         catch (BlockException e) when (e.Kind is BlockErrorKind.PermissionDenied or BlockErrorKind.ReadOnly)
         {
-            _messages.Add(new ImageMessage($"{e.Message}; it is opened read-only", e.Hint));
+            _messages.Add(new ImageMessage($"{e.Message}; it is opened read-only", e.Cause));
             return null;
         }
     }
@@ -87,7 +87,7 @@ internal sealed class ChainOpening(
                 throw new BlockException(
                     BlockErrorKind.ReadOnly,
                     $"{file.Device.Name}: {refusal}",
-                    hint: references.WriteRefusalHint);
+                    cause: references.WriteRefusalCause);
             }
 
             return new Layer(file, format, references, readOnly);
@@ -112,7 +112,11 @@ internal sealed class ChainOpening(
             _layers.Add(new ImageLayer(layer.File.Path, layer.Format.Name, data?.Path));
             backing = OpenBacking(layer, depth);
             if (depth == 1)
+            {
+                RefuseChoicesForNone();
                 backing = BackingChain.Mapped(backing);
+            }
+
             return layer.Format.Open(
                 layer.File.Device,
                 new FormatOpenArguments
@@ -162,14 +166,14 @@ internal sealed class ChainOpening(
         else if (layer.References.DataFileName is { Length: > 0 } name)
         {
             file = storage.OpenReference(
-                new StorageReference(layer.File, name, ReferenceKind.DataFile, []), access);
+                new StorageReference(layer.File, name, ReferenceKind.DataFile, [], _layers.Count), access);
         }
         else
         {
             throw new BlockException(
                 BlockErrorKind.NotFound,
                 $"{image}: needs an external data file and names none",
-                hint: "say which with --data-file FILE");
+                cause: FailureCode.DataFileUnnamed);
         }
 
         try
@@ -202,7 +206,7 @@ internal sealed class ChainOpening(
     private IStorageFile? OpenBackingFile(Layer layer, int depth, out string? format)
     {
         bool isTop = depth == 1;
-        string? chosen = isTop ? options.BackingFile : null;
+        string? chosen = options.BackingFiles.GetValueOrDefault(depth - 1);
         string? name = layer.References.BackingName;
         format = null;
         if ((isTop && options.NoBacking) || (chosen is null && string.IsNullOrEmpty(name)))
@@ -216,15 +220,16 @@ internal sealed class ChainOpening(
                 $"{image}: is layer {depth} of its chain and has a backing file; no deeper chain is opened");
         }
 
-        format = BackingFormat(layer, chosen)
-            ?? throw BackingErrors.FormatUnknown(layer.File.Path, chosen ?? name!);
+        format = BackingFormat(layer, depth - 1, chosen)
+            ?? throw BackingErrors.FormatUnknown(layer.File.Path, chosen ?? name!, depth - 1);
         StorageAccess access = new(ReadOnly: true, _direct);
         if (chosen is not null)
             return storage.OpenNamed(chosen, access);
         try
         {
             return storage.OpenReference(
-                new StorageReference(layer.File, name!, ReferenceKind.Backing, options.AllowPaths), access);
+                new StorageReference(layer.File, name!, ReferenceKind.Backing, options.AllowPaths, depth - 1),
+                access);
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.NotFound)
         {
@@ -233,10 +238,27 @@ internal sealed class ChainOpening(
     }
 
     /// <summary>A file chosen by the user need not be of the format that the image states for its own choice.</summary>
-    private string? BackingFormat(Layer layer, string? chosen)
+    private string? BackingFormat(Layer layer, int number, string? chosen)
     {
         string? stated = layer.References.BackingFormat is { Length: > 0 } name ? name : null;
-        return chosen is null ? stated ?? options.BackingFormat : options.BackingFormat ?? stated;
+        string? meant = options.BackingFormats.GetValueOrDefault(number)
+            ?? (number == 0 ? options.BackingFormat : null);
+        return (chosen is null ? stated ?? meant : meant ?? stated) ?? options.BackingFormat;
+    }
+
+    /// <summary>Refuses choices for layers that the chain does not have: they were meant for another one.</summary>
+    private void RefuseChoicesForNone()
+    {
+        foreach (int number in options.BackingFiles.Keys.Concat(options.BackingFormats.Keys))
+        {
+            if (number < _layers.Count)
+                continue;
+            string has = _layers.Count == 1 ? "one layer, 0" : $"the layers 0 to {_layers.Count - 1}";
+            throw new BlockException(
+                BlockErrorKind.NotFound,
+                $"{Printable.Text(options.Path)}: has no layer {number} whose backing file could be chosen, "
+                    + $"only {has}");
+        }
     }
 
     /// <summary>
@@ -282,11 +304,13 @@ internal sealed class ChainOpening(
         }
 
         if (ForeignFormat.NameOf(head) is { } name)
-            throw ForeignFormat.Refused(file.Device.Name, name);
+            throw ForeignFormat.Refused(file.Device.Name, file.Path, name);
+        (string text, FailureCode code) =
+            FileSignature.Find(head) ?? ("is not an image of a known format", FailureCode.NoKnownFormat);
         throw new BlockException(
             BlockErrorKind.InvalidFormat,
-            $"{file.Device.Name}: is not an image of a known format",
-            hint: "if it is a raw disk, say so with --format raw");
+            $"{file.Device.Name}: {text}",
+            cause: new(code) { File = file.Path });
     }
 
     private sealed record Layer(

@@ -31,11 +31,12 @@ public static class ForeignFormat
 
     /// <summary>The failure of whoever was to read such a file.</summary>
     /// <param name="file">Its name for messages.</param>
+    /// <param name="path">Its path, not escaped.</param>
     /// <param name="name">What <see cref="NameOf"/> says.</param>
-    public static BlockException Refused(string file, string name) => new(
+    public static BlockException Refused(string file, string path, string name) => new(
         BlockErrorKind.UnsupportedFeature,
         $"{file}: is an image of the format {name}, which is not read here",
-        hint: $"qemu-img convert -f {name} -O qcow2 makes an image of it that is");
+        cause: new(FailureCode.OtherFormat) { File = path, Name = name });
 
     /// <summary>Version 1; the later ones are qcow2's.</summary>
     private static ReadOnlySpan<byte> QcowMagic => [0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 1];

@@ -44,8 +44,8 @@ public sealed record ImageReferences
     /// </summary>
     public string? WriteRefusal { get; init; }
 
-    /// <summary>What to do about <see cref="WriteRefusal"/>, or null.</summary>
-    public string? WriteRefusalHint { get; init; }
+    /// <summary>What <see cref="WriteRefusal"/> is about, or null.</summary>
+    public FailureCause? WriteRefusalCause { get; init; }
 
     /// <summary>
     /// Why an image asked for read-write is mounted read-only instead, with a message (a feature whose writing is not

@@ -18,7 +18,7 @@ public interface IStorageOpener
 
     /// <summary>Opens a file an image named, which is not trusted.</summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.Policy"/> if the policy refuses the name, with a
-    /// hint how to allow it; otherwise as <see cref="OpenNamed"/>.</exception>
+    /// cause that tells how to allow it; otherwise as <see cref="OpenNamed"/>.</exception>
     IStorageFile OpenReference(StorageReference reference, StorageAccess access);
 }
 
@@ -73,8 +73,9 @@ public enum ReferenceKind
 /// <param name="Name">The name as the image holds it.</param>
 /// <param name="Kind">What it is named for.</param>
 /// <param name="AllowPaths">Directories besides the image's own in which backing files may lie.</param>
+/// <param name="Layer">Number of the image in its chain; 0 is the one that the user named.</param>
 public readonly record struct StorageReference(
-    IStorageFile Image, string Name, ReferenceKind Kind, IReadOnlyList<string> AllowPaths);
+    IStorageFile Image, string Name, ReferenceKind Kind, IReadOnlyList<string> AllowPaths, int Layer = 0);
 
 /// <summary>What somebody may do with an image file, as far as others have to know.</summary>
 [Flags]

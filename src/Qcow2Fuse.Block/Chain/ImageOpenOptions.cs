@@ -44,14 +44,25 @@ public sealed record ImageOpenOptions
     /// <summary>Directories outside the image's own in which files named by the image may lie.</summary>
     public IReadOnlyList<string> AllowPaths { get; init; } = [];
 
-    /// <summary>Use this file as backing file of the top image instead of the one it names; null to use that.</summary>
-    public string? BackingFile { get; init; }
+    /// <summary>
+    /// Files to use as backing files instead of those that images name, by the number of the image that names one in
+    /// its chain: 0 is the top image. A number that the chain does not have is refused.
+    /// </summary>
+    public IReadOnlyDictionary<int, string> BackingFiles { get; init; } = new Dictionary<int, string>();
 
     /// <summary>Open the top image without its backing file: what it does not hold reads as zeroes.</summary>
     public bool NoBacking { get; init; }
 
-    /// <summary>Format of a backing file for which the image names none; null refuses such an image.</summary>
+    /// <summary>
+    /// Format of the top image's backing file, if the image names none or <see cref="BackingFiles"/> has another, and
+    /// of any other for which no image names one; null refuses such an image.
+    /// </summary>
     public string? BackingFormat { get; init; }
+
+    /// <summary>
+    /// As <see cref="BackingFormat"/>, for the backing file of one image of the chain, by its number.
+    /// </summary>
+    public IReadOnlyDictionary<int, string> BackingFormats { get; init; } = new Dictionary<int, string>();
 
     /// <summary>The external data file, trusted because the user named it; null to use the image's own name.</summary>
     public string? DataFile { get; init; }

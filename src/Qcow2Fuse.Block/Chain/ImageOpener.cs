@@ -19,7 +19,7 @@ public sealed class ImageOpener(IStorageOpener storage, IReadOnlyList<IImageForm
             throw new BlockException(
                 BlockErrorKind.NotSupported,
                 $"{Printable.Text(options.Path)}: force_share is for looking only",
-                hint: "add -o ro");
+                cause: FailureCode.LookNeedsReadOnly);
         }
 
         return new ChainOpening(storage, formats, options).Run();

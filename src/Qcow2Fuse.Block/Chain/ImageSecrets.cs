@@ -19,9 +19,6 @@ public sealed class ImageSecrets : IDisposable
     /// </summary>
     public TimeSpan TimeMax { get; init; } = TimeSpan.MaxValue;
 
-    /// <summary>What a user can do whose image needs more time, or null.</summary>
-    public string? TimeHint { get; init; }
-
     /// <summary>How many there are.</summary>
     public int Count => _passphrases.Length;
 

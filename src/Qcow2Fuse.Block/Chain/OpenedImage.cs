@@ -43,5 +43,5 @@ public sealed record ImageLayer(string Path, string Format, string? DataFile);
 
 /// <summary>Something the user should know.</summary>
 /// <param name="Text">One line, fit to print.</param>
-/// <param name="Hint">What to do about it, one line without "hint:"; or null.</param>
-public sealed record ImageMessage(string Text, string? Hint);
+/// <param name="Cause">What it is about, where something can be done; else null.</param>
+public sealed record ImageMessage(string Text, FailureCause? Cause);

@@ -50,19 +50,19 @@ public enum BlockErrorKind
 /// <summary>A failed block operation.</summary>
 public sealed class BlockException : Exception
 {
-    /// <summary>Creates a failure with a one-line message and, where one helps, a hint what to do about it.</summary>
-    public BlockException(BlockErrorKind kind, string message, Exception? inner = null, string? hint = null)
+    /// <summary>Creates a failure with a one-line message and, where something can be done, what it is about.</summary>
+    public BlockException(BlockErrorKind kind, string message, Exception? inner = null, FailureCause? cause = null)
         : base(message, inner)
     {
         Kind = kind;
-        Hint = hint;
+        Cause = cause;
     }
 
     /// <summary>What went wrong.</summary>
     public BlockErrorKind Kind { get; }
 
-    /// <summary>What the user can do about it, one line without "hint:"; or null.</summary>
-    public string? Hint { get; }
+    /// <summary>What it is about, where a user can do something; else null.</summary>
+    public FailureCause? Cause { get; }
 
     /// <summary>The file it is about, by the name in front of the message; null where nobody has said.</summary>
     public string? File { get; private init; }
@@ -71,8 +71,9 @@ public sealed class BlockException : Exception
     public string? Reason { get; private init; }
 
     /// <summary>A failure whose message is a file's name and a reason; others may know it by another name.</summary>
-    public static BlockException About(string file, BlockErrorKind kind, string reason, string? hint = null) =>
-        new(kind, $"{file}: {reason}", hint: hint) { File = file, Reason = reason };
+    public static BlockException About(
+        string file, BlockErrorKind kind, string reason, FailureCause? cause = null) =>
+        new(kind, $"{file}: {reason}", cause: cause) { File = file, Reason = reason };
 
     /// <summary>A request outside <paramref name="device"/>.</summary>
     public static BlockException OutOfRange(BlockDevice device, long offset, long length) =>

@@ -8,8 +8,7 @@ namespace Qcow2Fuse.Block;
 /// images that share a budget have it together, so that no number of them takes more. May be used from all threads.
 /// </summary>
 /// <param name="bytes">What there is.</param>
-/// <param name="hint">What a user can do who needs more, or null.</param>
-public sealed class MemoryBudget(long bytes, string? hint = null)
+public sealed class MemoryBudget(long bytes)
 {
     /// <summary>
     /// What memory of the runtime counts, which ends earlier than that of the system: so many bytes for each.
@@ -57,7 +56,7 @@ public sealed class MemoryBudget(long bytes, string? hint = null)
                 CultureInfo.InvariantCulture,
                 $"{name}: {what} would take {Mebibytes(count)} MiB of memory, of {Mebibytes(bytes)} MiB for metadata "
                 + $"{left >> 20} MiB are left"),
-            hint: hint);
+            cause: FailureCode.MetadataMemory);
     }
 
     internal void Owe(long count) => Interlocked.Add(ref _taken, count);

@@ -77,6 +77,7 @@ internal static class GptReader
         byte[]? array = scan.TryRead((long)header.Array * header.SectorSize, (int)header.Entries * entrySize);
         if (array is null || Crc32.Of(array) != header.ArrayChecksum)
             return false;
+        scan.SectorSize = header.SectorSize;
         for (int i = 0; i < (int)header.Entries; i++)
         {
             ReadOnlySpan<byte> entry = array.AsSpan(i * entrySize, entrySize);

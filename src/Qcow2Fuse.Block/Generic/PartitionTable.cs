@@ -28,8 +28,9 @@ public sealed class PartitionTable
 
     private readonly DiskRange[] _places;
 
-    private PartitionTable(IReadOnlyList<Partition> partitions, DiskRange[] places)
+    private PartitionTable(IReadOnlyList<Partition> partitions, DiskRange[] places, int sectorSize = SmallSector)
     {
+        SectorSize = sectorSize;
         Partitions = partitions;
         _places = places;
     }
@@ -39,6 +40,9 @@ public sealed class PartitionTable
 
     /// <summary>The partitions, by number.</summary>
     public IReadOnlyList<Partition> Partitions { get; }
+
+    /// <summary>Bytes of the sectors in which the table counts, 4096 or 512, which is also that of no table.</summary>
+    public int SectorSize { get; }
 
     /// <summary>Where the table lies, or one would.</summary>
     public IReadOnlyList<DiskRange> Places => _places;
@@ -70,7 +74,7 @@ public sealed class PartitionTable
             GptReader.AddPartitions(scan);
         else
             mbr.AddPartitions();
-        return new PartitionTable(scan.Partitions, scan.Places);
+        return new PartitionTable(scan.Partitions, scan.Places, scan.SectorSize);
     }
 }
 
@@ -82,6 +86,9 @@ internal sealed class PartitionScan(BlockDevice disk)
 
     /// <summary>Size of the disk in bytes.</summary>
     public long Length { get; } = disk.Length;
+
+    /// <summary>Bytes of the sectors in which the table counts.</summary>
+    public int SectorSize { get; set; } = PartitionTable.SmallSector;
 
     public DiskRange[] Places => [.. _places];
 

@@ -12,10 +12,16 @@ namespace Qcow2Fuse.Block;
 /// </summary>
 public static class Printable
 {
-    /// <summary>One line: what has to be escaped becomes \xHH or \u{HHHH}.</summary>
-    public static string Text(string text) => Escape(text, static _ => false, static rune => rune <= 0xff
-        ? string.Create(CultureInfo.InvariantCulture, $"\\x{rune:x2}")
-        : string.Create(CultureInfo.InvariantCulture, $"\\u{{{rune:x4}}}"));
+    /// <summary>
+    /// One line: what has to be escaped becomes \xHH or \u{HHHH}. A lone surrogate of U+DC80 to U+DCFF stands for a
+    /// byte of a name that is no text, and is shown as that.
+    /// </summary>
+    public static string Text(string text) => Escape(text, static _ => false, static rune => rune switch
+    {
+        <= 0xff => string.Create(CultureInfo.InvariantCulture, $"\\x{rune:x2}"),
+        >= 0xdc80 and <= 0xdcff => string.Create(CultureInfo.InvariantCulture, $"\\x{rune - 0xdc00:x2}"),
+        _ => string.Create(CultureInfo.InvariantCulture, $"\\u{{{rune:x4}}}"),
+    });
 
     /// <summary>Several lines: as <see cref="Text"/>, but ends of lines stay.</summary>
     public static string Lines(string text) =>

@@ -222,13 +222,13 @@ public sealed partial class FuseMount : IDisposable
                     throw new FuseMountException(
                         FuseMountError.AlreadyMounted,
                         $"{place.Path}: {place.Entry?.Source} is mounted here already",
-                        $"umount {place.Path}");
+                        place.Path);
                 case MountPointState.Stale:
                 case MountPointState.StaleForeign:
                     throw new FuseMountException(
                         FuseMountError.StaleForeignMount,
                         $"{place.Path}: a dead mount of type {place.Entry?.Type} is here",
-                        $"umount -l {place.Path}");
+                        place.Path);
                 default:
                     throw FuseMountErrors.MountPoint(spec.MountPoint, place.Errno);
             }

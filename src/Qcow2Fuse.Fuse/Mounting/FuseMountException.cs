@@ -31,6 +31,12 @@ public enum FuseMountError
     /// <summary>The user may not mount.</summary>
     NotPermitted,
 
+    /// <summary>The mount is another user's.</summary>
+    OtherUser,
+
+    /// <summary>The kernel has no FUSE file system.</summary>
+    NoFileSystem,
+
     /// <summary>Nothing is mounted where something was to be unmounted.</summary>
     NotMounted,
 
@@ -41,16 +47,19 @@ public enum FuseMountError
 /// <summary>A mount could not be made or ended.</summary>
 public sealed class FuseMountException : Exception
 {
-    public FuseMountException(FuseMountError error, string message, string? hint = null)
+    public FuseMountException(FuseMountError error, string message, string? path = null)
         : base(message)
     {
         Error = error;
-        Hint = hint;
+        Path = path;
     }
 
     /// <summary>The kind of failure.</summary>
     public FuseMountError Error { get; }
 
-    /// <summary>What the user can do about it, one line; null where nothing helps.</summary>
-    public string? Hint { get; }
+    /// <summary>The mount point, where something can be done about it; not escaped. Else null.</summary>
+    public string? Path { get; }
+
+    /// <summary>For <see cref="FuseMountError.Busy"/>: the message says who uses it.</summary>
+    public bool NamesUsers { get; init; }
 }

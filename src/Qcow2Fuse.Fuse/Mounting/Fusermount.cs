@@ -77,7 +77,7 @@ internal static class Fusermount
 
         // It is mounted, but fusermount3 looks for mounts of the user who calls it only.
         throw message.Contains("not found in", StringComparison.Ordinal)
-            ? new FuseMountException(FuseMountError.NotPermitted, $"{path}: is another user's mount")
+            ? new FuseMountException(FuseMountError.OtherUser, $"{path}: is another user's mount")
             : Failure(path, message);
     }
 
@@ -111,17 +111,16 @@ internal static class Fusermount
         {
             return new FuseMountException(
                 FuseMountError.AllowOtherRefused,
-                $"{path}: allow_other is not allowed to users by /etc/fuse.conf",
-                FuseMountErrors.AllowOtherHint);
+                $"{path}: allow_other is not allowed to users by /etc/fuse.conf");
         }
 
         if (reason.Contains("/dev/fuse", StringComparison.Ordinal)
             || reason.Contains("device not found", StringComparison.Ordinal))
-            return new FuseMountException(FuseMountError.NoDevice, reason, FuseMountErrors.DeviceHint);
+            return new FuseMountException(FuseMountError.NoDevice, reason);
         if (reason.Contains("mountpoint", StringComparison.Ordinal))
             return new FuseMountException(FuseMountError.MountPointUnusable, $"{path}: {reason}");
         return reason.Contains("not permitted", StringComparison.OrdinalIgnoreCase)
-            ? new FuseMountException(FuseMountError.NotPermitted, $"{path}: {reason}", FuseMountErrors.ContainerHint)
+            ? new FuseMountException(FuseMountError.NotPermitted, $"{path}: {reason}")
             : new FuseMountException(FuseMountError.System, $"{path}: {reason}");
     }
 

@@ -42,7 +42,7 @@ public sealed record MountPoint(MountPointState State, string Path, uint Mode, i
     /// <param name="subtype">Mounts of type "fuse." and this count as ours.</param>
     public static MountPoint Inspect(string path, string subtype)
     {
-        string full = System.IO.Path.GetFullPath(path);
+        string full = LinuxPath.Full(path);
         int fd = MountCalls.OpenPath(full);
         if (fd < 0)
             return WithoutDescriptor(full, subtype, -fd);
@@ -76,7 +76,7 @@ public sealed record MountPoint(MountPointState State, string Path, uint Mode, i
     /// </summary>
     public static string Resolve(string path)
     {
-        string full = System.IO.Path.GetFullPath(path);
+        string full = LinuxPath.Full(path);
         int fd = MountCalls.OpenPath(full);
         if (fd < 0)
             return full;
@@ -86,7 +86,7 @@ public sealed record MountPoint(MountPointState State, string Path, uint Mode, i
     }
 
     /// <summary>The path of an open descriptor, as the kernel spells it.</summary>
-    internal static string? DescriptorPath(int fd) => new FileInfo(DescriptorLink(fd)).LinkTarget;
+    internal static string? DescriptorPath(int fd) => LinuxPath.LinkTarget(DescriptorLink(fd));
 
     /// <summary>A path that leads to exactly what the descriptor stands for.</summary>
     internal static string DescriptorLink(int fd) => string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{fd}");

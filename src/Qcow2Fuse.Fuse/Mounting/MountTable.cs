@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using System.Text;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Fuse;
 
@@ -36,7 +36,7 @@ public static class MountTable
     private const string TablePath = "/proc/self/mountinfo";
 
     /// <summary>All mounts. Reading the list asks nothing of the file systems in it.</summary>
-    public static IReadOnlyList<MountEntry> Read() => Parse(File.ReadAllText(TablePath));
+    public static IReadOnlyList<MountEntry> Read() => Parse(LinuxPath.ReadAllText(TablePath));
 
     /// <summary>The mount that a path of a mount point leads to, the topmost where they lie on each other.</summary>
     /// <param name="mountPoint">An absolute path without symbolic links.</param>
@@ -66,7 +66,7 @@ public static class MountTable
         if (!field.Contains('\\', StringComparison.Ordinal))
             return field;
 
-        byte[] bytes = Encoding.UTF8.GetBytes(field);
+        byte[] bytes = ByteText.Encode(field);
         int length = 0;
         for (int i = 0; i < bytes.Length; i++)
         {
@@ -82,7 +82,7 @@ public static class MountTable
             i += 3;
         }
 
-        return Encoding.UTF8.GetString(bytes, 0, length);
+        return ByteText.Decode(bytes.AsSpan(0, length));
     }
 
     private static bool IsOctal(byte value, char last) => value >= '0' && value <= last;

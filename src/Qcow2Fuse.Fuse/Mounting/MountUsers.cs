@@ -77,12 +77,12 @@ internal static class MountUsers
 
             foreach (string name in (string[])["cwd", "root"])
             {
-                if (new FileInfo($"{process}/{name}").LinkTarget is { } place && IsWithin(place, mountPoint))
+                if (LinuxPath.LinkTarget($"{process}/{name}") is { } place && IsWithin(place, mountPoint))
                     return "stands in it";
             }
 
             // address permissions offset device inode path
-            string? mapped = File.ReadLines(process + "/maps")
+            string? mapped = LinuxPath.ReadAllText(process + "/maps").Split('\n')
                 .Select(static line => line.Split(' ', 6, StringSplitOptions.RemoveEmptyEntries))
                 .FirstOrDefault(fields => fields.Length == 6 && IsWithin(fields[5], mountPoint))?[5];
             return mapped is null ? null : $"has {NameIn(mountPoint, mapped)} mapped";

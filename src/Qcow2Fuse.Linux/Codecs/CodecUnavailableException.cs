@@ -5,8 +5,8 @@ namespace Qcow2Fuse.Linux;
 public sealed class CodecUnavailableException : Exception
 {
     internal CodecUnavailableException(string message, string package, Exception? inner = null)
-        : base(message, inner) => Hint = $"apt install {package}";
+        : base(message, inner) => Package = package;
 
-    /// <summary>What the user can do about it, one line without "hint:".</summary>
-    public string Hint { get; }
+    /// <summary>The package of the system that has it.</summary>
+    public string Package { get; }
 }

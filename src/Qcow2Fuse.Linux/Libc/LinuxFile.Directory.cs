@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
-using System.Text;
 
 namespace Qcow2Fuse.Linux;
 
@@ -12,8 +11,6 @@ public static unsafe partial class LinuxFile
     private const int DontSync = 0x4000;
     private const int EntryHeader = 19;
     private const int EntryBuffer = 32768;
-
-    private static readonly UTF8Encoding StrictUtf8 = new(false, throwOnInvalidBytes: true);
 
     /// <summary>
     /// openat(2): opens <paramref name="name"/> as seen from <paramref name="directory"/>, whatever links it leads
@@ -90,14 +87,14 @@ public static unsafe partial class LinuxFile
     /// <summary>statx(2) of a name in a directory, not of what a link leads to unless asked: 0, or −errno.</summary>
     public static int Status(int directory, string name, bool followsLink, out FileStatus status)
     {
-        byte[] bytes = Encoding.UTF8.GetBytes(name + '\0');
+        byte[] bytes = ByteText.Encode(name + '\0');
         fixed (byte* path = bytes)
             return Status(directory, path, followsLink ? 0 : NoFollowLink, out status);
     }
 
     /// <summary>
     /// The names in a directory (getdents64(2)) but "." and "..", in no order: those of regular files, of symbolic
-    /// links, and of files of which the file system does not tell the kind here. Names that are no UTF-8 are left out.
+    /// links, and of files of which the file system does not tell the kind here.
     /// </summary>
     /// <param name="fd">The directory, opened for reading; is at its end afterwards.</param>
     /// <param name="names">Gets the names.</param>
@@ -140,6 +137,28 @@ public static unsafe partial class LinuxFile
         return Beside + (sizeof(char) * (long)name.Length);
     }
 
+    /// <summary>Whether a directory has a name besides "." and "..".</summary>
+    /// <param name="fd">The directory, opened for reading.</param>
+    public static bool HasEntries(int fd)
+    {
+        byte[] buffer = new byte[EntryBuffer];
+        fixed (byte* start = buffer)
+        {
+            nint length = GetEntriesNative(fd, start, (nuint)buffer.Length);
+            for (int at = 0; at < length;)
+            {
+                int size = *(ushort*)(start + at + 16);
+                ReadOnlySpan<byte> name = buffer.AsSpan(at + EntryHeader, size - EntryHeader);
+                name = name[..name.IndexOf((byte)0)];
+                if (!name.SequenceEqual("."u8) && !name.SequenceEqual(".."u8))
+                    return true;
+                at += size;
+            }
+        }
+
+        return false;
+    }
+
     /// <summary>struct linux_dirent64: inode, position, size, kind at 18, and the name to its NUL.</summary>
     private static bool AddName(ReadOnlySpan<byte> entry, List<string> names)
     {
@@ -150,9 +169,9 @@ public static unsafe partial class LinuxFile
             return false;
         ReadOnlySpan<byte> bytes = entry[EntryHeader..];
         bytes = bytes[..bytes.IndexOf((byte)0)];
-        if (bytes.SequenceEqual("."u8) || bytes.SequenceEqual(".."u8) || !System.Text.Unicode.Utf8.IsValid(bytes))
+        if (bytes.SequenceEqual("."u8) || bytes.SequenceEqual(".."u8))
             return false;
-        names.Add(StrictUtf8.GetString(bytes));
+        names.Add(ByteText.Decode(bytes));
         return true;
     }
 
@@ -194,16 +213,22 @@ public static unsafe partial class LinuxFile
             + Math.Min(nanoseconds, 999_999_999) / 100;
     }
 
-    [LibraryImport("libc", EntryPoint = "mkdir", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    [LibraryImport(
+        "libc", EntryPoint = "mkdir", SetLastError = true, StringMarshalling = StringMarshalling.Custom,
+        StringMarshallingCustomType = typeof(NameMarshaller))]
     private static partial int MakeDirectoryNative(string path, uint mode);
 
     [LibraryImport("libc", EntryPoint = "fchmod", SetLastError = true)]
     private static partial int ChangeModeNative(int fd, uint mode);
 
-    [LibraryImport("libc", EntryPoint = "openat", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    [LibraryImport(
+        "libc", EntryPoint = "openat", SetLastError = true, StringMarshalling = StringMarshalling.Custom,
+        StringMarshallingCustomType = typeof(NameMarshaller))]
     private static partial int OpenAtNative(int directory, string name, int flags, uint mode);
 
-    [LibraryImport("libc", EntryPoint = "unlinkat", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    [LibraryImport(
+        "libc", EntryPoint = "unlinkat", SetLastError = true, StringMarshalling = StringMarshalling.Custom,
+        StringMarshallingCustomType = typeof(NameMarshaller))]
     private static partial int UnlinkAtNative(int directory, string name, int flags);
 
     [LibraryImport("libc", EntryPoint = "getdents64", SetLastError = true)]

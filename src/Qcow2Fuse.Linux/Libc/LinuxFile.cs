@@ -47,6 +47,18 @@ public static unsafe partial class LinuxFile
         }
     }
 
+    /// <summary>
+    /// Whether openat2(2) is there: an old kernel answers ENOSYS, and the filter of an old container EPERM, which other
+    /// files may answer too.
+    /// </summary>
+    public static bool HasOpenat2()
+    {
+        int fd = OpenAt(-100, "/", OpenFlags.PathOnly | OpenFlags.CloseOnExec, ResolveFlags.None);
+        if (fd >= 0)
+            _ = Close(fd);
+        return fd >= 0;
+    }
+
     /// <summary>close(2). The descriptor is gone whatever is returned, so nothing is repeated.</summary>
     public static int Close(int fd)
     {
@@ -281,10 +293,14 @@ public static unsafe partial class LinuxFile
         return request.Type == FileLock.Unlock ? 0 : 1;
     }
 
-    [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    [LibraryImport(
+        "libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Custom,
+        StringMarshallingCustomType = typeof(NameMarshaller))]
     private static partial int OpenNative(string path, int flags, uint mode);
 
-    [LibraryImport("libc", EntryPoint = "syscall", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    [LibraryImport(
+        "libc", EntryPoint = "syscall", SetLastError = true, StringMarshalling = StringMarshalling.Custom,
+        StringMarshallingCustomType = typeof(NameMarshaller))]
     private static partial nint OpenAt2Native(nint number, int directory, string path, OpenHow* how, nuint size);
 
     [LibraryImport("libc", EntryPoint = "close", SetLastError = true)]

@@ -55,6 +55,17 @@ public static unsafe partial class LinuxStream
     /// <summary>isatty(3).</summary>
     public static bool IsTerminal(int fd) => IsattyNative(fd) == 1;
 
+    /// <summary>How many columns a terminal has (TIOCGWINSZ); 0 where that is not known, or it is none.</summary>
+    public static int TerminalColumns(int fd)
+    {
+        const nuint GetWindowSize = 0x5413;
+        ushort* size = stackalloc ushort[4];
+        return IoctlNative(fd, GetWindowSize, size) == 0 ? size[1] : 0;
+    }
+
+    [LibraryImport("libc", EntryPoint = "ioctl", SetLastError = true)]
+    private static partial int IoctlNative(int fd, nuint request, ushort* argument);
+
     [LibraryImport("libc", EntryPoint = "isatty", SetLastError = true)]
     private static partial int IsattyNative(int fd);
 

@@ -19,7 +19,7 @@ public static class OpenDescriptors
         foreach (string details in Directory.EnumerateFiles(process + "/fdinfo"))
         {
             string number = Path.GetFileName(details);
-            if (new FileInfo($"{process}/fd/{number}").LinkTarget is { } target)
+            if (LinuxPath.LinkTarget($"{process}/fd/{number}") is { } target)
                 yield return (number, target);
         }
     }

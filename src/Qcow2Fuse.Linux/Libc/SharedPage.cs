@@ -86,7 +86,8 @@ public sealed unsafe partial class SharedPage : IDisposable
     }
 
     [LibraryImport(
-        "libc", EntryPoint = "memfd_create", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+        "libc", EntryPoint = "memfd_create", SetLastError = true, StringMarshalling = StringMarshalling.Custom,
+        StringMarshallingCustomType = typeof(NameMarshaller))]
     private static partial int MemfdCreateNative(string name, uint flags);
 
     [LibraryImport("libc", EntryPoint = "mmap64", SetLastError = true)]

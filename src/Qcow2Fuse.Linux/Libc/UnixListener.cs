@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
-using System.Text;
 
 namespace Qcow2Fuse.Linux;
 
@@ -22,7 +21,7 @@ public static unsafe partial class UnixListener
     /// </summary>
     public static int Open(string path, int backlog)
     {
-        byte[] name = Encoding.UTF8.GetBytes(path);
+        byte[] name = ByteText.Encode(path);
         if (name.Length > PathBytesMax)
             return -Errno.ENAMETOOLONG;
         int socket = SocketNative(UnixFamily, StreamType | CloseOnExec, 0);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Runtime.InteropServices;
-using System.Text;
 
 namespace Qcow2Fuse.Linux;
 
 /// <summary>How a loop device is set up.</summary>
 /// <param name="ReadOnly">The device refuses writes.</param>
 /// <param name="AutoClear">The device lets go of its file when its last user closes it.</param>
-public readonly record struct LoopSettings(bool ReadOnly, bool AutoClear);
+/// <param name="SectorSize">Bytes of its sectors, 512 or 4096.</param>
+public readonly record struct LoopSettings(bool ReadOnly, bool AutoClear, int SectorSize);
 
 /// <summary>
 /// Loop devices, block devices whose content is a file (loop(4)), by their ioctls. Results are 0 or more, or negated
@@ -97,10 +97,14 @@ public static unsafe partial class LoopDevice
         int device = LinuxFile.Open(PathOf(number), OpenFlags.ReadWrite | OpenFlags.CloseOnExec);
         if (device < 0)
             return device;
-        LoopConfiguration configuration = new() { Descriptor = (uint)backing };
+        LoopConfiguration configuration = new()
+        {
+            Descriptor = (uint)backing,
+            BlockSize = (uint)settings.SectorSize,
+        };
         configuration.Flags = PartitionScanFlag | DirectIOFlag
             | (settings.ReadOnly ? ReadOnlyFlag : 0) | (settings.AutoClear ? AutoClearFlag : 0);
-        byte[] name = Encoding.UTF8.GetBytes(file);
+        byte[] name = ByteText.Encode(file);
         name.AsSpan(0, Math.Min(name.Length, LoopConfiguration.NameLength - 1))
             .CopyTo(new Span<byte>(configuration.FileName, LoopConfiguration.NameLength));
         int result = Control(device, Configure, &configuration);
@@ -134,6 +138,9 @@ public static unsafe partial class LoopDevice
 
         [FieldOffset(0)]
         public uint Descriptor;
+
+        [FieldOffset(4)]
+        public uint BlockSize;
 
         [FieldOffset(60)]
         public uint Flags;

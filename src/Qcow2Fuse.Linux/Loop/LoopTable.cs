@@ -43,7 +43,7 @@ public static class LoopTable
     {
         try
         {
-            string text = File.ReadAllText(
+            string text = LinuxPath.ReadAllText(
                 string.Create(CultureInfo.InvariantCulture, $"{Blocks}/{Prefix}{number}/loop/backing_file"));
 
             // The attribute ends in one newline; a name may end in more.

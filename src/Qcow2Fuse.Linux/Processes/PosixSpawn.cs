@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
-using System.Text;
 
 namespace Qcow2Fuse.Linux;
 
@@ -202,7 +201,7 @@ internal static unsafe partial class PosixSpawn
         return pointers;
     }
 
-    private static byte[] Word(string text) => Encoding.UTF8.GetBytes(text + "\0");
+    private static byte[] Word(string text) => ByteText.Encode(text + "\0");
 
     /// <summary>All words behind each other. A zero more, so that the block is never empty.</summary>
     private static byte[] Join(List<byte[]> words)

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Text;
-
 namespace Qcow2Fuse.Linux;
 
 /// <summary>
@@ -24,6 +22,20 @@ public static class ProcessEnvironment
             Apply(s_entries ??= Read(), name, value);
     }
 
+    /// <summary>The value of a variable as <see cref="ByteText"/> has it; null where it is not set.</summary>
+    public static string? Get(string name)
+    {
+        // The runtime's is text: what it could not read as such has this sign in it.
+        if (Environment.GetEnvironmentVariable(name) is not { } value || !value.Contains('\uFFFD'))
+            return Environment.GetEnvironmentVariable(name);
+        byte[] start = ByteText.Encode(name + "=");
+        lock (Gate)
+        {
+            byte[]? entry = (s_entries ??= Read()).FindLast(entry => entry.AsSpan().StartsWith(start));
+            return entry is null ? value : ByteText.DecodeToZero(entry.AsSpan(start.Length));
+        }
+    }
+
     /// <summary>The entries NAME=VALUE, each with a zero behind it, after these changes.</summary>
     internal static List<byte[]> With(IEnumerable<(string Name, string? Value)> changes)
     {
@@ -36,11 +48,11 @@ public static class ProcessEnvironment
     }
 
     /// <summary>One entry.</summary>
-    internal static byte[] Entry(string name, string value) => Encoding.UTF8.GetBytes($"{name}={value}\0");
+    internal static byte[] Entry(string name, string value) => ByteText.Encode($"{name}={value}\0");
 
     private static void Apply(List<byte[]> entries, string name, string? value)
     {
-        byte[] start = Encoding.UTF8.GetBytes(name + "=");
+        byte[] start = ByteText.Encode(name + "=");
         entries.RemoveAll(entry => entry.AsSpan().StartsWith(start));
         if (value is not null)
             entries.Add(Entry(name, value));

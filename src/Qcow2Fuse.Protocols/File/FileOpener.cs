@@ -154,7 +154,7 @@ internal static class FileOpener
             Errno.EINVAL when access.Direct => new BlockException(
                 BlockErrorKind.NotSupported,
                 $"{name}: cannot be opened: its file system has no O_DIRECT",
-                hint: "use cache=writeback or cache=writethrough"),
+                cause: FailureCode.NoDirectAccess),
             _ => FileErrors.NotOpened(errno, name, access.ReadOnly),
         };
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Protocols;
 
@@ -50,7 +51,7 @@ internal static class FilePath
 
     /// <summary>The name under which the system knows an open file, links resolved.</summary>
     public static string OfDescriptor(int fd) =>
-        new FileInfo($"/proc/self/fd/{fd}").LinkTarget
+        LinuxPath.LinkTarget($"/proc/self/fd/{fd}")
         ?? throw new BlockException(BlockErrorKind.NotSupported, "/proc: is needed to resolve names, and not there");
 
     private static string[] Components(string path) =>

@@ -57,7 +57,7 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
         FileDevice image = (FileDevice)reference.Image;
         HeldDirectory directory = image.Directory ??= HeldDirectory.Open(FilePath.DirectoryOf(image.Path));
         string? beneath = FilePath.IsAbsolute(reference.Name)
-            ? FilePath.Beneath(Path.GetFullPath(directory.Path), reference.Name)
+            ? FilePath.Beneath(LinuxPath.Full(directory.Path), reference.Name)
                 ?? FilePath.Beneath(FilePath.OfDescriptor(directory.Descriptor), reference.Name)
             : reference.Name;
         if (beneath is null || FilePath.HasHiddenPart(beneath))
@@ -70,7 +70,7 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
             0 => Checked(file!, reference, OwnerOf(folder?.Directory)),
             Errno.EXDEV => OpenOutside(reference, directory, beneath, access),
             Errno.ELOOP => throw ReferenceErrors.Linked(reference),
-            Errno.ENOSYS => throw ReferenceErrors.NoOpenat2(reference),
+            Errno.ENOSYS or Errno.EPERM when !LinuxFile.HasOpenat2() => throw ReferenceErrors.NoOpenat2(reference),
             _ => FileOpener.FromResult(
                 result, FilePath.Join(directory.Path, beneath), access, blockDeviceAllowed: false),
         };
@@ -146,7 +146,7 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
                 int result = TryWalk(allowed, beneath, access, followsLinks: false, out FileDevice? file);
                 if (result == 0)
                     return Checked(file!, reference, OwnerOf(folder is null ? null : allowed));
-                throw result == -Errno.ENOSYS
+                throw result is -Errno.ENOSYS or -Errno.EPERM && !LinuxFile.HasOpenat2()
                     ? ReferenceErrors.NoOpenat2(reference)
                     : FileErrors.NotOpened(-result, Printable.Text(real), access.ReadOnly);
             }
@@ -157,7 +157,7 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
             }
         }
 
-        throw ReferenceErrors.Outside(reference, path);
+        throw ReferenceErrors.Outside(reference, path, real);
     }
 
     /// <summary>The file if it is one that may be opened for its image; else it is closed.</summary>

@@ -19,8 +19,6 @@ internal static class ImageLock
     private const int UnsharedBase = 200;
     private const int PermissionCount = 4;
 
-    private const string LookHint = "Read-only look: add -o ro,force_share";
-
     /// <summary>
     /// Takes the locks for <paramref name="mode"/>, then asks whether others forbid it; in this order, so that of two
     /// that come at once at least one sees the other.
@@ -38,7 +36,7 @@ internal static class ImageLock
             throw new BlockException(
                 BlockErrorKind.NotSupported,
                 $"{name}: cannot be locked ({Errno.Text(errno)}), so another program could write to it too",
-                hint: "if you know that none does: --no-lock");
+                cause: FailureCode.CannotLock);
         }
 
         int hit = FindConflict(fd, mode);
@@ -85,8 +83,11 @@ internal static class ImageLock
 
     private static BlockException InUse(string name, StorageIdentity identity, int lockedByte)
     {
-        string holder = LockHolder.Find(identity, lockedByte) ?? "another process";
-        return new BlockException(BlockErrorKind.Locked, $"{name}: is in use by {holder}", hint: LookHint);
+        string holder = LockHolder.Find(identity, lockedByte, out int process) ?? "another process";
+        return new BlockException(
+            BlockErrorKind.Locked,
+            $"{name}: is in use by {holder}",
+            cause: new(FailureCode.InUse) { Process = process });
     }
 
     private static bool Has(ImagePermissions set, int n) => ((int)set >> n & 1) != 0;

@@ -18,8 +18,9 @@ internal static class LockHolder
     /// none is found, such as when it is another user's. Where several have it, as a service manager that keeps the
     /// descriptors of its service, it is one that was started by the others.
     /// </summary>
-    public static string? Find(StorageIdentity file, long offset)
+    public static string? Find(StorageIdentity file, long offset, out int holder)
     {
+        holder = 0;
         List<int> holders = [];
         foreach (string process in Directory.EnumerateDirectories("/proc"))
         {
@@ -32,9 +33,9 @@ internal static class LockHolder
 
         if (holders.Count == 0)
             return null;
-        int last = holders.Find(holder => holders.TrueForAll(other => other == holder || !IsAbove(holder, other)));
-        int found = last > 0 ? last : holders[0];
-        return $"{Command($"/proc/{found}")} (pid {found})";
+        int last = holders.Find(one => holders.TrueForAll(other => other == one || !IsAbove(one, other)));
+        holder = last > 0 ? last : holders[0];
+        return $"{Command($"/proc/{holder}")} (pid {holder})";
     }
 
     /// <summary>Whether a process started another one, or one that did.</summary>

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Protocols;
 
 /// <summary>What is said about a name in an image that the policy refuses.</summary>
 internal static class ReferenceErrors
 {
-    private const string Hidden = "is hidden or lies in a hidden directory";
-
     /// <summary>
     /// Refuses names that are no file names. A ':' before the first '/' begins what QEMU takes for a protocol or an
     /// option list; it is never interpreted, not even "file:".
@@ -16,38 +15,44 @@ internal static class ReferenceErrors
     {
         string name = reference.Name;
         if (name.Contains('\0'))
-            throw Refused(reference, "holds a NUL character", NameItYourself(reference));
+            throw Refused(reference, "holds a NUL character");
         int colon = name.IndexOf(':');
         int slash = name.IndexOf('/');
         if (colon >= 0 && (slash < 0 || colon < slash))
-            throw Refused(reference, "is not a plain file name", NameItYourself(reference));
+            throw Refused(reference, "is not a plain file name");
     }
 
     /// <summary>
     /// The file lies outside the directory of the image or is hidden in it, and <paramref name="path"/> is where.
     /// </summary>
-    public static BlockException Outside(StorageReference reference, string path)
+    /// <param name="reference">The name.</param>
+    /// <param name="path">Where it lies.</param>
+    /// <param name="real">Where links lead from there, if that is known.</param>
+    public static BlockException Outside(StorageReference reference, string path, string? real = null)
     {
-        string image = Path.GetFullPath(FilePath.DirectoryOf(reference.Image.Path));
-        string full = Path.GetFullPath(path);
+        string image = LinuxPath.Full(FilePath.DirectoryOf(reference.Image.Path));
+        string full = LinuxPath.Full(path);
         string? inside = FilePath.Beneath(image, full);
         bool isHidden = inside is not null && FilePath.HasHiddenPart(inside);
+        string reason = isHidden
+            ? "is hidden or lies in a hidden directory"
+            : inside is not null && reference.Kind == ReferenceKind.Backing
+                ? "leads out of the image's directory by a symbolic link"
+                : "lies outside the image's directory";
         if (reference.Kind == ReferenceKind.DataFile)
-        {
-            string where = isHidden ? Hidden : "lies outside the image's directory";
-            return Refused(reference, where, NameItYourself(reference));
-        }
+            return Refused(reference, reason);
 
-        if (isHidden)
-            return Refused(reference, Hidden, AllowDirectoryOf(full));
-        bool looksInside = inside is not null;
-        string hint = looksInside
-            ? "if you trust the image: --allow-path DIR, where DIR is the directory the link leads to"
-            : AllowDirectoryOf(full);
-        string reason = looksInside
-            ? "leads out of the image's directory by a symbolic link"
-            : "lies outside the image's directory";
-        return Refused(reference, reason, hint);
+        // What is hidden in a directory, and what is no file, is not found by allowing the directory.
+        string place = real ?? full;
+        bool isFound = !place.StartsWith("/dev/", StringComparison.Ordinal)
+            && !FilePath.HasHiddenPart(place[(place.LastIndexOf('/') + 1)..]);
+        bool isUnknown = inside is not null && !isHidden && real is null;
+        return isFound || isUnknown
+            ? Refused(reference, reason, new FailureCause(FailureCode.DirectoryNotAllowed)
+            {
+                Place = isUnknown ? null : FilePath.DirectoryOf(place),
+            })
+            : Refused(reference, reason, new FailureCause(FailureCode.NameRefused) { Place = place });
     }
 
     /// <summary>A symbolic link stands where none may be, or links go round in a circle.</summary>
@@ -55,32 +60,28 @@ internal static class ReferenceErrors
         reference,
         reference.Kind == ReferenceKind.DataFile
             ? "is reached by a symbolic link, which a data file must not be"
-            : "is reached by links that cannot be followed",
-        NameItYourself(reference));
+            : "is reached by links that cannot be followed");
 
     /// <summary>The file may have got its name from somebody who cannot read it.</summary>
     public static BlockException Planted(StorageReference reference) => Refused(
-        reference,
-        "has several names, and may be somebody else's link to what is not his",
-        NameItYourself(reference));
+        reference, "has several names, and may be somebody else's link to what is not his");
 
     /// <summary>Without openat2(2) the kernel cannot keep the policy.</summary>
     public static BlockException NoOpenat2(StorageReference reference) => Refused(
-        reference, "is not opened, because this kernel has no openat2 (Linux 5.6)", NameItYourself(reference));
+        reference, "is not opened, because there is no openat2 here (before Linux 5.6, or in an old container)");
 
-    private static string AllowDirectoryOf(string path) =>
-        $"if you trust the image: --allow-path {Printable.Text(FilePath.DirectoryOf(path))}";
-
-    private static BlockException Refused(StorageReference reference, string reason, string hint) => new(
+    private static BlockException Refused(StorageReference reference, string reason, FailureCause? cause = null) => new(
         BlockErrorKind.Policy,
         $"{Printable.Text(reference.Image.Path)}: the {NameOf(reference.Kind)} '{Printable.Text(reference.Name)}' "
             + reason,
-        hint: hint);
+        cause: (cause ?? FailureCode.NameRefused) with
+        {
+            File = reference.Image.Path,
+            Name = reference.Name,
+            Kind = reference.Kind,
+            Layer = reference.Layer,
+        });
 
     private static string NameOf(ReferenceKind kind) =>
         kind == ReferenceKind.DataFile ? "data file" : "backing file";
-
-    private static string NameItYourself(StorageReference reference) => reference.Kind == ReferenceKind.DataFile
-        ? "if you trust the image: --data-file FILE"
-        : "name the file yourself: --backing-file FILE";
 }

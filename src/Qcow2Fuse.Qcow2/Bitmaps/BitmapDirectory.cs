@@ -2,8 +2,8 @@
 using System.Buffers.Binary;
 using System.Globalization;
 using System.Security.Cryptography;
-using System.Text;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Qcow2;
 
@@ -53,7 +53,7 @@ internal sealed record BitmapEntry
 
     public required byte[] NameBytes { get; init; }
 
-    public string Name => Encoding.UTF8.GetString(NameBytes);
+    public string Name => ByteText.Decode(NameBytes);
 
     /// <summary>Bytes of the entry with its padding.</summary>
     public int Length => (FieldsBytes + ExtraData.Length + NameBytes.Length + 7) & ~7;

@@ -86,7 +86,7 @@ public static class ImageRepair
         return new BlockException(
             BlockErrorKind.ReadOnly,
             $"{file.Name}: the image was not closed cleanly and cannot be repaired: {first?.Text}",
-            hint: "mount it read-only with -r; qcow2fuse check shows what is wrong");
+            cause: FailureCode.DamagedSeeCheck);
     }
 
     private static void ClearMarks(BlockDevice file, ulong marks)

@@ -301,5 +301,5 @@ internal sealed class RepairRun(BlockDevice file, CheckRun run)
     private BlockException Refused(string reason) => new(
         BlockErrorKind.ReadOnly,
         $"{file.Name}: the image was not closed cleanly and cannot be repaired: {reason}",
-        hint: "mount it read-only with -r, or repair a copy with qemu-img check -r all");
+        cause: FailureCode.Damaged);
 }

@@ -136,7 +136,8 @@ internal sealed class CompressedClusters : IDisposable
         }
         catch (CodecUnavailableException e)
         {
-            throw new BlockException(BlockErrorKind.Io, $"{_file.Name}: {e.Message}", e, e.Hint);
+            throw new BlockException(BlockErrorKind.Io, $"{_file.Name}: {e.Message}", e,
+                new(FailureCode.PackageMissing) { Name = e.Package });
         }
     }
 

@@ -63,7 +63,7 @@ internal sealed unsafe partial class CompressedTarget
         return failure switch
         {
             null => null,
-            BlockException block => new BlockException(block.Kind, block.Message, block, block.Hint),
+            BlockException block => new BlockException(block.Kind, block.Message, block, block.Cause),
             _ => new BlockException(
                 BlockErrorKind.Io, $"{_image.Name}: a cluster could not be stored: {failure.Message}", failure),
         };

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Numerics;
-using System.Text;
 using System.Text.Unicode;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Linux;
@@ -147,7 +146,8 @@ public static class Qcow2Creator
         }
         catch (CodecUnavailableException e)
         {
-            throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {e.Message}", e, e.Hint);
+            throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {e.Message}", e,
+                new(FailureCode.PackageMissing) { Name = e.Package });
         }
     }
 
@@ -197,7 +197,7 @@ public static class Qcow2Creator
         end += FeatureNames.Write(bytes.AsSpan(end), header);
         if (header.BackingFormat is not null)
         {
-            byte[] format = Encoding.UTF8.GetBytes(header.BackingFormat);
+            byte[] format = ByteText.Encode(header.BackingFormat);
             BigEndian.U32(bytes, end, HeaderExtension.BackingFormat);
             BigEndian.U32(bytes, end + 4, (uint)format.Length);
             format.CopyTo(bytes, end + 8);
@@ -215,7 +215,7 @@ public static class Qcow2Creator
         end += 8;
         if (header.BackingFile is null)
             return;
-        byte[] name = Encoding.UTF8.GetBytes(header.BackingFile);
+        byte[] name = ByteText.Encode(header.BackingFile);
         if (name.Length > BackingNameBytesMax || end + name.Length > bytes.Length)
             throw new BlockException(
                 BlockErrorKind.InvalidFormat, $"backing file name of {name.Length} bytes is too long");

@@ -38,7 +38,8 @@ internal sealed class GuestCipher : IDisposable
         }
         catch (CodecUnavailableException e)
         {
-            throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {e.Message}", e, e.Hint);
+            throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {e.Message}", e,
+                new(FailureCode.PackageMissing) { Name = e.Package });
         }
     }
 
@@ -93,7 +94,7 @@ internal sealed class GuestCipher : IDisposable
                 BlockErrorKind.TooLarge,
                 $"{file.Name}: to try a key slot would take {Math.Ceiling(needed.TotalSeconds):0} s, and for all of "
                 + $"them {secrets.TimeMax.TotalSeconds:0} s are allowed",
-                hint: secrets.TimeHint);
+                cause: FailureCode.UnlockTime);
         }
 
         throw new BlockException(
@@ -101,13 +102,11 @@ internal sealed class GuestCipher : IDisposable
             secrets.Count == 1
                 ? $"{file.Name}: the passphrase opens no key slot"
                 : $"{file.Name}: none of the {secrets.Count} passphrases opens a key slot",
-            hint: endsInNewLine
-                ? "the passphrase ends with a newline, which counts; printf %s writes a file without one"
-                : null);
+            cause: endsInNewLine ? FailureCode.PassphraseEndsInNewline : null);
     }
 
     private static BlockException Missing(BlockDevice file, string method) => new(
         BlockErrorKind.PermissionDenied,
         $"{file.Name}: the image is encrypted ({method})",
-        hint: "give the passphrase with --secret file:PATH");
+        cause: FailureCode.PassphraseNeeded);
 }

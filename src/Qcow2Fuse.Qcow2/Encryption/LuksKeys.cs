@@ -128,5 +128,5 @@ internal sealed class LuksKeys
     private BlockException Unsupported(string what) => new(
         BlockErrorKind.UnsupportedFeature,
         $"{_file.Name}: the image is encrypted (LUKS) with {what}, which is not supported",
-        hint: "AES with xts or cbc and plain, plain64 or essiv is");
+        cause: FailureCode.CipherUnsupported);
 }

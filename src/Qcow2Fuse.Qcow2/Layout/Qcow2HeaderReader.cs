@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using System.Text;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Qcow2;
 
@@ -224,8 +224,11 @@ public static class Qcow2HeaderReader
             throw Invalid(file, $"backing file name of {length} bytes is too long");
         if (length == 0)
             return null;
-        return Encoding.UTF8.GetString(area.Slice((int)offset, (int)length));
+        return TextOf(area.Slice((int)offset, (int)length));
     }
+
+    /// <summary>A name or a format. Some writers fill its field with zeroes, which are no part of it.</summary>
+    private static string TextOf(ReadOnlySpan<byte> bytes) => ByteText.Decode(bytes.TrimEnd((byte)0));
 
     private sealed class HeaderExtensions
     {
@@ -267,19 +270,19 @@ public static class Qcow2HeaderReader
             case HeaderExtension.BackingFormat:
                 if (content.Length > 15)
                     throw Invalid(file, $"backing format name of {content.Length} bytes is too long");
-                found.BackingFormat = Encoding.UTF8.GetString(content);
+                found.BackingFormat = TextOf(content);
                 break;
             case HeaderExtension.DataFile:
                 if (content.Length > BackingNameBytesMax)
                     throw Invalid(file, $"data file name of {content.Length} bytes is too long");
-                found.DataFile = Encoding.UTF8.GetString(content);
+                found.DataFile = TextOf(content);
                 break;
             case HeaderExtension.FeatureNames:
                 for (int at = 0; at + 48 <= content.Length; at += 48)
                 {
                     if (content[at] == 0)
                         found.FeatureNames[content[at + 1]] =
-                            Printable.Text(Encoding.UTF8.GetString(content.Slice(at + 2, 46).TrimEnd((byte)0)));
+                            Printable.Text(ByteText.Decode(content.Slice(at + 2, 46).TrimEnd((byte)0)));
                 }
 
                 break;

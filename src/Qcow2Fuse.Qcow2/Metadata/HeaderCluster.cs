@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-using System.Text;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Qcow2;
 
@@ -126,7 +126,7 @@ internal sealed class HeaderCluster
     {
         if (string.Equals(header.BackingFile, Header.BackingFile, StringComparison.Ordinal))
             return Bytes.AsSpan(Header.BackingNameOffset, Header.BackingNameBytes).ToArray();
-        byte[] name = header.BackingFile is null ? [] : Encoding.UTF8.GetBytes(header.BackingFile);
+        byte[] name = header.BackingFile is null ? [] : ByteText.Encode(header.BackingFile);
         if (name.Length > NameBytesMax)
             throw new BlockException(
                 BlockErrorKind.InvalidFormat, $"backing file name of {name.Length} bytes is too long");

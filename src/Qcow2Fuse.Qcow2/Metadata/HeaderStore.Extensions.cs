@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-using System.Text;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Qcow2;
 
@@ -156,7 +156,7 @@ internal sealed partial class HeaderStore
         foreach (HeaderExtension extension in header.Extensions)
         {
             if (extension.Type == type)
-                return Encoding.UTF8.GetString(extension.Content.Span);
+                return ByteText.Decode(extension.Content.Span.TrimEnd((byte)0));
         }
 
         return null;

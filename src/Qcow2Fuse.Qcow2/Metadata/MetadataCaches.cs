@@ -332,7 +332,7 @@ internal sealed partial class MetadataCaches : IDisposable
         if (failure is null)
             return;
         _failure ??= failure;
-        throw new BlockException(failure.Kind, failure.Message, failure, failure.Hint);
+        throw new BlockException(failure.Kind, failure.Message, failure, failure.Cause);
     }
 
     /// <summary>The flush that makes durable what is changed now.</summary>

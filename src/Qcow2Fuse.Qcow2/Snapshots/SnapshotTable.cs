@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using System.Text;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Qcow2;
 
@@ -133,8 +133,8 @@ internal static class SnapshotTable
     public static SnapshotEntry NewEntry(
         string fileName, string id, string name, HostOffset l1Offset, long l1Size, long diskSize, DateTimeOffset now)
     {
-        byte[] idBytes = Encoding.UTF8.GetBytes(id);
-        byte[] nameBytes = Encoding.UTF8.GetBytes(name);
+        byte[] idBytes = ByteText.Encode(id);
+        byte[] nameBytes = ByteText.Encode(name);
         if (nameBytes.Length > NameBytesMax)
             throw BlockException.About(fileName, BlockErrorKind.TooLarge,
                 $"the name of a snapshot may have {NameBytesMax} bytes, not {nameBytes.Length}");
@@ -174,7 +174,7 @@ internal static class SnapshotTable
     /// </summary>
     public static SnapshotEntry? Find(IEnumerable<SnapshotEntry> entries, string nameOrId)
     {
-        byte[] wanted = Encoding.UTF8.GetBytes(nameOrId);
+        byte[] wanted = ByteText.Encode(nameOrId);
         SnapshotEntry? named = null;
         foreach (SnapshotEntry entry in entries)
         {
@@ -204,8 +204,8 @@ internal static class SnapshotTable
         ReadOnlySpan<byte> extra = raw.AsSpan(FieldsBytes, extraBytes);
         ulong instructions = extraBytes >= 24 ? BigEndian.U64(extra, 16) : ulong.MaxValue;
         return new SnapshotInfo(
-            Encoding.UTF8.GetString(raw, FieldsBytes + extraBytes, idBytes),
-            Encoding.UTF8.GetString(raw.AsSpan(FieldsBytes + extraBytes + idBytes)),
+            ByteText.Decode(raw.AsSpan(FieldsBytes + extraBytes, idBytes)),
+            ByteText.Decode(raw.AsSpan(FieldsBytes + extraBytes + idBytes)),
             extraBytes >= 8 ? (long)BigEndian.U64(extra, 0) : BigEndian.U32(raw, 32),
             BigEndian.U32(raw, 16),
             BigEndian.U32(raw, 20),

@@ -3,6 +3,7 @@ using System.CommandLine;
 using System.Globalization;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Commands;
@@ -33,12 +34,18 @@ internal static class AttachCommand
     private static int Run(string image, IReadOnlyList<string> options)
     {
         RequireRoot();
-        using PrivateMount? mount = PrivateMount.Start("attach", image, options, tied: false, out int exitCode);
+        int sectorSize = LoopSectors.GivenBy(options);
+
+        // Whoever takes the device away, losetup(8) too, has the image closed.
+        using PrivateMount? mount =
+            PrivateMount.Start("attach", image, [.. options, "idle_exit"], tied: false, out int exitCode);
         if (mount is null)
             return exitCode;
-        int device = AttachTo(mount, autoClear: false, out int number);
+        int device = AttachTo(mount, image, sectorSize, autoClear: false, out int number);
         _ = LinuxFile.Close(device);
         StandardOutput.WriteLine(LoopDevice.PathOf(number));
+        if (StandardOutput.HasFailed)
+            Report.Warning($"{image}: is attached to {LoopDevice.PathOf(number)}");
         return ExitCode.Success;
     }
 
@@ -53,13 +60,40 @@ internal static class AttachCommand
     }
 
     /// <summary>Sets up a loop device on the raw file of a mount, which is unmounted where that fails.</summary>
+    /// <param name="mount">The mount.</param>
+    /// <param name="image">Its image in messages.</param>
+    /// <param name="sectorSize">Bytes of a sector of the device; 0 for what the disk has.</param>
+    /// <param name="autoClear">The device goes with its last user.</param>
+    /// <param name="number">The device's number.</param>
     /// <returns>A descriptor of the device.</returns>
-    public static int AttachTo(PrivateMount mount, bool autoClear, out int number)
+    public static int AttachTo(PrivateMount mount, string image, int sectorSize, bool autoClear, out int number)
     {
-        int device = LoopDevice.Attach(mount.RawFile, new LoopSettings(mount.IsReadOnly, autoClear), out number);
-        if (device >= 0)
-            return device;
-        mount.End(ExitCode.Failure);
+        int device = -1;
+        number = -1;
+        try
+        {
+            // The mount ends when its last file is closed, so this one stays open for the time between.
+            using FileDevice disk = FileDevice.Open(mount.RawFile, readOnly: true);
+            int size = LoopSectors.Of(disk, image, sectorSize);
+            device = LoopDevice.Attach(mount.RawFile, new LoopSettings(mount.IsReadOnly, autoClear, size), out number);
+            if (device >= 0)
+                return device;
+        }
+        finally
+        {
+            if (device < 0)
+                mount.End(ExitCode.Failure);
+        }
+
+        string node = LoopDevice.PathOf(number);
+        if (device == -Errno.ENOENT && number >= 0)
+        {
+            throw new CommandException(
+                ExitCode.Failure,
+                $"{node} is missing",
+                string.Create(CultureInfo.InvariantCulture, $"in a container: mknod {node} b 7 {number}"));
+        }
+
         throw new CommandException(
             ExitCode.Failure,
             $"no loop device can be set up: {Errno.Text(-device)}",

@@ -4,6 +4,7 @@ using System.CommandLine.Parsing;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Control;
 using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Qcow2;
@@ -55,6 +56,7 @@ internal static class BitmapCommand
             Flag("--disable", "Stop it from recording"),
             merge, granularity, sourceFile, sourceFormat, format, file, name,
         };
+        SecretOption secret = new(command);
         command.SetAction(parsed => Run(
             [.. StepsOf(parsed.Tokens)],
             new Files(
@@ -62,6 +64,7 @@ internal static class BitmapCommand
                 parsed.GetValue(format)?.LastOrDefault(),
                 parsed.GetValue(sourceFile)?.LastOrDefault(),
                 parsed.GetValue(sourceFormat)?.LastOrDefault()),
+            secret.SourcesOf(parsed),
             parsed.GetRequiredValue(name),
             parsed.GetValue(granularity)?.LastOrDefault()));
         return command;
@@ -85,7 +88,7 @@ internal static class BitmapCommand
     }
 
     private static int Run(
-        List<BitmapStep> steps, Files files, string name, string? granularityText)
+        List<BitmapStep> steps, Files files, IReadOnlyList<SecretSource> secrets, string name, string? granularityText)
     {
         bool adds = steps.Exists(static step => step.Action is "--add");
         bool merges = steps.Exists(static step => step.Action is Merge);
@@ -104,20 +107,22 @@ internal static class BitmapCommand
 
         return RunningImage.OrElse(
             files.Image,
-            () => RunOffline(steps, files, name, granularity),
+            () => RunOffline(steps, files, secrets, name, granularity),
             running => running.Do(
                 "bitmap",
                 new BitmapCall(
                     running.Path, name, steps, files.Image, granularity,
-                    files.Source is null ? null : Path.GetFullPath(files.Source), files.SourceFormat),
+                    files.Source is null ? null : LinuxPath.Full(files.Source), files.SourceFormat),
                 ControlJson.Default.BitmapCall));
     }
 
-    private static int RunOffline(List<BitmapStep> steps, Files files, string name, long granularity)
+    private static int RunOffline(
+        List<BitmapStep> steps, Files files, IReadOnlyList<SecretSource> sources, string name, long granularity)
     {
-        using OpenedImage opened = Open(files.Image, files.Format, readOnly: false);
+        using ImageSecrets? secrets = SecretOption.Read(sources);
+        using OpenedImage opened = Open(files.Image, files.Format, readOnly: false, secrets);
         using OpenedImage? source = files.Source is null
-            ? null : Open(files.Source, files.SourceFormat, readOnly: true);
+            ? null : Open(files.Source, files.SourceFormat, readOnly: true, secrets);
         Apply(Qcow2Of(opened), source, name, granularity, steps);
         return ExitCode.Success;
     }
@@ -156,7 +161,7 @@ internal static class BitmapCommand
     }
 
     /// <summary>Opens the image alone: bitmaps need no backing file.</summary>
-    internal static OpenedImage Open(string path, string? format, bool readOnly)
+    internal static OpenedImage Open(string path, string? format, bool readOnly, ImageSecrets? secrets = null)
     {
         OpenedImage image = new ImageOpener(new FileStorage(), ServedImage.Formats).Open(new ImageOpenOptions
         {
@@ -164,6 +169,7 @@ internal static class BitmapCommand
             Format = format,
             ReadOnly = readOnly,
             NoBacking = true,
+            Secrets = secrets,
         });
         if (readOnly || !image.ReadOnly)
             return image;

@@ -23,7 +23,7 @@ internal static class CheckCommand
             HelpName = "FORM",
             DefaultValueFactory = static _ => "human",
         };
-        output.AcceptOnlyFromAmong("human", "json");
+        Choice.Among(output, "human", "json");
         Option<string?> format = new("-f", "--format")
         { Description = "Format of the image: qcow2 or raw (default: recognised)", HelpName = "FORMAT" };
         Option<string?> repair = new("-r", "--repair")
@@ -45,6 +45,8 @@ internal static class CheckCommand
                 parsed.GetValue(quiet));
 
             // An image in use is not repaired.
+            if (request.Repair)
+                Typed.Verb = TypedVerb.Other;
             return request.Repair
                 ? Run(request)
                 : RunningImage.OrElse(request.Path, () => Run(request), running => CheckMounted(running, request));
@@ -93,7 +95,7 @@ internal static class CheckCommand
     {
         using FileDevice file = FileDevice.Open(request.Path, readOnly: !request.Repair);
         if (!request.ForceShare)
-            Lock(file, request.Repair);
+            file.Lock(request.Repair ? ImageLockMode.Writer : ImageLockMode.Reader);
         if (!IsQcow2(file, request.Format))
             throw NothingToCheck(file.Name);
 
@@ -108,8 +110,13 @@ internal static class CheckCommand
             result = new RepairResult(check, check, LeaksFixed: 0, CorruptionsFixed: 0, Refused: null);
         }
 
-        int exitCode = Write(
-            result, request.Path, request.AsJson, request.Quiet, Console.Out, StandardError.WriteLine);
+        int exitCode;
+        using (TextWriter output = StandardOutput.OpenBuffered())
+        {
+            exitCode = Write(
+                result, request.Path, request.AsJson, request.Quiet, output, StandardError.WriteLine);
+        }
+
         if (result.Refused is { } reason)
             Report.Warning($"{file.Name}: {reason}");
         return exitCode;
@@ -120,22 +127,6 @@ internal static class CheckCommand
         : check.Corruptions > 0 ? ExitCode.Corrupt
         : check.Leaks > 0 ? ExitCode.Leaks
         : ExitCode.Success;
-
-    private static void Lock(FileDevice file, bool repair)
-    {
-        try
-        {
-            file.Lock(repair ? ImageLockMode.Writer : ImageLockMode.Reader);
-        }
-        catch (BlockException exception) when (exception.Kind == BlockErrorKind.Locked)
-        {
-            throw new CommandException(
-                ExitCode.Failure,
-                exception.Message,
-                repair ? "unmount it, or end the virtual machine, first" : "-U looks at it all the same",
-                exception);
-        }
-    }
 
     private static bool IsQcow2(FileDevice file, string? format)
     {

@@ -3,6 +3,7 @@ using System.CommandLine;
 using System.CommandLine.Help;
 using System.CommandLine.Parsing;
 using System.Runtime.CompilerServices;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Commands;
@@ -11,6 +12,7 @@ namespace Qcow2Fuse.Commands;
 internal static class CommandLine
 {
     private const string UnknownOption = "unknown option";
+    private const int HelpColumnsMin = 60;
 
     /// <summary>Runs a command line that <see cref="Personality"/> has put into the form with a verb.</summary>
     /// <returns>The exit code.</returns>
@@ -19,7 +21,7 @@ internal static class CommandLine
     {
         if (arguments is ["-V" or "--version", ..])
         {
-            Console.Out.WriteLine($"{Report.ProgramName} {Version} ({Form})");
+            StandardOutput.WriteLine($"{Report.ProgramName} {Version} ({Form})");
             return ExitCode.Success;
         }
 
@@ -40,14 +42,21 @@ internal static class CommandLine
         // Their texts are resources, which take longer to find than most commands take.
         if (!isVerb || arguments.Any(AsksForHelp))
         {
-            root.Add(new HelpOption());
+            HelpOption help = new();
+
+            // By itself it asks the console, which writes to the terminal before it answers.
+            if (help.Action is HelpAction action)
+                action.MaxWidth = HelpColumns;
+            root.Add(help);
             root.Add(new VersionOption("--version", "-V"));
         }
 
+        // Behind "--" all words are names, whatever they begin with.
+        HashSet<string> words = new(arguments.TakeWhile(static word => word is not "--"), StringComparer.Ordinal);
         foreach (Argument argument in root.Subcommands.SelectMany(static command => command.Arguments))
         {
             if (argument.Name is not RunCommand.CommandArgument)
-                argument.Validators.Add(RefuseDash);
+                argument.Validators.Add(result => RefuseDash(result, words));
         }
 
         // "@file" stands for a file called so, not for a file with more arguments.
@@ -60,10 +69,12 @@ internal static class CommandLine
                 $"{Report.ProgramName} {NameOf(result)}--help explains the usage");
         }
 
+        using TextWriter output = StandardOutput.OpenBuffered();
         return result.Invoke(new InvocationConfiguration
         {
             EnableDefaultExceptionHandler = false,
             ProcessTerminationTimeout = null,
+            Output = output,
         });
     }
 
@@ -89,6 +100,13 @@ internal static class CommandLine
         word.StartsWith("--help", StringComparison.Ordinal) || word.StartsWith("--version", StringComparison.Ordinal)
         || word is "/h" or "/?" || (word is ['-', not '-', ..] && word.AsSpan().IndexOfAny('h', '?', 'V') > 0);
 
+    /// <summary>Where lines of the help are broken: nowhere for what is not a terminal.</summary>
+    private static int HelpColumns => LinuxStream.TerminalColumns(StandardOutput.Descriptor) switch
+    {
+        >= HelpColumnsMin and int columns => columns,
+        _ => LinuxStream.IsTerminal(StandardOutput.Descriptor) ? HelpColumnsMin : int.MaxValue,
+    };
+
     /// <summary>How the program was compiled; the other form is for machines where this one cannot be linked.</summary>
     private static string Form => RuntimeFeature.IsDynamicCodeSupported ? "ReadyToRun" : "native";
 
@@ -98,12 +116,18 @@ internal static class CommandLine
     /// The parser takes an option it does not know for an argument; nobody means that. No option begins with a digit:
     /// that is a number below zero.
     /// </summary>
-    private static void RefuseDash(ArgumentResult result)
+    private static void RefuseDash(ArgumentResult result, HashSet<string> words)
     {
-        string? option = result.Tokens.Select(static token => token.Value)
-            .FirstOrDefault(static value => value.Length > 1 && value[0] == '-' && !char.IsAsciiDigit(value[1]));
-        if (option is not null)
-            result.AddError($"{UnknownOption} {option} (a file of that name is written ./{option})");
+        string? option = result.Tokens.Select(static token => token.Value).FirstOrDefault(value =>
+            value.Length > 1 && value[0] == '-' && !char.IsAsciiDigit(value[1]) && words.Contains(value));
+        if (option is null)
+            return;
+        string name = option.Split('=')[0];
+        IEnumerable<string> known = (result.Parent as CommandResult)?.Command.Options
+            .SelectMany(static one => (IEnumerable<string>)[one.Name, .. one.Aliases]) ?? [];
+        string meant = Suggestion.For(name, known.Where(static one => one.StartsWith("--", StringComparison.Ordinal)));
+        result.AddError(UnknownOption + $" {option}" + (meant.Length > 0
+            ? meant : $" (a file of that name is written ./{option})"));
     }
 
     /// <summary>Of several complaints, the one about an unknown option tells most.</summary>

@@ -29,8 +29,8 @@ internal static class DetachCommand
     private static int Run(string target)
     {
         AttachCommand.RequireRoot();
-        int number = LoopDevice.NumberOf(Path.GetFullPath(target));
-        string image = Path.GetFullPath(target);
+        int number = LoopDevice.NumberOf(LinuxPath.Full(target));
+        string image = LinuxPath.Full(target);
         List<Stack> found = [.. Stack.ReadAll().Where(stack => number >= 0
             ? stack.Loops.Any(loop => loop.Loop.Number == number)
             : stack.IsAttached && string.Equals(stack.Image, image, StringComparison.Ordinal))];
@@ -60,9 +60,13 @@ internal static class DetachCommand
         {
             FuseMount.Unmount(stack.Mount.MountPoint, lazy: !isFree || isDead);
         }
+        catch (FuseMountException) when (MountTable.FindAt(stack.Mount.MountPoint) is null)
+        {
+            // Without its device the mount ends by itself.
+        }
         catch (FuseMountException exception)
         {
-            throw new CommandException(ExitCode.Failure, exception.Message, exception.Hint, exception);
+            throw new CommandException(ExitCode.Failure, exception.Message, Advice.For(exception), exception);
         }
 
         PrivateMount.RemoveDirectory(stack.Mount.MountPoint);

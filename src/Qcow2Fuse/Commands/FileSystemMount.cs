@@ -28,7 +28,8 @@ internal static class FileSystemMount
             PrivateMount.Start(Kind, source, ["prefer_direct", .. options, .. own], tied: false, out int exitCode);
         if (mount is null)
             return exitCode;
-        int device = AttachCommand.AttachTo(mount, autoClear: true, out int number);
+        int device = AttachCommand.AttachTo(
+            mount, source, settings.SectorSize, autoClear: true, out int number);
         try
         {
             exitCode = Mount(settings, LoopDevice.PathOf(number), mount.IsReadOnly);
@@ -41,7 +42,7 @@ internal static class FileSystemMount
 
         if (exitCode != ExitCode.Success)
             mount.End(ExitCode.System);
-        else if (!Console.IsOutputRedirected)
+        else if (LinuxStream.IsTerminal(StandardOutput.Descriptor))
             StandardOutput.WriteLine($"mounted {source} on {settings.Directory}  [{LoopDevice.PathOf(number)}]");
         return exitCode;
     }
@@ -50,7 +51,7 @@ internal static class FileSystemMount
     private static string SplitPartition(string source, out string? partition)
     {
         int colon = source.LastIndexOf(':');
-        bool isPartition = colon > 0 && colon < source.Length - 1 && !File.Exists(source)
+        bool isPartition = colon > 0 && colon < source.Length - 1 && !LinuxPath.IsFile(source)
             && source.AsSpan(colon + 1).IndexOfAnyExceptInRange('0', '9') < 0;
         partition = isPartition ? source[(colon + 1)..] : null;
         return isPartition ? source[..colon] : source;

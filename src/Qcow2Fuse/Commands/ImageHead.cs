@@ -18,6 +18,6 @@ internal static class ImageHead
         file.Read(0, head);
         if (new Qcow2Format().Probe(head))
             return true;
-        return ForeignFormat.NameOf(head) is { } name ? throw ForeignFormat.Refused(file.Name, name) : false;
+        return ForeignFormat.NameOf(head) is { } name ? throw ForeignFormat.Refused(file.Name, file.Name, name) : false;
     }
 }

@@ -24,7 +24,7 @@ internal static class InfoCommand
             HelpName = "FORM",
             DefaultValueFactory = static _ => "human",
         };
-        output.AcceptOnlyFromAmong("human", "json");
+        Choice.Among(output, "human", "json");
         Option<bool> forceShare = new("-U", "--force-share")
         { Description = "Look although another process may be writing to the image" };
         Option<string?> format = new("-f", "--format")
@@ -62,23 +62,10 @@ internal static class InfoCommand
     {
         using FileDevice file = FileDevice.Open(path, readOnly: true);
         if (!forceShare)
-            Lock(file);
+            file.Lock(ImageLockMode.Reader);
         using TextWriter output = StandardOutput.OpenBuffered();
         Write(Read(file, path, format), asJson, output);
         return ExitCode.Success;
-    }
-
-    private static void Lock(FileDevice file)
-    {
-        try
-        {
-            file.Lock(ImageLockMode.Reader);
-        }
-        catch (BlockException exception) when (exception.Kind == BlockErrorKind.Locked)
-        {
-            throw new CommandException(
-                ExitCode.Failure, exception.Message, "-U looks at it all the same", exception);
-        }
     }
 
     /// <summary>What an image file says about itself; lists in it are read from the file when they are printed.

@@ -18,7 +18,7 @@ internal static class ListCommand
             HelpName = "FORM",
             DefaultValueFactory = static _ => "human",
         };
-        output.AcceptOnlyFromAmong("human", "json");
+        Choice.Among(output, "human", "json");
         Option<bool> verbose = new("-v", "--verbose")
         { Description = "Ask the daemons too: the images of each mount, and what they did" };
         Command command = new("list", "Show the mounted images") { output, verbose };
@@ -27,9 +27,9 @@ internal static class ListCommand
             IReadOnlyList<Stack> stacks = DaemonFinder.Complete(Stack.ReadAll());
             Func<Stack, MountReport?>? ask = parsed.GetValue(verbose) ? Ask : null;
             if (parsed.GetValue(output) is "json")
-                Console.Out.WriteLine(StackReport.Json(stacks, ask));
+                StandardOutput.WriteLines(StackReport.Json(stacks, ask) + "\n");
             else
-                Console.Out.Write(StackReport.Text(stacks, ask));
+                StandardOutput.WriteLines(StackReport.Text(stacks, ask));
             return ExitCode.Success;
         });
         return command;

@@ -59,12 +59,16 @@ internal static class MountCommand
             bool isInner = parsed.GetValue(fileSystem);
             if (!isInner && options.Entries.FirstOrDefault(static one => one.Option.IsOfFileSystem).Option is { } inner)
                 throw CommandException.Usage($"option {inner.Name} is for the file system inside the image", "--fs");
-            if (settings is { NoFail: true, Source: { } image } && !Path.Exists(image))
+            if (settings is { NoFail: true, Source: { } image } && !LinuxPath.Exists(image))
                 return ExitCode.Success;
             if (settings.Remounts)
                 return isFake ? ExitCode.Success : RemountCall.Run(settings);
             if (isInner && !isFake)
+            {
+                Typed.Verb = TypedVerb.FileSystem;
                 return RunFileSystem(settings, options, parsed.GetValue(foreground) || parsed.GetValue(debug));
+            }
+
             return Run(arguments, settings, parsed.GetValue(foreground), parsed.GetValue(debug), isFake);
         });
         return command;
@@ -116,6 +120,10 @@ internal static class MountCommand
         if (isFake)
             return ExitCode.Success;
 
+        // Nobody may look at a mount that goes on after a restart before it is served.
+        bool covers = !BackgroundStart.IsChild && !settings.MayCover && !settings.Restartable
+            && IsFilled(settings.Directory!);
+
         // The first who looks is the one who warns.
         if (settings.Writeback && !BackgroundStart.IsChild)
             Report.Warning("writeback changes nothing: writes that the kernel collects are not safe");
@@ -123,30 +131,54 @@ internal static class MountCommand
         try
         {
             bool stays = foreground || debug;
+            if (stays && covers)
+                WarnOfCovered(settings.Directory!);
             return stays || BackgroundStart.IsChild
                 ? Serve(settings, debug)
-                : Start(arguments, settings);
+                : Start(arguments, settings, covers);
         }
         catch (BlockException exception)
         {
-            throw new CommandException(ExitCode.MountFailed, exception.Message, exception.Hint, exception);
+            throw new CommandException(
+                ExitCode.MountFailed, exception.Message, Advice.For(exception.Cause, Typed.Verb), exception);
         }
         catch (FuseMountException exception)
         {
             int exitCode = exception.Error is FuseMountError.AllowOtherRefused or FuseMountError.NotPermitted
                 ? ExitCode.Usage
                 : ExitCode.MountFailed;
-            throw new CommandException(exitCode, exception.Message, exception.Hint, exception);
+            throw new CommandException(exitCode, exception.Message, Advice.For(exception), exception);
         }
     }
 
+    /// <summary>Whether something lies in the mount point, which cannot be reached until it is unmounted.</summary>
+    private static bool IsFilled(string directory)
+    {
+        if (MountPoint.Inspect(directory, MountRequest.Subtype).State != MountPointState.Free)
+            return false;
+        int fd = LinuxFile.Open(directory, OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.CloseOnExec);
+        if (fd < 0)
+            return false;
+        bool isFilled = LinuxFile.HasEntries(fd);
+        _ = LinuxFile.Close(fd);
+        return isFilled;
+    }
+
+    private static void WarnOfCovered(string directory) =>
+        Report.Warning($"{directory}: is not empty; what is in it is covered until it is unmounted");
+
     /// <summary>The daemon finds on its standard input what a secret from there needs.</summary>
-    private static int Start(IReadOnlyList<string> arguments, MountSettings settings)
+    private static int Start(IReadOnlyList<string> arguments, MountSettings settings, bool covers)
     {
         using SecretMemory? input = SecretReader.ReadInput(settings.Secrets);
         return BackgroundStart.Run(
             arguments, input is null ? [] : input.Span, NamedDescriptors.Of(settings),
-            (status, id) => Confirm(settings.Source!, settings.Directory!, status, id));
+            (status, id) =>
+            {
+                Confirm(settings.Source!, settings.Directory!, status, id);
+                if (covers)
+                    WarnOfCovered(settings.Directory!);
+            });
     }
 
     private static int Serve(MountSettings settings, bool debug)
@@ -206,11 +238,11 @@ internal static class MountCommand
         int handed = HandedMount.DescriptorOf(directory);
         if (handed >= 0)
             directory = HandedMount.FindEntry(handed)?.MountPoint ?? directory;
-        string name = Directory.Exists(source)
+        string name = LinuxPath.IsDirectory(source)
             ? RootDirectory.HiddenName + "/metrics"
-            : RawFileName.For(Path.GetFullPath(source));
-        string file = File.Exists(directory) ? directory : Path.Combine(directory, name);
-        if (!File.Exists(file))
+            : RawFileName.For(LinuxPath.Full(source));
+        string file = LinuxPath.IsFile(directory) ? directory : Path.Combine(directory, name);
+        if (!LinuxPath.IsFile(file))
         {
             FuseMount.Unmount(directory, lazy: true);
             throw new CommandException(ExitCode.MountFailed, $"{file}: does not answer");

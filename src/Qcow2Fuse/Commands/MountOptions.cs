@@ -54,11 +54,15 @@ internal static partial class MountOptions
             "allow_path", "DIR", "Directory outside the image's own in which its backing files may lie (repeatable)",
             (s, v) => s.AllowPaths = [.. s.AllowPaths, v]) with { Repeatable = true },
         MountOption.Text(
-            "backing_file", "FILE", "Use FILE as backing file instead of the one the image names",
-            (s, v) => s.BackingFile = v),
+            "backing_file", "[@N=]FILE",
+            "Use FILE as backing file instead of the one that the image, or layer N of its chain, names (repeatable)",
+            (s, v) => LayerValue.Add(v, s.BackingFiles, top: file => s.BackingFiles[0] = file))
+            with { Repeatable = true },
         MountOption.Text(
-            "backing_format", "FORMAT", "Format of a backing file for which the image names none",
-            (s, v) => s.BackingFormat = v),
+            "backing_format", "[@N=]FORMAT",
+            "Format of a backing file for which the image, or layer N of its chain, names none (repeatable)",
+            (s, v) => LayerValue.Add(v, s.BackingFormats, top: format => s.BackingFormat = format))
+            with { Repeatable = true },
         MountOption.Flag(
             "no_backing", "Open without the backing file: what the image does not hold reads as zeroes",
             (s, on) => s.NoBacking = on),
@@ -94,6 +98,9 @@ internal static partial class MountOptions
             "start", "Show the disk from this byte on only", long.MaxValue, (s, v) => s.WindowStart = v),
         MountOption.Size(
             "length", "Show so many bytes of the disk only", long.MaxValue, (s, v) => s.WindowLength = v),
+        MountOption.Choice(
+            "sector_size", "For attach and --fs: bytes of a sector of the device (default: what the disk has)",
+            [("512", 512), ("4096", 4096)], (s, v) => s.SectorSize = v),
     ];
 
     private static IEnumerable<MountOption> CacheOptions =>
@@ -185,6 +192,8 @@ internal static partial class MountOptions
             "nofail", "Succeed, without a mount, where the image does not exist", (s, on) => s.NoFail = on),
         MountOption.Flag("mkdir", "Make the mount point if it is missing", (s, on) => s.MakesDirectory = on)
             with { IsOfStart = true },
+        MountOption.Flag("nonempty", "Say nothing of files that the mount covers", (s, on) => s.MayCover = on)
+            with { IsListed = false, IsOfStart = true },
         MountOption.Text(
             "fsname", "NAME", "Source shown by findmnt and df (default: the image's path)",
             (s, v) => s.SourceName = v),
@@ -203,7 +212,7 @@ internal static partial class MountOptions
     private static HashSet<string> Ignored { get; } = new(StringComparer.Ordinal)
     {
         "defaults", "auto", "noauto", "_netdev", "user", "nouser", "users", "owner", "noowner", "group",
-        "nogroup", "comment", "nonempty", "kernel_cache", "auto_cache", "direct_io", "subtype", "silent", "loud",
+        "nogroup", "comment", "kernel_cache", "auto_cache", "direct_io", "subtype", "silent", "loud",
         "mand", "nomand", "lazytime", "nolazytime", "iversion", "noiversion", "loop",
     };
 

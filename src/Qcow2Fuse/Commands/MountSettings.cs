@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Security.Cryptography;
-using System.Text;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Commands;
 
@@ -28,11 +28,14 @@ internal sealed class MountSettings
     /// <summary>External data file to use; null for the one the image names.</summary>
     public string? DataFile { get; set; }
 
-    /// <summary>Backing file to use; null for the one the image names.</summary>
-    public string? BackingFile { get; set; }
+    /// <summary>Backing files to use instead of those that images name, by the number of the layer.</summary>
+    public Dictionary<int, string> BackingFiles { get; } = [];
 
     /// <summary>Format of a backing file for which the image names none.</summary>
     public string? BackingFormat { get; set; }
+
+    /// <summary>The same for the backing files of single layers, by their numbers.</summary>
+    public Dictionary<int, string> BackingFormats { get; } = [];
 
     /// <summary>Open without the backing file.</summary>
     public bool NoBacking { get; set; }
@@ -100,6 +103,9 @@ internal sealed class MountSettings
     /// <summary>Show so many bytes only; null for all up to the end.</summary>
     public long? WindowLength { get; set; }
 
+    /// <summary>Bytes of a sector of the loop device over the disk; 0 for what its partition table says.</summary>
+    public int SectorSize { get; set; }
+
     /// <summary>Other users may enter the mount.</summary>
     public bool AllowOther { get; set; }
 
@@ -141,6 +147,9 @@ internal sealed class MountSettings
     /// <summary>The mount goes when the daemon dies.</summary>
     public bool AutoUnmount { get; set; }
 
+    /// <summary>Nothing is said of what the mount covers.</summary>
+    public bool MayCover { get; set; }
+
     /// <summary>Nothing is mounted, and nothing said, where the image does not exist.</summary>
     public bool NoFail { get; set; }
 
@@ -163,7 +172,7 @@ internal sealed class MountSettings
         {
             // In the order of their names, which another version of the program has too.
             string all = string.Join('\0', Given.Order(StringComparer.Ordinal));
-            return Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(all)));
+            return Convert.ToHexString(SHA256.HashData(ByteText.Encode(all)));
         }
     }
 
@@ -191,7 +200,7 @@ internal sealed class MountSettings
     /// <summary>The memory that all images of the mount share.</summary>
     public MemoryBudget Memory => LazyInitializer.EnsureInitialized(
         ref _memory,
-        () => new MemoryBudget(MetadataBytesMax, "-o metadata_memory= allows another amount for all images together"));
+        () => new MemoryBudget(MetadataBytesMax));
 
     /// <summary>What the opener needs of it.</summary>
     public ImageOpenOptions ToOpenOptions(string path) => new()
@@ -203,7 +212,8 @@ internal sealed class MountSettings
         Compress = Compress,
         Cache = Cache,
         AllowPaths = AllowPaths,
-        BackingFile = BackingFile,
+        BackingFiles = BackingFiles,
+        BackingFormats = BackingFormats,
         NoBacking = NoBacking,
         BackingFormat = BackingFormat,
         DataFile = DataFile,

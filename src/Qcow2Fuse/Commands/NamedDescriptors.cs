@@ -24,7 +24,10 @@ internal static class NamedDescriptors
         foreach (SecretSource secret in settings.Secrets)
             named.Add(secret.Kind == SecretKind.File ? NumberOf(secret.Name) : secret.Descriptor);
         foreach (string? path in (string?[])
-            [settings.Source, settings.Directory, settings.DataFile, settings.BackingFile, .. settings.AllowPaths])
+            [
+                settings.Source, settings.Directory, settings.DataFile, .. settings.BackingFiles.Values,
+                .. settings.AllowPaths,
+            ])
         {
             named.Add(NumberOf(path));
         }

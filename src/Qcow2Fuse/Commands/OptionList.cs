@@ -44,7 +44,10 @@ internal sealed class OptionList
         if (MountOptions.IsIgnored(name))
             return;
         MountOption option = MountOptions.Find(name)
-            ?? throw CommandException.Usage($"unknown option {name}", "qcow2fuse mount --help lists the options");
+            ?? throw CommandException.Usage(
+                $"unknown option {name}" + Suggestion.For(
+                    name.Replace('-', '_'), MountOptions.All.Select(static one => one.Name)),
+                "qcow2fuse mount --help lists the options");
         if (value is null && !option.IsFlag && !option.ValueIsOptional)
             throw CommandException.Usage($"option {option.Name} needs a value: {option.Name}={option.ValueName}");
         if (value is not null && IsOpposite(option))
@@ -56,7 +59,8 @@ internal sealed class OptionList
     private static bool IsOpposite(MountOption option) =>
         option.IsFlag && !string.Equals(option.Key, option.Name, StringComparison.Ordinal);
 
-    private static string Escape(string value) =>
+    /// <summary>A value as <see cref="AddWords"/> reads it.</summary>
+    public static string Escape(string value) =>
         value.Replace("\\", "\\\\", StringComparison.Ordinal).Replace(",", "\\,", StringComparison.Ordinal);
 
     private static List<string> Split(string argument)

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Commands;
@@ -9,11 +10,13 @@ namespace Qcow2Fuse.Commands;
 /// </summary>
 internal static class Personality
 {
-    private static readonly string[] FirstWords =
+    private static readonly string[] Verbs =
     [
         MountCommand.Verb, "umount", "unmount", "create", "info", "resize", "check", "snapshot", "bitmap", "run",
-        "attach", "detach", "list", "-h", "--help", "-?", "-V", "--version",
+        "attach", "detach", "list",
     ];
+
+    private static readonly string[] FirstWords = [.. Verbs, "-h", "--help", "-?", "-V", "--version"];
 
     /// <summary>The arguments with a verb in front.</summary>
     /// <param name="calledAs">argv[0].</param>
@@ -23,13 +26,40 @@ internal static class Personality
     public static IReadOnlyList<string> Normalise(string calledAs, IReadOnlyList<string> arguments, out bool isFake)
     {
         isFake = false;
-        if (Path.GetFileName(calledAs) is "mount.qcow2fuse" or "mount.fuse.qcow2fuse")
+        if (IsHelper(calledAs))
             return FromHelper(arguments, out isFake);
         if (arguments.Count == 0)
             return ["--help"];
-        bool hasVerb = FirstWords.Contains(arguments[0], StringComparer.Ordinal);
-        return hasVerb ? arguments : [MountCommand.Verb, .. arguments];
+        string first = arguments[0];
+        if (first is "help" && arguments.Count <= 2)
+            return ForHelp(arguments.Count > 1 ? arguments[1] : null);
+        if (first is "version" && arguments.Count == 1)
+            return ["--version"];
+        if (FirstWords.Contains(first, StringComparer.Ordinal))
+            return arguments;
+
+        // What looks like a path is one, whether it is there or not.
+        bool isPath = first.AsSpan().IndexOfAny('/', '.') >= 0 || LinuxPath.Exists(first);
+        if (!isPath && first is not ['-', ..])
+            throw UnknownCommand(first);
+        return [MountCommand.Verb, .. arguments];
     }
+
+    private static string[] ForHelp(string? verb)
+    {
+        if (verb is null)
+            return ["--help"];
+        return Verbs.Contains(verb, StringComparer.Ordinal) ? [verb, "--help"] : throw UnknownCommand(verb);
+    }
+
+    private static CommandException UnknownCommand(string word) => CommandException.Usage(
+        $"{word}: is neither a command nor a file{Suggestion.For(word, [.. Verbs, "help", "version"])}",
+        $"{Report.ProgramName} help lists the commands");
+
+    /// <summary>Whether mount(8) calls.</summary>
+    /// <param name="calledAs">argv[0].</param>
+    public static bool IsHelper(string calledAs) =>
+        Path.GetFileName(calledAs) is "mount.qcow2fuse" or "mount.fuse.qcow2fuse";
 
     /// <summary>
     /// <c>mount.qcow2fuse SRC DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]</c>, in any order; see
@@ -44,6 +74,12 @@ internal static class Personality
         for (int i = 0; i < arguments.Count; i++)
         {
             string argument = arguments[i];
+            if (argument is "--")
+            {
+                names.AddRange(arguments.Skip(i + 1));
+                break;
+            }
+
             if (argument is "-h" or "--help" or "-V" or "--version")
                 return [argument];
             if (argument is "-o" or "-N" or "-t")

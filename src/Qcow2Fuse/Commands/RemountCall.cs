@@ -39,7 +39,7 @@ internal static class RemountCall
         }
         catch (FuseMountException exception)
         {
-            throw new CommandException(ExitCode.MountFailed, exception.Message, exception.Hint, exception);
+            throw new CommandException(ExitCode.MountFailed, exception.Message, Advice.For(exception), exception);
         }
 
         return ExitCode.Success;

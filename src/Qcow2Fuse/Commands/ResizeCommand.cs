@@ -28,7 +28,7 @@ internal static class ResizeCommand
             HelpName = "MODE",
             DefaultValueFactory = static _ => "off",
         };
-        preallocation.AcceptOnlyFromAmong("off", "metadata", "falloc", "full");
+        Choice.Among(preallocation, "off", "metadata", "falloc", "full");
         Option<bool> shrink = new("--shrink") { Description = "Allow a smaller size: what lies beyond it is lost" };
         Option<bool> quiet = new("-q", "--quiet") { Description = "Print nothing" };
         Argument<string> file = new("FILE") { Description = "The image" };
@@ -36,8 +36,10 @@ internal static class ResizeCommand
         { Description = "The new size in bytes or with a suffix k M G T P E; +SIZE and -SIZE change it by so much" };
         Command command = new("resize", "Change the size of a disk")
             { format, preallocation, shrink, quiet, file, size };
+        SecretOption secret = new(command);
         command.SetAction(parsed =>
         {
+            IReadOnlyList<SecretSource> secrets = secret.SourcesOf(parsed);
             string path = parsed.GetRequiredValue(file);
             string mode = parsed.GetRequiredValue(preallocation);
             string wanted = parsed.GetRequiredValue(size);
@@ -49,7 +51,7 @@ internal static class ResizeCommand
                 path,
                 () => Run(
                     path, wanted, parsed.GetValue(format), Enum.Parse<Preallocation>(mode, ignoreCase: true),
-                    mayShrink, isQuiet),
+                    mayShrink, isQuiet, secrets),
                 running => running.Do(
                     "resize",
                     new ResizeCall(running.Path, wanted, path, mode, mayShrink, isQuiet),
@@ -83,15 +85,17 @@ internal static class ResizeCommand
     }
 
     private static int Run(
-        string path, string size, string? format, Preallocation preallocation, bool mayShrink, bool quiet)
+        string path, string size, string? format, Preallocation preallocation, bool mayShrink, bool quiet,
+        IReadOnlyList<SecretSource> sources)
     {
-        ImageOpenOptions options = new() { Path = path, Format = format };
+        using ImageSecrets? secrets = SecretOption.Read(sources);
+        ImageOpenOptions options = new() { Path = path, Format = format, Secrets = secrets };
         using OpenedImage image = new ImageOpener(new FileStorage(), ServedImage.Formats).Open(options);
         if (image.Device.IsReadOnly)
         {
             ImageMessage? why = image.Messages.Count > 0 ? image.Messages[^1] : null;
             throw new CommandException(
-                ExitCode.Failure, why?.Text ?? $"{path}: cannot be written", why?.Hint, inner: null);
+                ExitCode.Failure, why?.Text ?? $"{path}: cannot be written", Advice.For(why?.Cause, Typed.Verb));
         }
 
         Resize(image.Device, path, size, preallocation, mayShrink);

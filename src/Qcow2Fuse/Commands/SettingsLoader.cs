@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Text.Json;
 using Microsoft.Extensions.Configuration;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Commands;
@@ -22,8 +23,8 @@ internal static class SettingsLoader
         get
         {
             List<string> files = ["/etc/qcow2fuse/qcow2fuse.json"];
-            string? home = Environment.GetEnvironmentVariable("HOME");
-            string? configuration = Environment.GetEnvironmentVariable("XDG_CONFIG_HOME");
+            string? home = ProcessEnvironment.Get("HOME");
+            string? configuration = ProcessEnvironment.Get("XDG_CONFIG_HOME");
             if (string.IsNullOrEmpty(configuration) && !string.IsNullOrEmpty(home))
                 configuration = Path.Combine(home, ".config");
             if (!string.IsNullOrEmpty(configuration))
@@ -45,7 +46,7 @@ internal static class SettingsLoader
         ConfigurationBuilder builder = new();
         foreach (string file in files.Where(File.Exists))
             builder.AddConfiguration(ReadFile(file));
-        builder.AddEnvironmentVariables(EnvironmentPrefix);
+        builder.AddInMemoryCollection(EnvironmentPairs());
         builder.AddInMemoryCollection(Pairs(options, source, directory));
         IConfigurationRoot configuration = builder.Build();
 
@@ -104,6 +105,23 @@ internal static class SettingsLoader
         }
 
         return [];
+    }
+
+    /// <summary>As the configuration system has them, but with names as their bytes.</summary>
+    private static Dictionary<string, string?> EnvironmentPairs()
+    {
+        Dictionary<string, string?> pairs = new(StringComparer.OrdinalIgnoreCase);
+        foreach (object key in Environment.GetEnvironmentVariables().Keys)
+        {
+            string name = (string)key;
+            if (name.StartsWith(EnvironmentPrefix, StringComparison.OrdinalIgnoreCase))
+            {
+                pairs[name[EnvironmentPrefix.Length..].Replace("__", ":", StringComparison.Ordinal)] =
+                    ProcessEnvironment.Get(name);
+            }
+        }
+
+        return pairs;
     }
 
     private static IEnumerable<KeyValuePair<string, string?>> Pairs(

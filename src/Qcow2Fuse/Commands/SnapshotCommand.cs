@@ -29,13 +29,14 @@ internal static class SnapshotCommand
             HelpName = "FORM",
             DefaultValueFactory = static _ => "human",
         };
-        output.AcceptOnlyFromAmong("human", "json");
+        Choice.Among(output, "human", "json");
         Option<bool> forceShare = new("-U", "--force-share")
         { Description = "With -l: look although another process may be writing to the image" };
         Option<bool> quiet = new("-q", "--quiet") { Description = "Print nothing but the list" };
         Argument<string> file = new("FILE") { Description = "The image" };
         Command command = new("snapshot", "List, take, apply or delete internal snapshots")
             { list, create, apply, delete, output, forceShare, quiet, file };
+        SecretOption secret = new(command);
         command.SetAction(parsed =>
         {
             string path = parsed.GetRequiredValue(file);
@@ -45,11 +46,14 @@ internal static class SnapshotCommand
                 throw CommandException.Usage("-l, -c, -a and -d exclude each other");
             bool asJson = parsed.GetValue(output) is "json";
             bool shares = parsed.GetValue(forceShare);
+            if (change is null)
+                Typed.Verb = TypedVerb.Look;
+            IReadOnlyList<SecretSource> secrets = secret.SourcesOf(parsed);
             if (change is not null && shares)
                 throw CommandException.Usage($"{path}: -U is for looking only");
             return RunningImage.OrElse(
                 path,
-                () => change is null ? List(path, shares, asJson) : Change(path, change),
+                () => change is null ? List(path, shares, asJson) : Change(path, change, secrets),
                 running => RunMounted(running, new SnapshotCall(
                     running.Path, path, parsed.GetValue(create), parsed.GetValue(apply), parsed.GetValue(delete),
                     asJson)));
@@ -108,27 +112,15 @@ internal static class SnapshotCommand
     {
         using FileDevice file = FileDevice.Open(path, readOnly: true);
         if (!forceShare)
-            LockForReading(file);
+            file.Lock(ImageLockMode.Reader);
         using TextWriter output = StandardOutput.OpenBuffered();
         Write(Qcow2ImageInfo.Read(file).Snapshots, asJson, output);
         return ExitCode.Success;
     }
 
-    private static void LockForReading(FileDevice file)
+    private static int Change(string path, Action<Qcow2Device> change, IReadOnlyList<SecretSource> sources)
     {
-        try
-        {
-            file.Lock(ImageLockMode.Reader);
-        }
-        catch (BlockException exception) when (exception.Kind == BlockErrorKind.Locked)
-        {
-            throw new CommandException(
-                ExitCode.Failure, exception.Message, "-U looks at it all the same", exception);
-        }
-    }
-
-    private static int Change(string path, Action<Qcow2Device> change)
-    {
+        using ImageSecrets? secrets = SecretOption.Read(sources);
         FileDevice file = FileDevice.Open(path, readOnly: false);
         Qcow2Device device;
         try
@@ -137,7 +129,7 @@ internal static class SnapshotCommand
             if (Qcow2ImageInfo.Read(file).HasExternalData)
                 throw new CommandException(
                     ExitCode.Failure, $"{file.Name}: an image with an external data file cannot have snapshots");
-            device = Qcow2Device.Open(file, new FormatOpenArguments());
+            device = Qcow2Device.Open(file, new FormatOpenArguments { Secrets = secrets });
         }
         catch
         {

@@ -44,7 +44,7 @@ internal static class UmountCommand
             return RunFileSystem(place, lazy, stack);
         if (entry?.Type == "fuse." + MountRequest.Subtype)
             return RunMount(entry, directory, lazy);
-        if (File.Exists(directory) && RunningImage.Find(directory) is { } running)
+        if (LinuxPath.IsFile(directory) && RunningImage.Find(directory) is { } running)
         {
             using (running)
                 return RunImage(running, lazy, directory);
@@ -135,11 +135,11 @@ internal static class UmountCommand
 
     /// <summary>A failure with its bit of umount(8).</summary>
     private static CommandException Failed(FuseMountException exception) =>
-        new(ExitCodeOf(exception.Error), exception.Message, exception.Hint, exception);
+        new(ExitCodeOf(exception.Error), exception.Message, Advice.For(exception), exception);
 
     /// <summary>The bit of umount(8) for a failure: 1 for what is not permitted, 32 for all else.</summary>
     public static int ExitCodeOf(FuseMountError error) =>
-        error == FuseMountError.NotPermitted ? ExitCode.Usage : ExitCode.MountFailed;
+        error is FuseMountError.NotPermitted or FuseMountError.OtherUser ? ExitCode.Usage : ExitCode.MountFailed;
 
     /// <summary>The image whose file system <c>mount --fs</c> has mounted at a place; null at others.</summary>
     private static Stack? FindBelow(MountEntry? entry) => LoopDevice.NumberOf(entry?.Source ?? "") >= 0

@@ -115,11 +115,11 @@ internal sealed partial class ControlHost
         }
         catch (BlockException exception)
         {
-            return Failed(ExitCode.System, exception.Message, exception.Hint);
+            return Failed(ExitCode.System, exception.Message);
         }
         catch (FuseMountException exception)
         {
-            return Failed(UmountCommand.ExitCodeOf(exception.Error), exception.Message, exception.Hint);
+            return Failed(UmountCommand.ExitCodeOf(exception.Error), exception.Message, Advice.For(exception));
         }
     }
 

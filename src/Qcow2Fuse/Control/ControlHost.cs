@@ -150,7 +150,8 @@ internal sealed partial class ControlHost(
         }
         catch (BlockException exception)
         {
-            return Failed(ExitCode.Failure, MessageOf(exception, name, call.Shown), exception.Hint);
+            return Failed(ExitCode.Failure, MessageOf(exception, name, call.Shown),
+                Advice.For(exception.Cause, TypedVerb.Mounted));
         }
         catch (OutOfMemoryException)
         {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Text.Json.Serialization;
+using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Control;
 
@@ -85,6 +86,7 @@ internal sealed record MountsReport(int Schema, IReadOnlyList<MountReport> Mount
 [JsonSourceGenerationOptions(
     PropertyNamingPolicy = JsonKnownNamingPolicy.KebabCaseLower,
     DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
+    Converters = [typeof(JsonName)],
     RespectNullableAnnotations = true,
     RespectRequiredConstructorParameters = true)]
 [JsonSerializable(typeof(ControlAnswer))]

@@ -108,7 +108,7 @@ internal static class BackgroundStart
         {
             Path = Environment.ProcessPath ?? "/proc/self/exe",
             Arguments = arguments,
-            Variables = [(DaemonVariable, role)],
+            Variables = [(DaemonVariable, role), (Typed.Variable, Typed.Verb.ToString())],
             Input = input.IsEmpty ? ProgramStream.Nothing : ProgramStream.Pipe,
             Errors = ProgramStream.Pipe,
             Descriptors = descriptors,

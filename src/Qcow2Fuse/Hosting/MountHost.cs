@@ -66,8 +66,8 @@ internal sealed class MountHost : IDisposable
         // Workers may wait for other threads, packers for instance, and none of them may wait for this mount when it
         // needs memory. All threads that this one starts inherit it; in the background it has it from its parent.
         _ = ServingThread.TrySetIOFlusher();
-        string source = Path.GetFullPath(settings.Source!);
-        string directory = Path.GetFullPath(settings.Directory!);
+        string source = LinuxPath.Full(settings.Source!);
+        string directory = LinuxPath.Full(settings.Directory!);
 
         // The first look at the source may already take long.
         using ServiceReporter reporter = new(logger);
@@ -76,8 +76,12 @@ internal sealed class MountHost : IDisposable
         using MountKeeper? keeper = MountKeeper.Open(settings, source, directory, logger);
         if (settings.MakesDirectory && keeper is not { Resumes: true })
             MakeDirectory(directory);
-        if (keeper is null && Directory.Exists(source))
+        if (keeper is null && LinuxPath.IsDirectory(source))
+        {
+            ImageDirectory.RefuseOnFile(directory, source);
             ImageDirectory.RefuseUnder(directory, source);
+        }
+
         using LastWord lastWord = LastWord.Create();
         int exitCode;
 
@@ -134,8 +138,8 @@ internal sealed class MountHost : IDisposable
     private int Run(string directory, Action<string> ready)
     {
         foreach (ImageMessage message in _images.Messages)
-            HostLog.OpenMessage(_logger, message.Hint is null
-                ? message.Text : $"{message.Text} (hint: {message.Hint})");
+            HostLog.OpenMessage(_logger, Advice.For(message.Cause, Typed.Verb) is { } hint
+                ? $"{message.Text} (hint: {hint})" : message.Text);
 
         // A daemon inside its own mount, or inside a directory mounted over, could wait for itself.
         Environment.CurrentDirectory = "/";

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Text;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
@@ -20,7 +19,7 @@ internal static class ReadyWord
     /// <summary>In the daemon: false where nobody listens any more.</summary>
     /// <param name="status">What the mount shows.</param>
     public static bool TrySay(string status) =>
-        LinuxStream.Write(StandardError.Descriptor, [Mark, .. Encoding.UTF8.GetBytes(status), 0]) == 0;
+        LinuxStream.Write(StandardError.Descriptor, [Mark, .. ByteText.Encode(status), 0]) == 0;
 
     /// <summary>
     /// Passes on, line by line, what a daemon says, until its word: what that says, or null where the daemon ended.
@@ -46,7 +45,7 @@ internal static class ReadyWord
                 if (end < 0)
                     break;
                 if (isWord)
-                    return Encoding.UTF8.GetString(buffer, done + 1, end - 1);
+                    return ByteText.Decode(buffer.AsSpan(done + 1, end - 1));
                 _ = LinuxStream.Write(StandardError.Descriptor, buffer.AsSpan(done, end + 1));
                 done += end + 1;
             }
@@ -57,7 +56,7 @@ internal static class ReadyWord
 
         // The last words of a process that died may lack the end of the line.
         if (length > 0)
-            StandardError.WriteLine(Encoding.UTF8.GetString(buffer, 0, length));
+            StandardError.WriteLine(ByteText.Decode(buffer.AsSpan(0, length)));
         return null;
     }
 }

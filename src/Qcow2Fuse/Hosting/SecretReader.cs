@@ -40,7 +40,6 @@ internal static class SecretReader
         return new ImageSecrets(passphrases)
         {
             TimeMax = timeMax ?? TimeSpan.MaxValue,
-            TimeHint = timeMax is null ? null : "-o unlock_time= allows another time",
         };
     }
 
@@ -81,12 +80,12 @@ internal static class SecretReader
 
     private static string CredentialPath(string name)
     {
-        string? directory = Environment.GetEnvironmentVariable(CredentialsVariable);
+        string? directory = ProcessEnvironment.Get(CredentialsVariable);
         if (string.IsNullOrEmpty(directory))
             throw new BlockException(
                 BlockErrorKind.NotFound,
                 $"credential:{Printable.Text(name)}: there are no credentials here ({CredentialsVariable} is not set)",
-                hint: "a unit has them from LoadCredential= or SetCredential=; see systemd.exec(5)");
+                cause: FailureCode.CredentialsMissing);
         return Path.Combine(directory, name);
     }
 
@@ -116,7 +115,7 @@ internal static class SecretReader
         if (!LinuxStream.IsInherited(fd))
             throw new BlockException(
                 BlockErrorKind.NotFound, $"{shown}: the caller has not opened it",
-                hint: $"in a shell: qcow2fuse ... {fd}<FILE");
+                cause: new(FailureCode.DescriptorNotOpened) { Name = $"{fd}" });
         int length = ReadAll(fd, shown, buffer);
         if (fd != StandardInput)
             _ = LinuxFile.Close(fd);

@@ -32,14 +32,15 @@ static void hide_variables_of_the_runtime(void)
     *to = NULL;
 }
 
-// A file that is opened must not become a standard stream, into which messages are written.
+// A file that is opened must not become a standard stream, into which messages are written. Standard output stays one
+// that takes nothing, so that it is told what could not be written.
 static void open_standard_streams(void)
 {
     for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; stream++) {
         if (fcntl(stream, F_GETFD) >= 0)
             continue;
         // The lowest free number is this one. Without /dev/null, something that takes no messages.
-        if (open("/dev/null", O_RDWR) != stream && open("/", O_RDONLY | O_DIRECTORY) != stream)
+        if (open("/dev/null", stream == STDOUT_FILENO ? O_RDONLY : O_RDWR) != stream && open("/", O_RDONLY | O_DIRECTORY) != stream)
             _exit(4);
     }
 }

@@ -85,7 +85,7 @@ internal static class CheckReport
         WriteUnlessZero(json, "allocated-clusters", check.AllocatedClusters);
         WriteUnlessZero(json, "fragmented-clusters", check.FragmentedClusters);
         WriteUnlessZero(json, "compressed-clusters", check.CompressedClusters);
-        json.WriteString("filename", fileName);
+        JsonName.Write(json, "filename", fileName);
         json.WriteString("format", "qcow2");
         json.WriteEndObject();
     }) + "\n";

@@ -24,7 +24,7 @@ internal static class ImageReportJson
         if (report.Qcow2 is { } image)
             WriteHeader(report, image, json);
         json.WriteNumber("virtual-size", report.VirtualSize);
-        json.WriteString("filename", report.FileName);
+        JsonName.Write(json, "filename", report.FileName);
         json.WriteString("format", report.Format);
         json.WriteNumber("actual-size", report.ActualSize);
         json.WriteBoolean("dirty-flag", report.Qcow2?.Dirty ?? false);
@@ -44,10 +44,10 @@ internal static class ImageReportJson
             json.WriteBoolean("encrypted", true);
         if (image.BackingFile is not null)
         {
-            json.WriteString("backing-filename", image.BackingFile);
-            json.WriteString("full-backing-filename", report.FullBackingFile);
+            JsonName.Write(json, "backing-filename", image.BackingFile);
+            JsonName.Write(json, "full-backing-filename", report.FullBackingFile);
             if (image.BackingFormat is not null)
-                json.WriteString("backing-filename-format", image.BackingFormat);
+                JsonName.Write(json, "backing-filename-format", image.BackingFormat);
         }
 
         json.WriteStartObject("format-specific");
@@ -63,7 +63,7 @@ internal static class ImageReportJson
         if (image.EncryptionMethod != 0)
             EncryptionReport.Write(image, json);
         if (image is { HasExternalData: true, DataFile: not null })
-            json.WriteString("data-file", image.DataFile);
+            JsonName.Write(json, "data-file", image.DataFile);
         if (image.HasExternalData)
             json.WriteBoolean("data-file-raw", image.DataFileRaw);
 
@@ -87,7 +87,7 @@ internal static class ImageReportJson
             foreach (string flag in ImageReport.FlagsOf(bitmap))
                 json.WriteStringValue(flag);
             json.WriteEndArray();
-            json.WriteString("name", bitmap.Name);
+            JsonName.Write(json, "name", bitmap.Name);
             json.WriteNumber("granularity", bitmap.Granularity);
             json.WriteEndObject();
             JsonText.PassOn(json);
@@ -102,8 +102,8 @@ internal static class ImageReportJson
         foreach (SnapshotInfo snapshot in snapshots)
         {
             json.WriteStartObject();
-            json.WriteString("id", snapshot.Id);
-            json.WriteString("name", snapshot.Name);
+            JsonName.Write(json, "id", snapshot.Id);
+            JsonName.Write(json, "name", snapshot.Name);
             json.WriteNumber("vm-state-size", snapshot.VmStateSize);
             json.WriteNumber("date-sec", snapshot.DateSeconds);
             json.WriteNumber("date-nsec", snapshot.DateNanoseconds);

@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
-
 namespace Qcow2Fuse.Output;
 
 /// <summary>
-/// Standard output as a stream, without <see cref="Console"/>, which takes a terminal's settings first. A reader who
-/// has gone is no failure; a full disk is.
+/// Standard output as a stream.
 /// </summary>
 internal sealed class OutputStream : Stream
 {
-    private const int Descriptor = 1;
-
     /// <inheritdoc/>
     public override bool CanRead => false;
 
@@ -31,12 +26,7 @@ internal sealed class OutputStream : Stream
     }
 
     /// <inheritdoc/>
-    public override void Write(ReadOnlySpan<byte> buffer)
-    {
-        int result = LinuxStream.Write(Descriptor, buffer);
-        if (result < 0 && result != -Errno.EPIPE)
-            throw new CommandException(ExitCode.Failure, $"standard output: {Errno.Text(-result)}");
-    }
+    public override void Write(ReadOnlySpan<byte> buffer) => StandardOutput.Write(buffer);
 
     /// <inheritdoc/>
     public override void Write(byte[] buffer, int offset, int count) => Write(buffer.AsSpan(offset, count));

@@ -79,8 +79,8 @@ internal static class StackReport
     private static void Write(Stack stack, Utf8JsonWriter json, Func<Stack, MountReport?>? ask)
     {
         json.WriteStartObject();
-        json.WriteString("image", stack.Image);
-        json.WriteString("mount-point", stack.Mount.MountPoint);
+        JsonName.Write(json, "image", stack.Image);
+        JsonName.Write(json, "mount-point", stack.Mount.MountPoint);
         json.WriteBoolean("read-only", stack.IsReadOnly);
         json.WriteBoolean("attached", stack.IsAttached);
         if (stack.ProcessId is { } process)
@@ -97,7 +97,7 @@ internal static class StackReport
         {
             json.WriteStartObject();
             json.WriteString("device", loop.Loop.Path);
-            json.WriteString("file", loop.Loop.BackingFile);
+            JsonName.Write(json, "file", loop.Loop.BackingFile);
             json.WriteStartArray("mount-points");
             foreach (string mountPoint in loop.MountPoints)
                 json.WriteStringValue(mountPoint);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
 using System.Security.Cryptography;
+using Qcow2Fuse.Commands;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
@@ -15,6 +16,8 @@ internal sealed class PrivateMount : IDisposable
 {
     private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
     private const int IdLength = 16;
+    private const uint OwnerWrites = 0x80;
+    private const long NameBytesMax = 1 << 20;
     private const string RawExtension = ".raw";
 
     private static readonly TimeSpan BusyPatience = TimeSpan.FromSeconds(2);
@@ -44,13 +47,22 @@ internal sealed class PrivateMount : IDisposable
     public string RawFile { get; }
 
     /// <summary>Whether nothing can be written to it.</summary>
-    public bool IsReadOnly => !File.GetUnixFileMode(RawFile).HasFlag(UnixFileMode.UserWrite);
+    public bool IsReadOnly =>
+        !LinuxPath.TryStatus(RawFile, out FileStatus status) || (status.Permissions & OwnerWrites) == 0;
 
     /// <summary>The partitions the disk has now: their numbers, and the raw files that show them.</summary>
     public IEnumerable<(string Number, string File)> Partitions()
     {
-        string start = RawFile[..^RawExtension.Length] + ".p";
-        foreach (string file in System.IO.Directory.EnumerateFiles(Directory))
+        string start = Path.GetFileName(RawFile)[..^RawExtension.Length] + ".p";
+        List<string> files = [];
+        int descriptor = LinuxFile.Open(Directory, OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.CloseOnExec);
+        if (descriptor >= 0)
+        {
+            _ = LinuxFile.FileNames(descriptor, files, NameBytesMax);
+            _ = LinuxFile.Close(descriptor);
+        }
+
+        foreach (string file in files)
         {
             bool isPart = file.StartsWith(start, StringComparison.Ordinal)
                 && file.EndsWith(RawExtension, StringComparison.Ordinal)
@@ -59,7 +71,7 @@ internal sealed class PrivateMount : IDisposable
                 continue;
             string number = file[start.Length..^RawExtension.Length];
             if (number.All(char.IsAsciiDigit))
-                yield return (number, file);
+                yield return (number, Path.Combine(Directory, file));
         }
     }
 
@@ -73,8 +85,11 @@ internal sealed class PrivateMount : IDisposable
     public static PrivateMount? Start(
         string kind, string image, IEnumerable<string> options, bool tied, out int exitCode)
     {
-        if (System.IO.Directory.Exists(image))
+        if (LinuxPath.IsDirectory(image))
             throw new CommandException(ExitCode.Failure, $"{image}: is a directory, and one image is needed");
+
+        // The daemon says nothing of it.
+        _ = LoopSource.Resolve(image, warns: true);
         string directory = MakeDirectory(kind);
         List<string> arguments = ["mount"];
         foreach (string words in options)
@@ -82,7 +97,7 @@ internal sealed class PrivateMount : IDisposable
         arguments.AddRange(["--", image, directory]);
         StartedProgram? daemon = BackgroundStart.StartPrivate(arguments, tied, out exitCode);
         if (daemon is not null)
-            return new PrivateMount(directory, Path.GetFullPath(image), daemon);
+            return new PrivateMount(directory, LinuxPath.Full(image), daemon);
         RemoveDirectory(directory);
         return null;
     }

@@ -30,7 +30,7 @@ public sealed class ImageOpenerTests : IDisposable
     {
         string path = _scratch.NewFile(1000);
         BlockException failure = ShouldFail(BlockErrorKind.InvalidFormat, () => Open(path));
-        Assert.Contains("--format raw", failure.Hint!, StringComparison.Ordinal);
+        Assert.Equal(FailureCode.NoKnownFormat, failure.Cause?.Code);
         using OpenedImage image = _opener.Open(new ImageOpenOptions { Path = path, Format = "raw" });
         Assert.Equal(1000, image.Device.Length);
         Assert.IsType<RawDevice>(image.Device);
@@ -74,7 +74,8 @@ public sealed class ImageOpenerTests : IDisposable
         _ = Make("base.test");
         string top = Make("top.test", "backing=base.test");
         BlockException failure = ShouldFail(BlockErrorKind.Policy, () => Open(top));
-        Assert.Contains("--backing-format", failure.Hint!, StringComparison.Ordinal);
+        Assert.Equal(
+            new FailureCause(FailureCode.BackingFormatUnstated) { File = top, Name = "base.test" }, failure.Cause);
         using OpenedImage image = _opener.Open(new ImageOpenOptions { Path = top, BackingFormat = "raw" });
         Assert.IsType<RawDevice>(BackingChain.Below(image.Device));
     }
@@ -89,8 +90,7 @@ public sealed class ImageOpenerTests : IDisposable
             $"{mid}: the backing file 'gone/base.raw' is missing (top.test <- mid's.test <- base.raw \u2717)",
             failure.Message);
         Assert.Equal(
-            $"if it moved: qemu-img rebase -u -b NEW -F raw '{mid.Replace("'", @"'\''", StringComparison.Ordinal)}'",
-            failure.Hint);
+            new FailureCause(FailureCode.BackingMissing) { File = mid, Name = "raw", Layer = 1 }, failure.Cause);
         NothingShouldBeOpen();
     }
 
@@ -99,14 +99,88 @@ public sealed class ImageOpenerTests : IDisposable
     {
         File.WriteAllText(_scratch.At("other.raw"), "other");
         string top = Make("top.test", "backing=/nowhere/base", "backing-format=raw");
-        using (OpenedImage image =
-            _opener.Open(new ImageOpenOptions { Path = top, BackingFile = _scratch.At("other.raw") }))
+        Dictionary<int, string> files = new() { [0] = _scratch.At("other.raw") };
+        using (OpenedImage image = _opener.Open(new ImageOpenOptions { Path = top, BackingFiles = files }))
         {
             Assert.Equal("other"u8.ToArray(), ReadAll(BackingChain.Below(image.Device)!));
         }
 
         using (OpenedImage image = _opener.Open(new ImageOpenOptions { Path = top, NoBacking = true }))
             Assert.Null(BackingChain.Below(image.Device));
+    }
+
+    [Theory]
+    [InlineData("", "is empty, not an image", FailureCode.NotAnImage)]
+    [InlineData("1F8B0800", "is a gzip file, not an image", FailureCode.Packed)]
+    [InlineData("FD377A585A00", "is an xz file, not an image", FailureCode.Packed)]
+    [InlineData("28B52FFD", "is a zstd file, not an image", FailureCode.Packed)]
+    [InlineData("504B0304", "is a zip archive, not an image", FailureCode.Packed)]
+    [InlineData("0A3C21444F43", "is a page of the web (HTML or XML), not an image", FailureCode.NotAnImage)]
+    [InlineData("00", "is not an image of a known format", FailureCode.NoKnownFormat)]
+    public void A_file_that_is_no_image_is_called_what_it_is(string head, string expected, FailureCode code)
+    {
+        string path = _scratch.At("odd");
+        File.WriteAllBytes(path, [.. Convert.FromHexString(head), .. new byte[head.Length == 0 ? 0 : 700]]);
+        BlockException failure = ShouldFail(BlockErrorKind.InvalidFormat, () => Open(path));
+        Assert.Equal(($"{path}: {expected}", code), (failure.Message, failure.Cause!.Code));
+    }
+
+    [Fact]
+    public void An_OVA_is_called_an_archive()
+    {
+        string path = _scratch.At("odd.ova");
+        byte[] content = new byte[1024];
+        "ustar"u8.CopyTo(content.AsSpan(257));
+        File.WriteAllBytes(path, content);
+        BlockException failure = ShouldFail(BlockErrorKind.InvalidFormat, () => Open(path));
+        Assert.EndsWith("is a tar archive (an OVA is one), not an image", failure.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void The_user_can_name_the_backing_file_of_one_layer_and_loses_none()
+    {
+        File.WriteAllText(_scratch.At("other.raw"), "other");
+        string mid = Make("mid.test", "backing=json:{}", "backing-format=raw");
+        string top = Make("top.test", "backing=mid.test", "backing-format=test");
+        BlockException refused = ShouldFail(BlockErrorKind.Policy, () => Open(top));
+        Assert.Equal((FailureCode.NameRefused, 1), (refused.Cause!.Code, refused.Cause.Layer));
+        using OpenedImage image = _opener.Open(new ImageOpenOptions
+        {
+            Path = top,
+            BackingFiles = new Dictionary<int, string> { [1] = _scratch.At("other.raw") },
+        });
+        Assert.Equal([top, mid, _scratch.At("other.raw")], image.Layers.Select(static layer => layer.Path));
+    }
+
+    [Fact]
+    public void A_format_can_be_said_for_the_backing_file_of_one_layer()
+    {
+        File.WriteAllText(_scratch.At("base.raw"), "base");
+        _ = Make("mid.test", "backing=base.raw");
+        string top = Make("top.test", "backing=mid.test", "backing-format=test");
+        BlockException failure = ShouldFail(BlockErrorKind.Policy, () => Open(top));
+        Assert.Equal((FailureCode.BackingFormatUnstated, 1), (failure.Cause!.Code, failure.Cause.Layer));
+        using OpenedImage image = _opener.Open(new ImageOpenOptions
+        {
+            Path = top,
+            BackingFormats = new Dictionary<int, string> { [1] = "raw" },
+        });
+        Assert.Equal(3, image.Layers.Count);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void A_choice_for_a_layer_that_does_not_exist_is_refused(bool isFile)
+    {
+        File.WriteAllText(_scratch.At("base.raw"), "base");
+        string top = Make("top.test", "backing=base.raw", "backing-format=raw");
+        Dictionary<int, string> choices = new() { [2] = isFile ? _scratch.At("base.raw") : "raw" };
+        ImageOpenOptions options = new() { Path = top };
+        options = isFile ? options with { BackingFiles = choices } : options with { BackingFormats = choices };
+        BlockException failure = ShouldFail(BlockErrorKind.NotFound, () => _opener.Open(options));
+        Assert.EndsWith("only the layers 0 to 1", failure.Message, StringComparison.Ordinal);
+        NothingShouldBeOpen();
     }
 
     [Theory]
@@ -176,7 +250,7 @@ public sealed class ImageOpenerTests : IDisposable
         File.WriteAllText(elsewhere.At("data.raw"), "data");
         string unnamed = Make("a.test", "data=");
         BlockException failure = ShouldFail(BlockErrorKind.NotFound, () => Open(unnamed));
-        Assert.Contains("--data-file FILE", failure.Hint!, StringComparison.Ordinal);
+        Assert.Equal(FailureCode.DataFileUnnamed, failure.Cause?.Code);
         ImageOpenOptions options = new() { Path = unnamed, DataFile = elsewhere.At("data.raw") };
         using (OpenedImage image = _opener.Open(options))
             Assert.Equal(elsewhere.At("data.raw"), image.Layers[0].DataFile);
@@ -189,7 +263,7 @@ public sealed class ImageOpenerTests : IDisposable
     {
         string path = Make("a.test", "refuse=is marked corrupt");
         BlockException failure = ShouldFail(BlockErrorKind.ReadOnly, () => Open(path));
-        Assert.Equal(($"{path}: is marked corrupt", "repair it"), (failure.Message, failure.Hint));
+        Assert.Equal(($"{path}: is marked corrupt", FailureCode.Damaged), (failure.Message, failure.Cause?.Code));
         using OpenedImage image = _opener.Open(new ImageOpenOptions { Path = path, ReadOnly = true });
         Assert.True(image.ReadOnly);
     }
@@ -213,7 +287,7 @@ public sealed class ImageOpenerTests : IDisposable
             Assert.True(image.ReadOnly);
             ImageMessage message = Assert.Single(image.Messages);
             Assert.Equal($"{path}: is opened read-only: bitmap 'a' has unknown flags", message.Text);
-            Assert.Contains("drop_bitmaps", message.Hint, StringComparison.Ordinal);
+            Assert.Equal(FailureCode.BitmapsAtStake, message.Cause?.Code);
         }
 
         using OpenedImage allowed = _opener.Open(new ImageOpenOptions { Path = path, DropBitmaps = true });

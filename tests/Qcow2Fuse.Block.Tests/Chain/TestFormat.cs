@@ -33,7 +33,7 @@ internal sealed class TestFormat : IImageFormat
             NeedsDataFile = fields.ContainsKey("data"),
             DataFileName = fields.GetValueOrDefault("data"),
             WriteRefusal = fields.GetValueOrDefault("refuse"),
-            WriteRefusalHint = "repair it",
+            WriteRefusalCause = FailureCode.Damaged,
             ReadOnlyReason = fields.GetValueOrDefault("read-only"),
             WriteLoss = fields.GetValueOrDefault("loses"),
         };

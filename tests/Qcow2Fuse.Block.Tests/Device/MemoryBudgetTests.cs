@@ -10,14 +10,15 @@ public sealed class MemoryBudgetTests
     [Fact]
     public void What_is_beyond_the_budget_is_refused_with_a_sentence()
     {
-        MemoryBudget budget = new(10 << 20, "a hint");
+        MemoryBudget budget = new(10 << 20);
         using MemoryCharge first = budget.Take(6 << 20, "a.qcow2", "its table");
         BlockException refused =
             Assert.Throws<BlockException>(() => budget.Take(5 << 20, "b.qcow2", "its table"));
         Assert.Equal(
             (BlockErrorKind.NoMemory,
-                "b.qcow2: its table would take 5 MiB of memory, of 10 MiB for metadata 4 MiB are left", "a hint"),
-            (refused.Kind, refused.Message, refused.Hint));
+                "b.qcow2: its table would take 5 MiB of memory, of 10 MiB for metadata 4 MiB are left",
+                FailureCode.MetadataMemory),
+            (refused.Kind, refused.Message, refused.Cause?.Code));
         Assert.Equal(6 << 20, budget.Taken);
 
         first.Grow(4 << 20, "a.qcow2", "its table");

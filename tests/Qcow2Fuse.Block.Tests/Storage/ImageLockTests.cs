@@ -98,7 +98,7 @@ public sealed class ImageLockTests : IDisposable
         BlockException failure = ShouldFail(BlockErrorKind.Locked, () => device.Lock(ImageLockMode.Writer));
         string id = qemu.ProcessId.ToString(CultureInfo.InvariantCulture);
         Assert.Equal($"{image}: is in use by qemu-io (pid {id})", failure.Message);
-        Assert.Equal("Read-only look: add -o ro,force_share", failure.Hint);
+        Assert.Equal(new FailureCause(FailureCode.InUse) { Process = qemu.ProcessId }, failure.Cause);
     }
 
     [Fact]

@@ -74,10 +74,10 @@ public sealed class StoragePolicyTests : IDisposable
         {
             BlockException failure = ShouldFail(BlockErrorKind.Policy, () => Open(name, kind));
             Assert.StartsWith($"{_scratch.At("images/top.qcow2")}: the ", failure.Message, StringComparison.Ordinal);
-            Assert.Contains(
-                kind == ReferenceKind.Backing ? "--allow-path" : "--data-file FILE",
-                failure.Hint!,
-                StringComparison.Ordinal);
+            Assert.Equal(kind, failure.Cause!.Kind);
+            Assert.Equal(
+                kind == ReferenceKind.Backing ? FailureCode.DirectoryNotAllowed : FailureCode.NameRefused,
+                failure.Cause.Code);
         }
     }
 
@@ -85,7 +85,27 @@ public sealed class StoragePolicyTests : IDisposable
     public void The_refusal_says_which_directory_to_allow()
     {
         BlockException failure = ShouldFail(BlockErrorKind.Policy, () => Open("../outside/deep/canary"));
-        Assert.Equal($"if you trust the image: --allow-path {_scratch.At("outside/deep")}", failure.Hint);
+        Assert.Equal(_scratch.At("outside/deep"), failure.Cause?.Place);
+    }
+
+    [Theory]
+    [InlineData("/dev/sdb")]
+    [InlineData("../outside/.hidden")]
+    [InlineData(".hidden")]
+    public void What_no_allowed_directory_would_open_is_to_be_named_by_the_user(string name)
+    {
+        BlockException failure = ShouldFail(BlockErrorKind.Policy, () => Open(name));
+        Assert.Equal(FailureCode.NameRefused, failure.Cause?.Code);
+        Assert.EndsWith(name[(name.LastIndexOf('/') + 1)..], failure.Cause?.Place, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void What_an_allowed_link_leads_to_is_the_directory_to_allow_next()
+    {
+        File.CreateSymbolicLink(_scratch.At("outside/link"), "deep/canary");
+        BlockException failure = ShouldFail(
+            BlockErrorKind.Policy, () => Open("../outside/link", allow: [_scratch.At("images/sub")]));
+        Assert.Equal(_scratch.At("outside/deep"), failure.Cause?.Place);
     }
 
     [Theory]

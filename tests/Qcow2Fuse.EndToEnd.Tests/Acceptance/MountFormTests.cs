@@ -241,7 +241,7 @@ public sealed class MountFormTests : MountTest
     }
 
     [SkippableFact]
-    public void A_loop_device_stands_for_the_image_behind_it()
+    public void A_loop_device_that_was_named_is_what_is_opened()
     {
         RequireMounting();
         QemuTools.Require(File.Exists("/dev/loop-control"), "there are no loop devices");
@@ -250,10 +250,18 @@ public sealed class MountFormTests : MountTest
         string loop = Tool("losetup", "--find", "--show", image).Trim();
         try
         {
+            // The device has no half sectors, so the end of a new image is not on it.
+            long size = new FileInfo(image).Length;
+            Assert.Contains(
+                $"qcow2fuse: warning: {loop}: shows {size / 512 * 512} of the {size} bytes of {image}\n",
+                Run("mount", loop, mountPoint).Error, StringComparison.Ordinal);
+            using (FileStream file = File.OpenWrite(image))
+                file.SetLength(1 << 20);
+            Tool("losetup", "--set-capacity", loop);
             ProcessResult mounted = Run("mount", loop, mountPoint).ShouldSucceed();
-            OneLine.Error(mounted, "is opened directly, without the loop device");
-            Assert.Equal(image, Tool("findmnt", "-rno", "SOURCE", mountPoint).Trim());
-            Assert.Equal(64 << 20, new FileInfo(RawFileOf(image, mountPoint)).Length);
+            Assert.Equal("", mounted.Error);
+            Assert.Equal(loop, Tool("findmnt", "-rno", "SOURCE", mountPoint).Trim());
+            Assert.Equal(64 << 20, new FileInfo(RawFileOf(loop, mountPoint)).Length);
             Unmount(mountPoint);
         }
         finally

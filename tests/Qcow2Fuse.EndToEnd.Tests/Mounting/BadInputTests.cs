@@ -120,6 +120,53 @@ public sealed class BadInputTests : MountTest
         Assert.Equal(1 << 20, new FileInfo(raw).Length);
     }
 
+    [SkippableTheory]
+    [InlineData("ENOSYS")]
+    [InlineData("EPERM")]
+    public void A_system_without_openat2(string answer)
+    {
+        string mountPoint = NewMountPoint();
+        string bottom = NewImage("1M", name: "base.qcow2");
+        QemuTools.Img("create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", PathOf("top.qcow2"));
+        ProcessResult result = TryTool(
+            "strace", "-f", "-qq", "-o", "/dev/null", "-e", $"inject=openat2:error={answer}",
+            FindProgram()!, "mount", PathOf("top.qcow2"), mountPoint);
+        Assert.Equal(32, result.ExitCode);
+        OneLine.Error(result, "there is no openat2 here (before Linux 5.6, or in an old container)");
+        Assert.Contains("hint: name the file yourself: --backing-file FILE\n", result.Error, StringComparison.Ordinal);
+        _ = Mount(PathOf("top.qcow2"), mountPoint, "--backing-file", bottom);
+    }
+
+    /// <summary>A hint for the top image would have left the layer between out, and its data with it.</summary>
+    [SkippableFact]
+    public void The_hint_about_a_layer_in_the_middle_leads_to_the_data_of_all_layers()
+    {
+        string mountPoint = NewMountPoint();
+        string bottom = NewImage("1M", name: "bottom.qcow2");
+        QemuTools.Img(
+            "create", "-q", "-f", "qcow2", "-u", "-b", "json:{\"driver\":\"qcow2\"}", "-F", "qcow2",
+            PathOf("mid.qcow2"), "1M");
+        QemuTools.Img(
+            "create", "-q", "-f", "qcow2", "-u", "-b", "mid.qcow2", "-F", "qcow2", PathOf("top.qcow2"), "1M");
+        byte[] data = Stamp.Bytes(0, 65536, 3);
+        string raw = Mount(PathOf("mid.qcow2"), mountPoint, "--backing-file", bottom);
+        using (FileStream file = File.OpenWrite(raw))
+            file.Write(data);
+        Unmount(mountPoint);
+
+        ShouldRefuse(PathOf("top.qcow2"), "mid.qcow2: the backing file 'json:");
+        Assert.Contains(
+            "hint: name the file yourself: -o backing_file=@1=FILE\n", Run(PathOf("top.qcow2"), mountPoint).Error,
+            StringComparison.Ordinal);
+        raw = Mount(PathOf("top.qcow2"), mountPoint, "--backing-file", $"@1={bottom}");
+        Assert.Equal(data, File.ReadAllBytes(raw)[..data.Length]);
+        Unmount(mountPoint);
+        ProcessResult none = Run(
+            PathOf("top.qcow2"), mountPoint, "--backing-file", $"@1={bottom}", "-o", $"backing_file=@7={bottom}");
+        Assert.Equal(32, none.ExitCode);
+        OneLine.Error(none, "has no layer 7");
+    }
+
     [SkippableFact]
     public void A_data_file_outside_of_the_directory_is_neither_read_nor_written()
     {

@@ -102,6 +102,21 @@ public sealed class EncryptedTests : MountTest
         ShouldBeReadAndWritten(raw, image, secret);
     }
 
+    [SkippableTheory]
+    [InlineData("snapshot", "-c", "one", "{0}")]
+    [InlineData("resize", "{0}", "+1M")]
+    [InlineData("bitmap", "--add", "{0}", "b0")]
+    public void A_command_that_advises_a_passphrase_takes_one(params string[] arguments)
+    {
+        QemuSecret secret = NewSecret();
+        string image = NewEncrypted(secret, "luks");
+        arguments = [.. arguments.Select(argument => argument.Replace("{0}", image, StringComparison.Ordinal))];
+        ProcessResult refused = Run(arguments);
+        Assert.Equal(1, refused.ExitCode);
+        Assert.EndsWith("hint: give the passphrase with --secret file:PATH\n", refused.Error, StringComparison.Ordinal);
+        Run([.. arguments, "--secret", $"file:{secret.Path}"]).ShouldSucceed();
+    }
+
     [SkippableFact]
     public void The_passphrase_is_in_no_command_line_and_no_environment()
     {

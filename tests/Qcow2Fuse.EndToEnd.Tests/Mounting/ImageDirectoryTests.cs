@@ -30,8 +30,44 @@ public sealed class ImageDirectoryTests : MountTest
         Assert.DoesNotContain("mail.raw", NamesIn(mountPoint));
         WaitUntil(() => !File.Exists(Path.Combine(mountPoint, "mail.raw")), "mail.raw does not vanish");
 
-        // Who had a name keeps it.
-        Assert.Equal(["metrics", "web", "web.qcow2"], NamesIn(Path.Combine(mountPoint, ".qcow2fuse")));
+        // Names depend on the files alone, not on which was there first.
+        Assert.Equal(["metrics", "web", "web.img"], NamesIn(Path.Combine(mountPoint, ".qcow2fuse")));
+        WaitUntil(
+            () => new FileInfo(Path.Combine(mountPoint, "web.raw")).Length == 9 * Mebibyte,
+            "web.raw is not the image that has the name now");
+        Assert.Equal(8 * Mebibyte, new FileInfo(Path.Combine(mountPoint, "web.img.raw")).Length);
+    }
+
+    [SkippableFact]
+    public void A_partition_and_an_image_do_not_share_a_name()
+    {
+        QemuTools.RequireTool("sfdisk");
+        string mountPoint = NewDirectoryMount("disk.qcow2");
+        string raw = Path.Combine(mountPoint, "disk.raw");
+        Tool("sh", "-c", $"printf 'label: dos\\nstart=2048,size=4096\\n' | sfdisk -q {raw}");
+        NewImage("4M", name: "images/disk.p1.qcow2");
+        Assert.Equal(["disk.p1.qcow2.raw", "disk.p1.raw", "disk.raw"], NamesIn(mountPoint));
+        Assert.Equal(4096 * 512, new FileInfo(Path.Combine(mountPoint, "disk.p1.raw")).Length);
+        Assert.Equal(4 * Mebibyte, new FileInfo(Path.Combine(mountPoint, "disk.p1.qcow2.raw")).Length);
+    }
+
+    /// <summary>Names are bytes: those that are no text are shown too, and none is taken for another.</summary>
+    [SkippableFact]
+    public void Names_that_are_no_text_are_shown_as_their_bytes()
+    {
+        string mountPoint = NewDirectoryMount("a.qcow2");
+        string script = """
+            cd "$1"
+            cp a.qcow2 "$(printf 'caf\351.qcow2')"
+            qemu-img create -q -f qcow2 "$(printf 'caf\350.qcow2')" 8M
+            stat -c %s "$2/$(printf 'caf\351.raw')" "$2/$(printf 'caf\350.raw')"
+            stat "$2/$(printf 'caf\357\277\275.raw')" 2>/dev/null || echo none
+            ls "$2" | od -An -c | tr -d ' \n'
+            rm caf*
+            """;
+        Assert.Equal(
+            "67108864\n8388608\nnone\na.raw\\ncaf350.raw\\ncaf351.raw\\n",
+            Tool("env", "LC_ALL=C", "bash", "-c", script, "bash", Images, mountPoint));
     }
 
     [SkippableFact]

@@ -47,6 +47,37 @@ public sealed partial class CodeTidyTests
                 static line => NativeCall().IsMatch(line),
                 "a native call outside of Qcow2Fuse.Linux").Select(found => Complaint(path, found))));
 
+    /// <summary>It makes text of names, in which bytes that are none are lost (docs/decisions/0011).</summary>
+    [Fact]
+    public void Names_go_through_one_codec() =>
+        NothingIn(SourceTree.CodeFiles
+            .Where(static path => path.StartsWith("src/", StringComparison.Ordinal)
+                && !path.EndsWith("/LinuxPath.cs", StringComparison.Ordinal))
+            .SelectMany(static path => Matching(
+                SourceTree.LinesOf(path),
+                static line => NameOfClassLibrary().IsMatch(line),
+                "a name that the class library reads").Select(found => Complaint(path, found))));
+
+    /// <summary>What can be typed depends on the command, which no project below the program knows.</summary>
+    [Fact]
+    public void Options_are_named_by_the_program_alone() =>
+        NothingIn(SourceTree.CodeFiles
+            .Where(static path => path.StartsWith("src/", StringComparison.Ordinal)
+                && !path.StartsWith("src/Qcow2Fuse/", StringComparison.Ordinal))
+            .SelectMany(static path => Matching(
+                SourceTree.LinesOf(path),
+                static line => NamedOption().IsMatch(line),
+                "an option of a command below the program").Select(found => Complaint(path, found))));
+
+    [Theory]
+    [InlineData("""hint: "add -o ro");""", true)]
+    [InlineData("""$"say which with --data-file {name}";""", true)]
+    [InlineData("""    "mount it with -r";""", true)]
+    [InlineData("""Start(path, ["-o", Options(spec), "--", path]);""", false)]
+    [InlineData("""count--; text = "a - b";""", false)]
+    public void The_check_for_options_finds_them(string line, bool isFound) =>
+        Assert.Equal(isFound, NamedOption().IsMatch(line));
+
     /// <summary>The class library looks for programs in the current directory, and passes descriptors on.</summary>
     [Fact]
     public void Programs_are_started_in_one_place() =>
@@ -111,6 +142,13 @@ public sealed partial class CodeTidyTests
     }
 
     // Written in pieces, so that this file does not break the rule itself.
+    [GeneratedRegex(@"StringMarshalling\.Utf8|(?<!Linux)Path\.(GetFullPath|Exists)\(|(?<!LinuxPath)\.LinkTarget"
+        + @"|ResolveLinkTarget|GetCommandLineArgs|File\.ReadAllText\(TablePath")]
+    private static partial Regex NameOfClassLibrary();
+
+    [GeneratedRegex(@"""[^""]*(--[a-z]|(?<=[ ""])-o [a-z]|(?<= )-[a-zA-Z](?=[ "";,]))")]
+    private static partial Regex NamedOption();
+
     [GeneratedRegex(@"\bProcessStartInfo\b|\bProcess\.Start\b")]
     private static partial Regex ClassLibraryProcess();
 

@@ -68,14 +68,13 @@ public sealed class HostileLuksTests
         using ImageSecrets secrets = new(new SecretMemory(EncryptedImages.Passphrase.Span))
         {
             TimeMax = TimeSpan.FromSeconds(2),
-            TimeHint = "a hint",
         };
         using MemoryDevice file = new();
         file.Write(0, image);
         FormatOpenArguments arguments = new() { ReadOnly = true, Secrets = secrets };
         Stopwatch taken = Stopwatch.StartNew();
         BlockException refused = Assert.Throws<BlockException>(() => Qcow2Device.Open(file, arguments));
-        Assert.Equal((BlockErrorKind.TooLarge, "a hint"), (refused.Kind, refused.Hint));
+        Assert.Equal((BlockErrorKind.TooLarge, FailureCode.UnlockTime), (refused.Kind, refused.Cause?.Code));
         Assert.Contains(" s, and for all of them 2 s are allowed", refused.Message, StringComparison.Ordinal);
         Assert.InRange(taken.Elapsed, TimeSpan.Zero, Soon);
 
@@ -152,20 +151,20 @@ public sealed class HostileLuksTests
     }
 
     [Fact]
-    public void A_missing_or_wrong_passphrase_is_one_sentence_with_a_hint()
+    public void A_missing_or_wrong_passphrase_is_one_sentence_with_a_cause()
     {
         byte[] image = Sound(out _);
         BlockException missing = ShouldRefuse(image, BlockErrorKind.PermissionDenied, "", secrets: null);
         Assert.Equal("hostile.qcow2: the image is encrypted (LUKS)", missing.Message);
-        Assert.Equal("give the passphrase with --secret file:PATH", missing.Hint);
+        Assert.Equal(FailureCode.PassphraseNeeded, missing.Cause?.Code);
         using ImageSecrets wrong = EncryptedImages.Secrets("a passphrasE"u8);
         BlockException refused = ShouldRefuse(image, BlockErrorKind.PermissionDenied, "", wrong);
         Assert.Equal("hostile.qcow2: the passphrase opens no key slot", refused.Message);
-        Assert.Null(refused.Hint);
+        Assert.Null(refused.Cause);
         using ImageSecrets two = new(new SecretMemory("b"u8), new SecretMemory("a passphrase\n"u8));
         refused = ShouldRefuse(image, BlockErrorKind.PermissionDenied, "", two);
         Assert.Equal("hostile.qcow2: none of the 2 passphrases opens a key slot", refused.Message);
-        Assert.Contains("newline", refused.Hint, StringComparison.Ordinal);
+        Assert.Equal(FailureCode.PassphraseEndsInNewline, refused.Cause?.Code);
     }
 
     [Theory]

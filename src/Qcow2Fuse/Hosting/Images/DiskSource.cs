@@ -57,7 +57,7 @@ internal abstract class DiskSource
                 int attempt = _attempts;
                 Monitor.Wait(_lock);
                 if (_attempts != attempt && _failure is { } failure && !_isChanging)
-                    throw new BlockException(failure.Kind, failure.Message, failure, failure.Hint);
+                    throw new BlockException(failure.Kind, failure.Message, failure, failure.Cause);
             }
 
             if (_device is not null)

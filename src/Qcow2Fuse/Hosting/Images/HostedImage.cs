@@ -27,6 +27,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     private FileStamp _factsStamp;
     private FileStamp _complainedOf;
     private Lock? _changeLock;
+    private SharedWrites? _writes;
     private RawFileNode[] _views = [];
     private long _modifiedTicks;
     private int _openings;
@@ -76,7 +77,10 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     public Lock ChangeLock => LazyInitializer.EnsureInitialized(ref _changeLock);
 
     /// <summary>The order of changes through its files.</summary>
-    public SharedWrites Writes { get; } = new();
+    public SharedWrites Writes => LazyInitializer.EnsureInitialized(ref _writes);
+
+    /// <summary>Whether more than one of its files may be written.</summary>
+    public bool IsShared => Volatile.Read(ref _writes) is { IsShared: true };
 
     /// <summary>Whether one more change can be remembered for each of its files.</summary>
     public bool HasRoomForChanges

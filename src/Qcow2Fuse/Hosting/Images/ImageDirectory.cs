@@ -79,6 +79,14 @@ internal sealed class ImageDirectory : ImageSet
     /// <inheritdoc/>
     public override string Path { get; }
 
+    /// <summary>Refuses a file as mount point: image and mount point may have changed places.</summary>
+    /// <exception cref="CommandException">The mount point is a file.</exception>
+    public static void RefuseOnFile(string mountPoint, string source)
+    {
+        if (LinuxPath.IsFile(mountPoint))
+            throw OnFile(source);
+    }
+
     /// <summary>
     /// Refuses a mount point that covers the directory: the images could not be reached any more, and the process
     /// that serves a mount must not enter it.
@@ -169,9 +177,19 @@ internal sealed class ImageDirectory : ImageSet
             string file = name + ending;
             if (!Scan.IsImage(file))
                 continue;
+
+            // Whoever has the name may have to leave it to this one.
+            string shown = RawFileName.In(file, Scan.IsImage);
+            string? other = Known(shown) is { } holder ? RawFileName.In(holder.FileName, Scan.IsImage) : null;
             lock (_lock)
             {
-                if (!TryAdd(_context, file))
+                if (other is not null && !string.Equals(other, shown, StringComparison.Ordinal)
+                    && _byName.TryGetValue(shown, out ImageNodes? nodes))
+                {
+                    Rename([(nodes, other)]);
+                }
+
+                if (!TryAdd(_context, file, shown))
                 {
                     throw new BlockException(
                         BlockErrorKind.NoMemory,
@@ -192,11 +210,7 @@ internal sealed class ImageDirectory : ImageSet
     public override void CreateNodes(TreeContext context, bool rootIsFile)
     {
         if (rootIsFile)
-        {
-            throw new CommandException(
-                ExitCode.MountFailed,
-                $"{Printable.Text(Path)}: is a directory and cannot be mounted on a file");
-        }
+            throw OnFile(Path);
 
         _ = RootDirectory.Create(context, this);
         _lastLook = Environment.TickCount64 - (long)LookPeriod.TotalMilliseconds;
@@ -248,6 +262,11 @@ internal sealed class ImageDirectory : ImageSet
         settings.AllowOther || settings.AllowRoot
         || (settings.UserId is { } user && user != MountCalls.EffectiveUser());
 
+    private static CommandException OnFile(string source) => new(
+        ExitCode.MountFailed,
+        $"{Printable.Text(source)}: is a directory and cannot be mounted on a file",
+        "the image comes first: qcow2fuse mount IMAGE DIR");
+
     /// <summary>The path without symbolic links; as it is where it cannot be opened.</summary>
     private static string RealPath(string path)
     {
@@ -257,7 +276,7 @@ internal sealed class ImageDirectory : ImageSet
         try
         {
             string link = string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{descriptor}");
-            return File.ResolveLinkTarget(link, returnFinalTarget: false)?.FullName ?? path;
+            return LinuxPath.LinkTarget(link) ?? path;
         }
         finally
         {
@@ -352,15 +371,27 @@ internal sealed class ImageDirectory : ImageSet
         missing = [.. missing.Where(file => !Scan.IsImage(file))];
         foreach (string gone in missing)
             Forget(gone);
+        Func<string, bool> isImage = isWhole ? found.Contains : Scan.IsImage;
+        ImageNodes[] known;
         lock (_lock)
-            files.RemoveAll(_nodes.ContainsKey);
-
-        // Two images may want one name: the one that ends in .qcow2 has it.
-        foreach (string file in files.OrderBy(static file => !DirectoryScan.HasUsualEnding(file))
-            .ThenBy(static file => file, StringComparer.Ordinal))
         {
+            files.RemoveAll(_nodes.ContainsKey);
+            known = files.Count > 0 || missing.Length > 0 ? [.. _nodes.Values] : [];
+        }
+
+        // An image that has come or gone may change the names of others.
+        (ImageNodes, string)[] renamed =
+        [
+            .. known.Select(nodes => (Nodes: nodes, Name: RawFileName.In(nodes.FileName, isImage)))
+                .Where(static pair => !string.Equals(pair.Nodes.Name, pair.Name, StringComparison.Ordinal)),
+        ];
+        lock (_lock)
+            Rename(renamed);
+        foreach (string file in files.Order(StringComparer.Ordinal))
+        {
+            string name = RawFileName.In(file, isImage);
             lock (_lock)
-                isWhole &= TryAdd(context, file);
+                isWhole &= TryAdd(context, file, name);
         }
 
         if (!isWhole && !_isFull)
@@ -369,22 +400,14 @@ internal sealed class ImageDirectory : ImageSet
     }
 
     /// <summary>Shows an image; with the lock held. False where there is no memory for it.</summary>
-    private bool TryAdd(TreeContext context, string file)
+    private bool TryAdd(TreeContext context, string file, string name)
     {
         if (_nodes.ContainsKey(file))
             return true;
-        string name = RawFileName.For(file);
-        if (_byName.ContainsKey(NameOf(name)))
-        {
-            name = file + ".raw";
-            if (_byName.ContainsKey(NameOf(name)))
-                return true;
-        }
-
         if (_imageBytes + BytesOf(file) > ImageBytesMax)
             return false;
         HostedImage image = new(_settings, _folder, file, _files, _logger);
-        ImageNodes nodes = new(context, image, name, DiskWindow.Whole);
+        ImageNodes nodes = new(context, image, Free(name) + RawFileName.Ending, DiskWindow.Whole);
         _nodes.Add(file, nodes);
         _byName.Add(nodes.Name, nodes);
         _imageBytes += BytesOf(file);
@@ -410,7 +433,31 @@ internal sealed class ImageDirectory : ImageSet
         nodes.Retire();
     }
 
-    private static string NameOf(string rawName) => rawName[..rawName.LastIndexOf('.')];
+    /// <summary>Gives images other names; with the lock held. All leave theirs before one takes another's.</summary>
+    private void Rename(IReadOnlyList<(ImageNodes Nodes, string Name)> changes)
+    {
+        List<(ImageNodes Nodes, string Name)> shown =
+            [.. changes.Where(change => _nodes.GetValueOrDefault(change.Nodes.FileName) == change.Nodes)];
+        foreach ((ImageNodes nodes, _) in shown)
+            _byName.Remove(nodes.Name);
+        foreach ((ImageNodes nodes, string name) in shown)
+        {
+            nodes.Rename(Free(name) + RawFileName.Ending);
+            _byName.Add(nodes.Name, nodes);
+            _current = null;
+        }
+    }
+
+    /// <summary>
+    /// The name, or one like it where it is taken still: by an image that has just gone, or between two that differ
+    /// in the case of their extensions.
+    /// </summary>
+    private string Free(string name)
+    {
+        while (_byName.ContainsKey(name))
+            name += ".";
+        return name;
+    }
 
     /// <summary>The name of the file is in the paths and names of the image too.</summary>
     private static long BytesOf(string file) => BytesPerImage + (3L * sizeof(char) * file.Length);

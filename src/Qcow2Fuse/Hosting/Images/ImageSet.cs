@@ -2,6 +2,7 @@
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Hosting;
@@ -43,7 +44,7 @@ internal abstract class ImageSet : IDisposable
     /// </summary>
     /// <exception cref="BlockException">The image cannot be opened.</exception>
     public static ImageSet Open(MountSettings settings, string path, ILogger logger, MountKeeper? keeper = null) =>
-        keeper is null && Directory.Exists(path)
+        keeper is null && LinuxPath.IsDirectory(path)
             ? new ImageDirectory(settings, path, logger)
             : new SingleImage(settings, ServedImage.Open(settings, path, keeper), logger);
 
@@ -138,7 +139,7 @@ internal sealed class SingleImage : ImageSet
                 : throw new BlockException(
                     BlockErrorKind.NotFound,
                     $"{Printable.Text(image.Path)}: has no partition {number}",
-                    hint: PartitionHint(image.ReadTable()));
+                    cause: new(FailureCode.PartitionMissing) { Name = NumbersIn(image.ReadTable()) });
         }
 
         long start = settings.WindowStart ?? 0;
@@ -155,7 +156,6 @@ internal sealed class SingleImage : ImageSet
         return new DiskWindow(start, settings.WindowLength);
     }
 
-    private static string PartitionHint(PartitionTable table) => table.Partitions.Count == 0
-        ? "the disk has no partition table; without partition= all of it is shown"
-        : $"it has {string.Join(", ", table.Partitions.Select(static partition => partition.Number))}";
+    private static string? NumbersIn(PartitionTable table) => table.Partitions.Count == 0
+        ? null : string.Join(", ", table.Partitions.Select(static partition => partition.Number));
 }

@@ -41,7 +41,7 @@ internal sealed class OptionalDirectStorage(IStorageOpener inner) : IStorageOpen
             string text =
                 $"{Printable.Text(name)}: its file system has no O_DIRECT: the page cache of the host is used";
             if (!_messages.Exists(message => string.Equals(message.Text, text, StringComparison.Ordinal)))
-                _messages.Add(new ImageMessage(text, "-o cache=writeback says that this is meant"));
+                _messages.Add(new ImageMessage(text, FailureCode.DirectAccessLeft));
             return file;
         }
     }

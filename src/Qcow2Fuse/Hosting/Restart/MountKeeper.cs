@@ -5,6 +5,7 @@ using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
 using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Protocols;
 
 namespace Qcow2Fuse.Hosting;
@@ -213,7 +214,7 @@ internal sealed class MountKeeper : IDisposable
             return "auto_unmount ends it with the daemon";
         if (settings.IdleExit)
             return "idle_exit needs to know who has files open";
-        if (Directory.Exists(source))
+        if (LinuxPath.IsDirectory(source))
             return "it shows a directory of images";
         return IsBelow(source, directory) ? "it covers its own image" : null;
     }
@@ -238,15 +239,15 @@ internal sealed class MountKeeper : IDisposable
     private static bool IsCovered(KeptFile file, string mountPoint)
     {
         string link = string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{file.Descriptor}");
-        string real = new FileInfo(link).LinkTarget ?? file.Path;
+        string real = LinuxPath.LinkTarget(link) ?? file.Path;
         return IsBelow(file.Path, mountPoint) || IsBelow(real, mountPoint);
     }
 
     /// <summary>Whether a path is that of a mount point, or leads through it.</summary>
     private static bool IsBelow(string path, string mountPoint)
     {
-        string full = Path.GetFullPath(path);
-        string top = Path.GetFullPath(mountPoint).TrimEnd('/');
+        string full = LinuxPath.Full(path);
+        string top = LinuxPath.Full(mountPoint).TrimEnd('/');
         return string.Equals(full, top, StringComparison.Ordinal)
             || full.StartsWith(top + "/", StringComparison.Ordinal);
     }

@@ -2,7 +2,6 @@
 using System.Buffers.Binary;
 using System.Diagnostics.CodeAnalysis;
 using System.Security.Cryptography;
-using System.Text;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Linux;
 
@@ -160,7 +159,7 @@ internal sealed class RestartState : IDisposable
             [facts.Source, facts.MountPoint, facts.Device, facts.IsFile ? "file" : "directory", facts.Settings];
         foreach ((int number, string key, string path) in facts.Files)
             strings.AddRange([number.ToString(System.Globalization.CultureInfo.InvariantCulture), key, path]);
-        byte[] text = Encoding.UTF8.GetBytes(string.Concat(strings.Select(static one => one + '\0')));
+        byte[] text = ByteText.Encode(string.Concat(strings.Select(static one => one + '\0')));
         if (text.Length > WrittenNodesAt - TextAt)
             return false;
         text.CopyTo(_page.Bytes[TextAt..]);
@@ -179,7 +178,7 @@ internal sealed class RestartState : IDisposable
         Span<byte> text = _page.Bytes.Slice(TextAt, length);
         if (!SHA256.HashData(text).AsSpan().SequenceEqual(_page.Bytes.Slice(HashAt, SHA256.HashSizeInBytes)))
             return false;
-        string[] strings = Encoding.UTF8.GetString(text).Split('\0')[..^1];
+        string[] strings = ByteText.Decode(text).Split('\0')[..^1];
         if (strings.Length < FixedStrings || (strings.Length - FixedStrings) % 3 != 0)
             return false;
         List<(int, string, string)> files = [];

@@ -7,11 +7,10 @@ namespace Qcow2Fuse.Hosting;
 /// <summary>The files of one image: its disk, its partitions, and the hidden directory with its details.</summary>
 internal sealed class ImageNodes
 {
-    private const string RawEnding = ".raw";
-
     private readonly TreeContext _context;
     private readonly bool _showsPartitions;
     private readonly Lock _lock = new();
+    private volatile string _name;
     private List<(Partition Partition, RawFileNode Node)>? _partitions;
     private PartitionTable _table = PartitionTable.Empty;
     private FixedDirectory? _details;
@@ -26,7 +25,7 @@ internal sealed class ImageNodes
     {
         _context = context;
         Image = image;
-        Name = rawName[..^RawEnding.Length];
+        _name = rawName[..^RawFileName.Ending.Length];
         _showsPartitions = context.Settings.Partitions && window == DiskWindow.Whole;
         Raw = context.Nodes.Add(new RawFileNode(context, image, window, isPartition: false), "raw");
         image.AddView(Raw);
@@ -38,10 +37,10 @@ internal sealed class ImageNodes
     public string FileName => Path.GetFileName(Image.Path);
 
     /// <summary><c>disk</c> for an image <c>disk.qcow2</c>.</summary>
-    public string Name { get; }
+    public string Name => _name;
 
     /// <summary><c>disk.raw</c>.</summary>
-    public string RawName => Name + RawEnding;
+    public string RawName => Name + RawFileName.Ending;
 
     /// <summary>The disk.</summary>
     public RawFileNode Raw { get; }
@@ -89,7 +88,7 @@ internal sealed class ImageNodes
 
         // Only a name that can be a partition's is worth a look at the table.
         bool fits = _showsPartitions && name.StartsWith(Name + ".p", StringComparison.Ordinal)
-            && name.EndsWith(RawEnding, StringComparison.Ordinal);
+            && name.EndsWith(RawFileName.Ending, StringComparison.Ordinal);
         if (!fits)
             return null;
         PartitionTable table = ReadTable(patience);
@@ -116,6 +115,11 @@ internal sealed class ImageNodes
         }
     }
 
+    /// <summary>
+    /// Calls the files otherwise, because another image has come or gone. Whoever has one open keeps it.
+    /// </summary>
+    public void Rename(string rawName) => _name = rawName[..^RawFileName.Ending.Length];
+
     /// <summary>The image's file has gone: its names go, and its nodes when their last user has.</summary>
     public void Retire()
     {
@@ -133,7 +137,7 @@ internal sealed class ImageNodes
     }
 
     private string PartitionName(Partition partition) =>
-        string.Create(CultureInfo.InvariantCulture, $"{Name}.p{partition.Number}{RawEnding}");
+        string.Create(CultureInfo.InvariantCulture, $"{Name}.p{partition.Number}{RawFileName.Ending}");
 
     /// <summary>
     /// Follows the partition table. A partition that has not moved keeps its node; whoever has one open that is no

@@ -3,7 +3,7 @@ using System.Buffers.Binary;
 using System.Collections.Concurrent;
 using System.Diagnostics.CodeAnalysis;
 using System.Security.Cryptography;
-using System.Text;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Hosting;
 
@@ -50,7 +50,7 @@ internal sealed class NodeTable
     /// <summary>62 bits of a hash above all numbers that are counted.</summary>
     private static ulong LastingNumber(string identity)
     {
-        byte[] hash = SHA256.HashData(Encoding.UTF8.GetBytes(identity));
+        byte[] hash = SHA256.HashData(ByteText.Encode(identity));
         return (BinaryPrimitives.ReadUInt64LittleEndian(hash) >> 2) | 1UL << 62;
     }
 

@@ -29,7 +29,7 @@ internal sealed partial class RawFileNode
     /// <summary>Whether one more change through another file can be remembered.</summary>
     public bool HasRoomForChange => Volatile.Read(ref _newer) is not { HasRoom: false };
 
-    private bool MustKeepOrder => _image.Writes.IsShared || Volatile.Read(ref _newer) is { Any: true };
+    private bool MustKeepOrder => _image.IsShared || Volatile.Read(ref _newer) is { Any: true };
 
     /// <summary>
     /// The kernel knows this file from an earlier process: it may hold pages of it, and there may be users.
@@ -91,7 +91,7 @@ internal sealed partial class RawFileNode
         _context.WrittenNodes?.Add(Number);
 
         // What is on its way out of the kernel now was not begun in order.
-        if (_image.Writes.IsShared)
+        if (_image.IsShared)
             _image.AskForPages();
     }
 

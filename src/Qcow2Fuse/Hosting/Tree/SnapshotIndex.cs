@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
 using System.Security.Cryptography;
-using System.Text;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 using Qcow2Fuse.Qcow2;
 
 namespace Qcow2Fuse.Hosting;
@@ -73,7 +73,7 @@ internal sealed class SnapshotIndex : IDisposable
 
     /// <summary>The identity in 16 bytes.</summary>
     public static UInt128 KeyOf(SnapshotInfo snapshot) => BinaryPrimitives.ReadUInt128LittleEndian(
-        SHA256.HashData(Encoding.UTF8.GetBytes(IdentityOf(snapshot))));
+        SHA256.HashData(ByteText.Encode(IdentityOf(snapshot))));
 
     /// <summary>Whether a snapshot that was asked for is there.</summary>
     public bool Has(UInt128 identity) => _seen.Contains(identity);
@@ -189,9 +189,8 @@ internal sealed class SnapshotIndex : IDisposable
     /// <summary>Whoever made the image chose the names.</summary>
     private static bool IsFileName(string name) =>
         name.Length is > 0 and <= NameBytesMax && name is not ("." or "..")
-        && Encoding.UTF8.GetByteCount(name) <= NameBytesMax
-        && !name.Contains('/', StringComparison.Ordinal) && !name.Contains('\0', StringComparison.Ordinal)
-        && !name.Contains('\uFFFD', StringComparison.Ordinal);
+        && ByteText.CountBytes(name) <= NameBytesMax
+        && !name.Contains('/', StringComparison.Ordinal) && !name.Contains('\0', StringComparison.Ordinal);
 
     /// <param name="Hash">That of the name.</param>
     /// <param name="Next">One above the number of the file; 0 for a free slot.</param>

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Text;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Linux;
@@ -25,7 +24,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         if (node is not DirectoryNode directory)
             return -FuseErrno.ENOTDIR;
         ManagedRoom.Require();
-        if (directory.Find(Encoding.UTF8.GetString(name)) is not { } found)
+        if (directory.Find(ByteText.Decode(name)) is not { } found)
             return -FuseErrno.ENOENT;
         attributes = found.Attributes();
         return 0;
@@ -165,7 +164,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         for (; i < all.Length; i++)
         {
             DirectoryEntry entry = all[i];
-            if (!entries.Add(entry.Number, entry.Kind, Encoding.UTF8.GetBytes(entry.Name), i + 1))
+            if (!entries.Add(entry.Number, entry.Kind, ByteText.Encode(entry.Name), i + 1))
                 return 0;
         }
 
@@ -182,7 +181,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         int left = entries.Left;
         directory.ListFrom(position, (name, number, kind, next) =>
         {
-            byte[] bytes = Encoding.UTF8.GetBytes(name);
+            byte[] bytes = ByteText.Encode(name);
             some.Add((bytes, number, kind, next + before));
             left -= bytes.Length;
             return left > 0;
@@ -206,11 +205,11 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         // The kernel asks for others' names (security.capability) too, for which no header is to be read.
         if (!name.StartsWith("user.qcow2fuse."u8))
             return -FuseErrno.ENODATA;
-        string wanted = Encoding.UTF8.GetString(name);
+        string wanted = ByteText.Decode(name);
         foreach ((string known, string text) in found.ExtendedAttributes())
         {
             if (string.Equals(known, wanted, StringComparison.Ordinal))
-                return Copy(Encoding.UTF8.GetBytes(text), value);
+                return Copy(ByteText.Encode(text), value);
         }
 
         return -FuseErrno.ENODATA;
@@ -222,7 +221,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         if (!context.Nodes.TryGet(node, out TreeNode? found))
             return -FuseErrno.ESTALE;
         string all = string.Concat(found.ExtendedAttributes().Select(static attribute => attribute.Name + "\0"));
-        return Copy(Encoding.UTF8.GetBytes(all), names);
+        return Copy(ByteText.Encode(all), names);
     }
 
     /// <summary>The error number for a failure, which is also logged, at most once a second.</summary>
