@@ -76,7 +76,7 @@ public sealed partial class Qcow2Device
             // A thread must not end the process; the next flush passes it on.
             BlockException failure = e as BlockException
                 ?? new BlockException(BlockErrorKind.Io, $"{Name}: could not be flushed: {e.Message}", e);
-            if (failure.Kind == BlockErrorKind.Corrupt)
+            if (failure.IsSpreading)
                 MarkCorrupt();
             lock (_gate)
             {

@@ -22,7 +22,7 @@ public sealed partial class Qcow2Device
         {
             _target.StoreAll();
         }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        catch (BlockException e) when (e.IsSpreading)
         {
             MarkCorrupt();
             throw;
@@ -38,7 +38,7 @@ public sealed partial class Qcow2Device
         {
             _target?.Pause();
         }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        catch (BlockException e) when (e.IsSpreading)
         {
             MarkCorrupt();
             throw;
@@ -90,7 +90,7 @@ public sealed partial class Qcow2Device
                 _caches.ThrowIfFailed();
             StoreAs(guest, cluster, form, packed);
         }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        catch (BlockException e) when (e.IsSpreading)
         {
             MarkCorrupt();
             throw;

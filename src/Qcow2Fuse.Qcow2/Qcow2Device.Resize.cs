@@ -59,7 +59,7 @@ public sealed partial class Qcow2Device
                 else
                     Grow(length, (int)entries, preallocation);
             }
-            catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+            catch (BlockException e) when (e.IsSpreading)
             {
                 MarkCorrupt();
                 throw;

@@ -237,7 +237,7 @@ public sealed partial class Qcow2Device
                 }
             }
         }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        catch (BlockException e) when (e.IsSpreading)
         {
             MarkCorrupt();
             throw;

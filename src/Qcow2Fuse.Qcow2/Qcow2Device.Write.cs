@@ -30,7 +30,7 @@ public sealed partial class Qcow2Device
             else
                 WriteGathered(offset, source);
         }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        catch (BlockException e) when (e.IsSpreading)
         {
             MarkCorrupt();
             throw;
@@ -59,7 +59,7 @@ public sealed partial class Qcow2Device
         }
         catch (BlockException e)
         {
-            if (e.Kind == BlockErrorKind.Corrupt)
+            if (e.IsSpreading)
                 MarkCorrupt();
             _isLossTold |= _caches.HasFailed;
             throw;
@@ -105,7 +105,7 @@ public sealed partial class Qcow2Device
                 _target.WriteZeroes(offset, length, mayUnmap);
             FlushManyPending();
         }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        catch (BlockException e) when (e.IsSpreading)
         {
             MarkCorrupt();
             throw;
@@ -133,7 +133,7 @@ public sealed partial class Qcow2Device
                 DiscardGuest(offset, EndOfWholeSubclusters(offset + length));
             FlushManyPending();
         }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        catch (BlockException e) when (e.IsSpreading)
         {
             MarkCorrupt();
             throw;

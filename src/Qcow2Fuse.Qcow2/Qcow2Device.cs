@@ -138,7 +138,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
             else
                 _target.Read(offset, destination);
         }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        catch (BlockException e) when (e.IsSpreading)
         {
             MarkCorrupt();
             throw;

@@ -64,6 +64,15 @@ public sealed class BlockException : Exception
     /// <summary>What it is about, where a user can do something; else null.</summary>
     public FailureCause? Cause { get; }
 
+    /// <summary>
+    /// Whether the fault lies in one entry, which is wrong in itself: what is asked of it fails, nothing was changed, and
+    /// nothing else depends on it.
+    /// </summary>
+    public bool IsContained { get; init; }
+
+    /// <summary>Whether the metadata is wrong in a way that further changes could make worse.</summary>
+    public bool IsSpreading => Kind == BlockErrorKind.Corrupt && !IsContained;
+
     /// <summary>The file it is about, by the name in front of the message; null where nobody has said.</summary>
     public string? File { get; private init; }
 

@@ -159,7 +159,7 @@ internal sealed partial class ClusterMap
     {
         HostOffset host = entry.Host;
         if ((host.Value & _geometry.ClusterMask) != 0)
-            throw Corrupt($"host cluster offset {host.Value} is not aligned", guest);
+            throw Corrupt($"host cluster offset {host.Value} is not aligned", guest, isContained: true);
         if (_geometry.DataIsExternal && host.Value != _geometry.ClusterStart(guest).Value)
             throw Corrupt($"offset {host.Value} in the external data file is not the guest offset", guest);
         return host;
@@ -204,6 +204,9 @@ internal sealed partial class ClusterMap
         return table;
     }
 
-    private BlockException Corrupt(string reason, GuestOffset guest) =>
-        new(BlockErrorKind.Corrupt, $"{_file.Name}: {reason} (guest offset {guest.Value})");
+    private BlockException Corrupt(string reason, GuestOffset guest, bool isContained = false) =>
+        new(BlockErrorKind.Corrupt, $"{_file.Name}: {reason} (guest offset {guest.Value})")
+        {
+            IsContained = isContained,
+        };
 }

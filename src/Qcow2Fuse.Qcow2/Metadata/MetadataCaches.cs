@@ -407,7 +407,7 @@ internal sealed partial class MetadataCaches : IDisposable
                 _completed = ticket;
             }
         }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.Corrupt)
+        catch (BlockException e) when (e.IsSpreading)
         {
             MarkCorrupt();
             throw;
