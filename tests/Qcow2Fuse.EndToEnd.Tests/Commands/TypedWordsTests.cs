@@ -108,7 +108,7 @@ public sealed class TypedWordsTests : MountTest
     [InlineData("info {0}")]
     [InlineData("resize {0} +1M")]
     [InlineData("create new.qcow2 1M")]
-    [InlineData("list")]
+    [InlineData("list --output=json")]
     [InlineData("check {0}")]
     [InlineData("--help")]
     public void A_full_or_closed_standard_output_is_told_when_the_work_is_done(string words)
@@ -134,7 +134,7 @@ public sealed class TypedWordsTests : MountTest
     [InlineData("--help")]
     [InlineData("help mount")]
     [InlineData("version")]
-    [InlineData("list")]
+    [InlineData("list --output=json")]
     [InlineData("info {0}")]
     [InlineData("check {0}")]
     [InlineData("snapshot -l {0}")]
