@@ -65,8 +65,8 @@ public sealed class BlockException : Exception
     public FailureCause? Cause { get; }
 
     /// <summary>
-    /// Whether the fault lies in one entry, which is wrong in itself: what is asked of it fails, nothing was changed, and
-    /// nothing else depends on it.
+    /// Whether the fault lies in one entry, which is wrong in itself: what is asked of it fails, nothing was changed,
+    /// and nothing else depends on it.
     /// </summary>
     public bool IsContained { get; init; }
 
