@@ -17,6 +17,7 @@ public sealed class BitmapFaultTests(ITestOutputHelper output)
     [InlineData(BlockOp.Write, BlockErrorKind.NoSpace)]
     [InlineData(BlockOp.WriteZeroes, BlockErrorKind.NoSpace)]
     [InlineData(BlockOp.Flush, BlockErrorKind.Io)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void After_a_failed_request_a_bitmap_is_right_or_in_use(BlockOp op, BlockErrorKind error)
     {
         int failures = 0;

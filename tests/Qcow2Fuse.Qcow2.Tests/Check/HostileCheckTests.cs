@@ -19,6 +19,7 @@ public sealed class HostileCheckTests
     [InlineData(4096, false, 1UL)]
     [InlineData(512, false, 2UL)]
     [InlineData(16384, true, 3UL)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Random_damage_is_reported_or_refused(int clusterSize, bool extendedL2, ulong seed)
     {
         using TestImage image = TestImage.Create(new Qcow2CreateOptions
@@ -91,6 +92,7 @@ public sealed class HostileCheckTests
 
     /// <summary>One L2 table scatters its references over a file of 16 TiB.</summary>
     [Fact]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Scattered_references_are_refused_at_a_bound()
     {
         using MemoryDevice file = MakeHuge(21, l1Entries: 8, out long l1, out long free);
@@ -122,6 +124,7 @@ public sealed class HostileCheckTests
 
     /// <summary>16 Mi clusters of 64 KiB, all of them mapped and counted.</summary>
     [Fact]
+    [Trait(Speed.Name, Speed.Slow)]
     public void A_full_disk_of_1_TiB_is_checked_by_its_tables()
     {
         const int ClusterBits = 16;

@@ -18,6 +18,7 @@ public sealed class HostileImageTests
     [InlineData(4096, false, 1UL)]
     [InlineData(512, false, 2UL)]
     [InlineData(16384, true, 3UL)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Random_damage_never_escapes_as_anything_but_a_block_failure(
         int clusterSize, bool extendedL2, ulong seed)
     {

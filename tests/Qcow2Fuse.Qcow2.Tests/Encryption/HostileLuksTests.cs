@@ -171,6 +171,7 @@ public sealed class HostileLuksTests
     [InlineData(1)]
     [InlineData(2)]
     [InlineData(3)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void A_header_with_any_byte_changed_opens_or_is_one_sentence(int seed)
     {
         byte[] sound = Sound(out int luks);

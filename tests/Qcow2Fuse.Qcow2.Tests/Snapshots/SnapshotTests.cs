@@ -29,6 +29,7 @@ public sealed class SnapshotTests
 
     [SkippableTheory]
     [MemberData(nameof(Kinds))]
+    [Trait(Speed.Name, Speed.Slow)]
     public void A_snapshot_keeps_what_the_disk_held(int version, int clusterSize, bool extendedL2, int bits)
     {
         if (bits == 1)
@@ -297,6 +298,7 @@ public sealed class SnapshotTests
     [InlineData(64, 16L << 30)]
     [InlineData(16, 127L << 30)]
     [InlineData(16, 128L << 30)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void A_snapshot_of_a_disk_with_a_long_L1_table_is_made_and_deleted(int bits, long size)
     {
         using TestImage image = TestImage.Create(
