@@ -52,6 +52,7 @@ public sealed class PlainStandardContractTests : PlainContract
     protected override Qcow2CreateOptions Options => new() { Size = 0 };
 }
 
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class PlainSubclusterContractTests : PlainContract
 {
     protected override Qcow2CreateOptions Options => new() { Size = 0, ExtendedL2 = true };

@@ -3,6 +3,7 @@ using Qcow2Fuse.Block;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Qcow2.Tests.Encryption;
 using Qcow2Fuse.Testing;
+using Xunit;
 using Qcow2Fuse.Testing.Crash;
 
 namespace Qcow2Fuse.Qcow2.Tests.Device;
@@ -99,12 +100,14 @@ public sealed class OverlayContractTests : Qcow2Contract
     protected override int? BackingLength => 300_001;
 }
 
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class LuksContractTests : Qcow2Contract
 {
     protected override Qcow2CreateOptions Options =>
         new() { Size = 0, ClusterSize = 4096, Encryption = EncryptedImages.Luks("xts-plain64") };
 }
 
+[Trait(Speed.Name, Speed.Slow)]
 public sealed class LuksOverlayContractTests : Qcow2Contract
 {
     protected override Qcow2CreateOptions Options => new()
