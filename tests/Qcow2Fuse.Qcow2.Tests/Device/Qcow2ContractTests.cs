@@ -3,8 +3,8 @@ using Qcow2Fuse.Block;
 using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Qcow2.Tests.Encryption;
 using Qcow2Fuse.Testing;
-using Xunit;
 using Qcow2Fuse.Testing.Crash;
+using Xunit;
 
 namespace Qcow2Fuse.Qcow2.Tests.Device;
 
