@@ -16,14 +16,7 @@ public sealed class LongCallTests
     {
         using SemaphoreSlim begun = new(0);
         using ManualResetEventSlim ready = new();
-        SlowFileSystem files = new()
-        {
-            OnOpen = () =>
-            {
-                begun.Release();
-                return ready.Wait(Patience) ? 0 : -FuseErrno.EIO;
-            },
-        };
+        SlowFileSystem files = WaitingFor(ready, begun);
         using SessionFixture session = SessionFixture.Initialised(files, new FuseServerOptions { Workers = 2 });
         Task<FakeReply>[] opens = [.. Enumerable.Range(0, 20).Select(_ => Open(session))];
         for (int i = 0; i < opens.Length; i++)
@@ -60,14 +53,7 @@ public sealed class LongCallTests
     {
         using SemaphoreSlim begun = new(0);
         using ManualResetEventSlim ready = new();
-        SlowFileSystem files = new()
-        {
-            OnOpen = () =>
-            {
-                begun.Release();
-                return ready.Wait(Patience) ? 0 : -FuseErrno.EIO;
-            },
-        };
+        SlowFileSystem files = WaitingFor(ready, begun);
         FuseServerOptions options = new() { Workers = 3, HasRoom = static () => false };
         using SessionFixture session = SessionFixture.Initialised(files, options);
         Task<FakeReply>[] opens = [Open(session), Open(session)];
@@ -111,6 +97,16 @@ public sealed class LongCallTests
         Assert.Equal(-FuseErrno.ENOSPC, (await change.WaitAsync(Patience)).Error);
     }
 
+    /// <summary>Opens tell that they have begun, and end when the test says so.</summary>
+    private static SlowFileSystem WaitingFor(ManualResetEventSlim ready, SemaphoreSlim begun) => new()
+    {
+        OnOpen = () =>
+        {
+            begun.Release();
+            return ready.Wait(Patience) ? 0 : -FuseErrno.EIO;
+        },
+    };
+
     private static byte[] Bytes<T>(in T value)
         where T : unmanaged =>
         MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in value)).ToArray();
@@ -125,14 +121,7 @@ public sealed class LongCallTests
     {
         using SemaphoreSlim begun = new(0);
         using ManualResetEventSlim ready = new();
-        SlowFileSystem files = new()
-        {
-            OnOpen = () =>
-            {
-                begun.Release();
-                return ready.Wait(Patience) ? 0 : -FuseErrno.EIO;
-            },
-        };
+        SlowFileSystem files = WaitingFor(ready, begun);
         using SessionFixture session = SessionFixture.Initialised(files, new FuseServerOptions { Workers = 2 });
 
         // More is asked for than the buffers of short requests have.
