@@ -96,7 +96,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         if (!arguments.ReadOnly && (header.RefcountFault ?? SnapshotTable.FaultOf(file, header)) is { } fault)
         {
             throw BlockException.About(
-                file.Name, fault.Kind, Qcow2Format.ReasonOf(file, fault), references.WriteRefusalCause);
+                file.Name, fault.Kind, fault.ReasonOrMessage, references.WriteRefusalCause);
         }
 
         if (!arguments.ReadOnly && (references.WriteRefusal ?? references.ReadOnlyReason) is { } reason)

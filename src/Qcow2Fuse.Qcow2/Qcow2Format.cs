@@ -43,9 +43,9 @@ public sealed class Qcow2Format : IImageFormat
         if (header.IsCorrupt)
             return ("the image is marked corrupt and cannot be written", FailureCode.Damaged);
         if (header.RefcountFault is { } refcounts)
-            return (ReasonOf(file, refcounts), FailureCode.Damaged);
+            return (refcounts.ReasonOrMessage, FailureCode.Damaged);
         if (SnapshotTable.FaultOf(file, header) is { } snapshots)
-            return (ReasonOf(file, snapshots), FailureCode.Damaged);
+            return (snapshots.ReasonOrMessage, FailureCode.Damaged);
         if (!header.HasExternalData && (header.Autoclear & FeatureBits.RawExternalData) != 0)
             return ("the image is said to have a raw data file and has none, and cannot be written",
                 FailureCode.DamagedHeader);
@@ -55,9 +55,4 @@ public sealed class Qcow2Format : IImageFormat
                 FailureCode.DamagedHeader);
         return (null, null);
     }
-
-    /// <summary>What a failure says, without the name of the file.</summary>
-    internal static string ReasonOf(BlockDevice file, BlockException fault) =>
-        fault.Message.StartsWith(file.Name + ": ", StringComparison.Ordinal)
-            ? fault.Message[(file.Name.Length + 2)..] : fault.Message;
 }

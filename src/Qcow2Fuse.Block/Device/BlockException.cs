@@ -79,6 +79,9 @@ public sealed class BlockException : Exception
     /// <summary>The message without that name; null where nobody has said which it is.</summary>
     public string? Reason { get; private init; }
 
+    /// <summary>The message without that name, where it is known which it is.</summary>
+    public string ReasonOrMessage => Reason ?? Message;
+
     /// <summary>A failure whose message is a file's name and a reason; others may know it by another name.</summary>
     public static BlockException About(
         string file, BlockErrorKind kind, string reason, FailureCause? cause = null) =>

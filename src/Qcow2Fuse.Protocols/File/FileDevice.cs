@@ -138,9 +138,9 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
             return;
         if (result < 0)
             throw FileErrors.Failed(-result, Name, $"read of {destination.Length} bytes at {offset}");
-        throw new BlockException(
-            BlockErrorKind.Io,
-            $"{Name}: read of {destination.Length} bytes at {offset} failed: the file has become shorter");
+        throw BlockException.About(
+            Name, BlockErrorKind.Io,
+            $"read of {destination.Length} bytes at {offset} failed: the file has become shorter");
     }
 
     /// <inheritdoc/>

@@ -9,11 +9,12 @@ internal static class FileErrors
 {
     /// <summary>A failure of <paramref name="operation"/> ("read of 4096 bytes at 0") on a file.</summary>
     public static BlockException Failed(int errno, string name, string operation) =>
-        new(KindOf(errno), $"{name}: {operation} failed: {Errno.Text(errno)}");
+        BlockException.About(name, KindOf(errno), $"{operation} failed: {Errno.Text(errno)}");
 
     /// <summary>A failure to open a file.</summary>
     public static BlockException NotOpened(int errno, string name, bool readOnly) =>
-        new(KindOf(errno), $"{name}: cannot be opened{(readOnly ? "" : " for writing")}: {Errno.Text(errno)}");
+        BlockException.About(
+            name, KindOf(errno), $"cannot be opened{(readOnly ? "" : " for writing")}: {Errno.Text(errno)}");
 
     private static BlockErrorKind KindOf(int errno) => errno switch
     {

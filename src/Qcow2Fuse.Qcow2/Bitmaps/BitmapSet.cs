@@ -64,7 +64,7 @@ internal sealed class BitmapSet : IDisposable
         }
         catch (BlockException e) when (e.Kind is BlockErrorKind.InvalidFormat or BlockErrorKind.TooLarge)
         {
-            return e.Reason ?? e.Message;
+            return e.ReasonOrMessage;
         }
     }
 

@@ -31,7 +31,7 @@ internal sealed partial class CheckRun
         if (Header.RefcountFault is { } fault)
         {
             if (Noted(FindingKind.InvalidEntry))
-                Note(Header.RefcountTableOffset, ReasonOf(fault));
+                Note(Header.RefcountTableOffset, fault.ReasonOrMessage);
             return;
         }
 

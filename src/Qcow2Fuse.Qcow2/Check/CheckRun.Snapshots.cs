@@ -22,7 +22,7 @@ internal sealed partial class CheckRun
         if (Header.SnapshotFault is { } fault)
         {
             if (Noted(FindingKind.InvalidEntry))
-                Note(Header.SnapshotsOffset, ReasonOf(fault));
+                Note(Header.SnapshotsOffset, fault.ReasonOrMessage);
             return [];
         }
 

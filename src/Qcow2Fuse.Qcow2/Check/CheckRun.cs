@@ -178,8 +178,6 @@ internal sealed partial class CheckRun : IDisposable
         return _findings.Count < CheckResult.FindingsMax;
     }
 
-    private string ReasonOf(BlockException fault) => fault.Message[(_file.Name.Length + 2)..];
-
     private void Note(long place, string text) => _findings.Add(new CheckFinding(_noted, place, text));
 
     /// <summary>Does something that reads; a failure to read is a finding.</summary>

@@ -114,7 +114,7 @@ public static class Qcow2HeaderReader
     private static long CheckSize(BlockDevice file, ulong size)
     {
         if (size > long.MaxValue)
-            throw new BlockException(BlockErrorKind.TooLarge, $"{file.Name}: virtual size {size} is too large");
+            throw TooLarge(file, $"virtual size {size} is too large");
         return (long)size;
     }
 
@@ -128,8 +128,7 @@ public static class Qcow2HeaderReader
     private static int CheckL1Size(BlockDevice file, uint entries)
     {
         if (entries > L1BytesMax / 8)
-            throw new BlockException(
-                BlockErrorKind.TooLarge, $"{file.Name}: L1 table of {entries} entries is too large");
+            throw TooLarge(file, $"L1 table of {entries} entries is too large");
         return (int)entries;
     }
 
@@ -154,8 +153,7 @@ public static class Qcow2HeaderReader
         if (clusters == 0)
             throw Invalid(file, "the image has no refcount table");
         if (clusters > RefcountTableBytesMax / clusterSize)
-            throw new BlockException(
-                BlockErrorKind.TooLarge, $"{file.Name}: refcount table of {clusters} clusters is too large");
+            throw TooLarge(file, $"refcount table of {clusters} clusters is too large");
         if (offset == 0 || offset > file.Length - ((long)clusters * clusterSize))
             throw Invalid(file, $"the refcount table at {offset} lies beyond the end of the file");
     }
@@ -164,7 +162,7 @@ public static class Qcow2HeaderReader
     {
         uint count = BigEndian.U32(fields, 60);
         if (count > SnapshotsMax)
-            throw new BlockException(BlockErrorKind.TooLarge, $"{file.Name}: {count} snapshots are too many");
+            throw TooLarge(file, $"{count} snapshots are too many");
         if (count == 0)
             return;
         long offset = CheckOffset(file, "snapshot table", BigEndian.U64(fields, 64), clusterSize);
@@ -298,8 +296,11 @@ public static class Qcow2HeaderReader
     }
 
     private static BlockException Invalid(BlockDevice file, string reason) =>
-        new(BlockErrorKind.InvalidFormat, $"{file.Name}: {reason}");
+        BlockException.About(file.Name, BlockErrorKind.InvalidFormat, reason);
+
+    private static BlockException TooLarge(BlockDevice file, string reason) =>
+        BlockException.About(file.Name, BlockErrorKind.TooLarge, reason);
 
     private static BlockException Unsupported(BlockDevice file, string reason) =>
-        new(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}");
+        BlockException.About(file.Name, BlockErrorKind.UnsupportedFeature, reason);
 }

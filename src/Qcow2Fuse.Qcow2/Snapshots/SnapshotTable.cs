@@ -80,7 +80,7 @@ internal static class SnapshotTable
     private static void CheckFields(BlockDevice file, Qcow2Header header)
     {
         if (header.SnapshotFault is { } fault)
-            throw BlockException.About(file.Name, fault.Kind, Qcow2Format.ReasonOf(file, fault));
+            throw BlockException.About(file.Name, fault.Kind, fault.ReasonOrMessage);
     }
 
     /// <summary>As <see cref="Entries"/>, from a place in the table on, where an entry begins.</summary>
