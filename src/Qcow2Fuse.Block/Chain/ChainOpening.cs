@@ -78,6 +78,8 @@ internal sealed class ChainOpening(
         {
             IImageFormat? named = formatName is null ? null : FindFormat(file, formatName);
             Register(file);
+            if (!readOnly)
+                file.ClaimForWriting();
             if (_takesLocks)
                 file.Lock(lockMode);
             IImageFormat format = named ?? Probe(file);
@@ -179,6 +181,8 @@ internal sealed class ChainOpening(
         try
         {
             Register(file);
+            if (!layer.ReadOnly)
+                file.ClaimForWriting();
             if (_takesLocks)
                 file.Lock(layer.ReadOnly ? ImageLockMode.DataReader : ImageLockMode.DataWriter);
             return file;

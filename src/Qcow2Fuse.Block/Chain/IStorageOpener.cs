@@ -40,6 +40,13 @@ public interface IStorageFile
     void LeaveDirectory();
 
     /// <summary>
+    /// Says that this process is going to write to the file for as long as it is open. Another open file of the process
+    /// cannot be the same one then, by whatever name it was found, and whether there are locks or not. At most once.
+    /// </summary>
+    /// <exception cref="BlockException"><see cref="BlockErrorKind.Locked"/>: one is already.</exception>
+    void ClaimForWriting();
+
+    /// <summary>
     /// Registers what the caller is going to do with the file, for as long as it is open, and refuses if another
     /// process forbids it. At most once.
     /// </summary>

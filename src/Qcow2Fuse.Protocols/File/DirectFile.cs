@@ -122,6 +122,13 @@ internal sealed unsafe class DirectFile(int fd, int memoryAlignment, int offsetA
         }
     }
 
+    /// <summary>Writes inside one block through another descriptor of the file, which has the page cache.</summary>
+    public int WriteInBlock(int cachedFd, long offset, ReadOnlySpan<byte> source)
+    {
+        using RangeLocks.Holder held = _changes.Acquire(RoundDown(offset), offsetAlignment, exclusive: true);
+        return LinuxFile.Write(cachedFd, source, offset);
+    }
+
     /// <summary>Fetches the first and the last block of a piece if part of them is to stay as it is.</summary>
     private int LoadEdges(long at, Span<byte> piece, bool keepHead, bool keepTail)
     {

@@ -10,8 +10,9 @@ namespace Qcow2Fuse.Protocols;
 /// read-modify-write.
 /// </summary>
 /// <remarks>
-/// After a failed flush every later one fails, because what was lost is not known. With O_DIRECT a regular file may
-/// be padded with zeroes up to one alignment past <see cref="Length"/> until the device is disposed.
+/// After a failed flush every later one fails, because what was lost is not known. With O_DIRECT a regular file that
+/// grows may be padded with zeroes up to one alignment past <see cref="Length"/> until the device is disposed. A write
+/// inside of it never makes it longer.
 /// </remarks>
 public sealed partial class FileDevice : BlockDevice, IStorageFile
 {
@@ -20,9 +21,9 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
     private readonly DirectFile? _direct;
     private readonly SharedFlush _flush;
     private long _length;
-    private volatile bool _mayBePadded;
     private bool _isClosed;
     private bool _isLocked;
+    private bool _isClaimed;
     private bool _cannotPunch;
     private bool _cannotZero;
 
@@ -38,6 +39,7 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
         IsReadOnly = readOnly;
         Identity = IdentityOf(status);
         Limits = new BlockLimits(direct?.Alignment ?? 1, GrowsOnWrite: !_isBlockDevice);
+        OpenForTail();
     }
 
     /// <summary>Its descriptor, while it is open.</summary>
@@ -98,6 +100,13 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
     /// size and content).
     /// </summary>
     public static FileDevice Create(string path, bool replace = false) => FileOpener.Create(path, replace);
+
+    /// <inheritdoc/>
+    public void ClaimForWriting()
+    {
+        WrittenFiles.Add(this);
+        _isClaimed = true;
+    }
 
     /// <inheritdoc/>
     public void Lock(ImageLockMode mode)
@@ -267,6 +276,7 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
         if (result < 0)
             throw FileErrors.Failed(-result, Name, $"resize to {length} bytes");
         Interlocked.Exchange(ref _length, length);
+        OpenForTail();
     }
 
     /// <inheritdoc/>
@@ -282,19 +292,14 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
             else if (_isLocked)
                 ImageLock.Release(_fd);
             _ = LinuxFile.Close(_fd);
+            if (_tailFd >= 0)
+                _ = LinuxFile.Close(_tailFd);
+            if (_isClaimed)
+                WrittenFiles.Remove(Identity);
             LeaveDirectory();
         }
 
         base.Dispose(disposing);
-    }
-
-    /// <summary>Should it fail, the file stays longer by zeroes that nobody misses.</summary>
-    private void CutPadding()
-    {
-        long length = Length;
-        bool known = LinuxFile.Status(_fd, out FileStatus status) == 0;
-        if (known && status.Size > length && status.Size - length < Limits.RequestAlignment)
-            _ = LinuxFile.Truncate(_fd, length);
     }
 
     /// <summary>Its directory, which is the caller's from now on.</summary>
@@ -309,13 +314,6 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
     public static StorageIdentity IdentityOf(in FileStatus status) => status.Type == FileType.BlockDevice
         ? new StorageIdentity(status.SpecialDevice, ulong.MaxValue)
         : new StorageIdentity(status.Device, status.Inode);
-
-    private int WriteDirect(long offset, ReadOnlySpan<byte> source)
-    {
-        if (!_isBlockDevice && (offset + source.Length) % _direct!.Alignment != 0)
-            _mayBePadded = true;
-        return _direct!.Write(offset, source);
-    }
 
     private bool TryPunch(long offset, long length) =>
         !_cannotPunch

@@ -42,11 +42,41 @@ public abstract class FileDeviceContract(bool direct, string? directory = null) 
             device.Write(length - 1, [7]);
             Assert.Equal(length, device.Length);
             Assert.Equal(7, ReadAll(device)[^1]);
+
+            // Nothing is left for the end of the process, which a kill would forestall.
+            Assert.Equal(length, new FileInfo(path).Length);
         }
 
         byte[] expected = new byte[length];
         expected[^1] = 7;
         Assert.Equal(expected, File.ReadAllBytes(path));
+    }
+
+    [Theory]
+    [InlineData(8192 + 1)]
+    [InlineData(70000)]
+    public void Writes_of_all_sizes_up_to_an_end_inside_a_block_leave_the_file_as_long_as_it_is(int length)
+    {
+        string path = _scratch.NewFile(0);
+        byte[] expected = DeviceModel.Pattern(length, seed: 1);
+        using FileDevice device = Open(path, readOnly: false);
+        device.Resize(length);
+        device.Write(0, expected);
+        for (int size = 1; size <= length; size = (size * 3) + 1)
+        {
+            byte[] source = DeviceModel.Pattern(size, seed: size);
+            source.CopyTo(expected, length - size);
+            device.Write(length - size, source);
+            Assert.Equal(length, new FileInfo(path).Length);
+            Assert.Equal(expected, ReadAll(device));
+        }
+
+        device.WriteParts(length - 600, new byte[200], new byte[200], new byte[200]);
+        device.WriteZeroes(length - 5000, 5000, mayUnmap: true);
+        device.WriteZeroes(length - 5000, 5000, mayUnmap: false);
+        Array.Clear(expected, length - 5000, 5000);
+        Assert.Equal(length, new FileInfo(path).Length);
+        Assert.Equal(expected, ReadAll(device));
     }
 
     [Fact]

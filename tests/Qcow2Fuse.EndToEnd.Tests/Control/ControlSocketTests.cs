@@ -109,6 +109,28 @@ public sealed class ControlSocketTests : ControlTest
     }
 
     [SkippableFact]
+    [Trait(Speed.Name, Speed.Slow)]
+    public void A_daemon_that_hangs_is_listed_all_the_same()
+    {
+        string image = NewImage("8M");
+        using MountedImage mounted = Start(image);
+        Signal(mounted.ProcessId, "STOP");
+        try
+        {
+            string seen = Run("list").ShouldSucceed().Output;
+            Assert.Contains($"pid {mounted.ProcessId}", seen, StringComparison.Ordinal);
+            Assert.Contains(image, seen, StringComparison.Ordinal);
+            string asked = Run("list", "-v").ShouldSucceed().Output;
+            Assert.Contains(image, asked, StringComparison.Ordinal);
+            Assert.DoesNotContain($"{mounted.RawFile}: 8 MiB", asked, StringComparison.Ordinal);
+        }
+        finally
+        {
+            Signal(mounted.ProcessId, "CONT");
+        }
+    }
+
+    [SkippableFact]
     public void An_image_is_unmounted_by_its_name()
     {
         string image = NewImage("8M");

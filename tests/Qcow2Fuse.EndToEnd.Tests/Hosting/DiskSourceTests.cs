@@ -103,6 +103,51 @@ public sealed class DiskSourceTests
         Assert.Equal((2, 1), (disk.Opened, disk.Closed));
     }
 
+    [Fact]
+    public async Task Who_has_to_know_waits_for_a_close_that_may_fail()
+    {
+        using SlowDisk disk = new() { Time = TimeSpan.FromHours(1), IsWrittenOut = false };
+        Assert.Null(disk.Settled());
+        disk.Ready.Set();
+        disk.Acquire();
+        disk.Release();
+        disk.Ready.Reset();
+        Task<bool> closing = Task.Run(() => disk.CloseUnused(TimeSpan.Zero));
+        Assert.True(await disk.Leaving.WaitAsync(Patience));
+        BlockDevice? seen = null;
+        Thread other = new(() => seen = disk.Settled());
+        other.Start();
+        Assert.True(SpinWait.SpinUntil(() => other.ThreadState.HasFlag(ThreadState.WaitSleepJoin), Patience));
+        disk.Ready.Set();
+        Assert.False(await closing.WaitAsync(Patience));
+        Assert.True(other.Join(Patience));
+        Assert.Same(disk.Device, seen);
+
+        // It is not closed under him.
+        disk.IsWrittenOut = true;
+        Assert.False(disk.CloseUnused(TimeSpan.Zero));
+        disk.Release();
+        Assert.True(disk.CloseUnused(TimeSpan.Zero));
+        Assert.Null(disk.Settled());
+    }
+
+    [Fact]
+    public void A_look_keeps_the_disk_open_while_it_lasts_and_no_longer()
+    {
+        using SlowDisk disk = new() { Time = TimeSpan.FromHours(1) };
+        disk.Ready.Set();
+        Assert.Null(disk.LookAt(static _ => 1));
+        disk.Acquire();
+        disk.Release();
+        Assert.Equal(4096, disk.LookAt(device =>
+        {
+            Assert.False(disk.CloseUnused(TimeSpan.Zero));
+            return device.Length;
+        }));
+        Assert.True(disk.CloseUnused(TimeSpan.Zero));
+        Assert.Null(disk.LookAt(static _ => 1));
+    }
+
     private sealed class SlowDisk : DiskSource, IDisposable
     {
         public SemaphoreSlim Begun { get; } = new(0);
@@ -132,6 +177,10 @@ public sealed class DiskSourceTests
         public override long AllocatedBytes => 0;
 
         public override bool IsReadOnly => true;
+
+        public BlockDevice? Settled() => AcquireSettled();
+
+        public long? LookAt(Func<BlockDevice, long> look) => Look(look);
 
         public void Dispose()
         {

@@ -94,6 +94,28 @@ public sealed class DurabilityTests : MountTest
         ShouldBeThere(file);
     }
 
+    /// <summary>A raw disk that ends inside a block of its file is no longer for having been written to its end.</summary>
+    [SkippableTheory]
+    [InlineData("cache=none")]
+    [InlineData("cache=directsync")]
+    [InlineData("cache=writeback")]
+    public void A_raw_disk_of_odd_size_keeps_it(string cache)
+    {
+        const int size = (1 << 20) + 1234;
+        string image = PathOf("odd.img");
+        byte[] content = Stamp.Bytes(0, size, 3);
+        File.WriteAllBytes(image, new byte[size]);
+        string raw = Mount(image, NewMountPoint(), "-o", "format=raw," + cache);
+        using (FileStream file = File.OpenWrite(raw))
+        {
+            file.Write(content);
+            file.Flush(flushToDisk: true);
+        }
+
+        Kill();
+        Assert.Equal(content, File.ReadAllBytes(image));
+    }
+
     private static void Write(string raw, string file, string way, bool syncs) => Tool(
         "python3", "-c", Script, Path.ChangeExtension(raw, null) + file, way,
         (file == ".raw" ? Place : Place - PartitionStart).ToString(System.Globalization.CultureInfo.InvariantCulture),

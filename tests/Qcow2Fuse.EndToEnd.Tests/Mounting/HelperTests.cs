@@ -69,6 +69,52 @@ public sealed class HelperTests : MountTest
     }
 
     [SkippableFact]
+    public void A_remount_changes_the_flags_and_the_daemon_serves_on()
+    {
+        Assert.Equal(
+            "ro\nread-only\nrw noatime\nwritten\n",
+            RunScript(
+                """
+                flags() { findmnt -rno OPTIONS "$1/mnt" | tr , '\n' | grep -x "$2" | paste -sd' '; }
+                again() { mount -t qcow2fuse -o "remount,$1" disk.qcow2 mnt; }
+                store() { printf written | dd of=mnt/disk.raw conv=notrunc status=none 2>&1; }
+                mount -t qcow2fuse disk.qcow2 mnt
+                exec 3<mnt/disk.raw
+                again ro
+                flags "$1" 'ro\|rw'
+                store | grep -q 'Read-only file system' && echo read-only
+                again rw,noatime
+                flags "$1" 'ro\|rw\|noatime'
+                store
+                head -c 7 <&3
+                echo
+                exec 3<&-
+                umount mnt
+                """));
+    }
+
+    [SkippableFact]
+    public void A_remount_does_not_promise_what_the_daemon_does_not_do()
+    {
+        string output = RunScript(
+            """
+            mount -t qcow2fuse -o ro disk.qcow2 mnt
+            mount -t qcow2fuse -o remount,rw disk.qcow2 mnt 2>&1 || echo exit $?
+            findmnt -rno OPTIONS "$1/mnt" | cut -c1-2
+            umount mnt
+            mount -t qcow2fuse -o remount,ro disk.qcow2 mnt 2>&1 || echo exit $?
+            """);
+        string[] lines = output.Split('\n');
+        Assert.Contains(lines, static line => line.EndsWith(
+            "/mnt: its daemon has opened the image read-only", StringComparison.Ordinal));
+        Assert.Contains(lines, static line => line.StartsWith("  hint: umount ", StringComparison.Ordinal)
+            || line.StartsWith("hint: umount ", StringComparison.Ordinal));
+        Assert.Contains("ro", lines);
+        Assert.Contains(lines, static line => line.EndsWith("no image is mounted here", StringComparison.Ordinal));
+        Assert.Equal(2, lines.Count(static line => line == "exit 32"));
+    }
+
+    [SkippableFact]
     public void A_failure_has_the_exit_code_of_a_failed_mount()
     {
         string output = RunScript("mount -t qcow2fuse none.qcow2 mnt 2>&1 || echo exit $?\nls mnt");

@@ -85,4 +85,35 @@ public sealed class LockTests : MountTest
         string raw = Mount(image, mountPoint, "-o", "ro,force_share");
         Assert.Equal(64 << 20, new FileInfo(raw).Length);
     }
+
+    /// <summary>Where the user wants no locks, the daemon itself does not open a file twice to write to it.</summary>
+    [SkippableFact]
+    public void One_daemon_writes_a_file_by_one_of_its_names()
+    {
+        Directory.CreateDirectory(PathOf("images"));
+        string image = NewImage(name: "images/a.qcow2");
+        Tool("ln", image, PathOf("images/b.qcow2"));
+        Tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=d.raw", PathOf("images/c.qcow2"), "1M");
+        Tool("cp", PathOf("images/c.qcow2"), PathOf("images/e.qcow2"));
+        string mountPoint = NewMountPoint();
+        Run("mount", "-o", "no_lock", PathOf("images"), mountPoint).ShouldSucceed();
+        ShouldExclude("a.raw", "b.raw");
+        ShouldExclude("c.raw", "e.raw");
+
+        void ShouldExclude(string one, string other)
+        {
+            using (FileStream file = File.OpenWrite(Path.Combine(mountPoint, one)))
+            {
+                file.Write("one"u8);
+                file.Flush(flushToDisk: true);
+                ProcessResult result = TryTool(
+                    "dd", $"of={Path.Combine(mountPoint, other)}", "if=/dev/zero", "bs=512", "count=1", "conv=notrunc");
+                Assert.NotEqual(0, result.ExitCode);
+                Assert.Contains("busy", result.Error, StringComparison.Ordinal);
+            }
+
+            using FileStream again = File.OpenRead(Path.Combine(mountPoint, one));
+            Assert.Equal((byte)'o', again.ReadByte());
+        }
+    }
 }

@@ -15,12 +15,14 @@ public sealed class ModelImage
     private readonly SeededRandom _random;
     private readonly List<string> _commands = [];
 
-    private ModelImage(ModelCase one, TempDirectory directory, long sizeMax)
+    private ModelImage(ModelCase one, TempDirectory directory, long sizeMax, DiscardMode? discard)
     {
         Case = one;
         _random = new SeededRandom(one.Seed);
         Size = Math.Min(DrawSize(), sizeMax);
-        Discard = _random.Chance(80) ? DiscardMode.Unmap : DiscardMode.Ignore;
+        DiscardMode unmapping = SeededRandom.Mix(one.Seed + 1) % 3 == 0 ? DiscardMode.NoUnref : DiscardMode.Unmap;
+        DiscardMode drawn = _random.Chance(80) ? unmapping : DiscardMode.Ignore;
+        Discard = discard ?? drawn;
         SmallCaches = _random.Chance(50);
         StepCount = one.ClusterSize > 1 << 20 ? 40 + _random.Below(60) : 100 + _random.Below(401);
         byte[]? backing = MakeBacking(directory);
@@ -54,13 +56,16 @@ public sealed class ModelImage
     /// <summary>How many operations the case has, at most 500.</summary>
     public int StepCount { get; }
 
-    /// <summary>Makes the image of a case, with a disk of at most so many bytes, a multiple of 512.</summary>
-    public static ModelImage Create(ModelCase one, long sizeMax = long.MaxValue)
+    /// <summary>
+    /// Makes the image of a case, with a disk of at most so many bytes, a multiple of 512, and perhaps a chosen way to
+    /// discard.
+    /// </summary>
+    public static ModelImage Create(ModelCase one, long sizeMax = long.MaxValue, DiscardMode? discard = null)
     {
         using TempDirectory directory = new();
         try
         {
-            return new ModelImage(one, directory, sizeMax);
+            return new ModelImage(one, directory, sizeMax, discard);
         }
         catch (InvalidOperationException failure)
         {

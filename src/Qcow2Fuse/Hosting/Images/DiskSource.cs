@@ -109,6 +109,42 @@ internal abstract class DiskSource
         }
     }
 
+    /// <summary>
+    /// Keeps the disk open if it is open, as <see cref="AcquireOpen"/>, but waits for whoever opens or closes it: a
+    /// disk that could not be written out before its close is open again then.
+    /// </summary>
+    protected BlockDevice? AcquireSettled()
+    {
+        lock (_lock)
+        {
+            while (_isChanging)
+                Monitor.Wait(_lock);
+            if (_device is not null)
+                _users++;
+            return _device;
+        }
+    }
+
+    /// <summary>
+    /// Looks at the open disk, which is not closed meanwhile, but no later for it; null where it is closed.
+    /// </summary>
+    protected T? Look<T>(Func<BlockDevice, T> look)
+        where T : struct
+    {
+        if (AcquireOpen() is not { } device)
+            return null;
+        try
+        {
+            return look(device);
+        }
+        finally
+        {
+            lock (_lock)
+                _users--;
+            CloseIfTransient();
+        }
+    }
+
     /// <summary>Undoes one <see cref="Acquire"/>.</summary>
     public void Release()
     {
@@ -118,8 +154,7 @@ internal abstract class DiskSource
             _unusedSince = Environment.TickCount64;
         }
 
-        if (IdleTime == TimeSpan.Zero)
-            CloseUnused(TimeSpan.Zero);
+        CloseIfTransient();
     }
 
     /// <summary>
@@ -201,6 +236,12 @@ internal abstract class DiskSource
 
     /// <summary>Closes it.</summary>
     protected abstract void Close(BlockDevice device);
+
+    private void CloseIfTransient()
+    {
+        if (IdleTime == TimeSpan.Zero)
+            CloseUnused(TimeSpan.Zero);
+    }
 
     private void CloseTaken(BlockDevice device)
     {

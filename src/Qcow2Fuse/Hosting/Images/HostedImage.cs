@@ -113,12 +113,13 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     public override long Length => Current?.Length ?? KnownFacts().VirtualSize;
 
     /// <inheritdoc/>
-    public override long AllocatedBytes => Current?.AllocatedBytes ?? KnownFacts().ActualSize;
+    public override long AllocatedBytes =>
+        Look(static device => device.AllocatedBytes) ?? KnownFacts().ActualSize;
 
     /// <summary>Size of the disk and what it occupies, as they are or were when somebody asked last. Waits for nothing.
     /// </summary>
     public (long Length, long AllocatedBytes) LastKnown =>
-        Current is { } device ? (device.Length, device.AllocatedBytes) : (_facts.VirtualSize, _facts.ActualSize);
+        Look(static device => (device.Length, device.AllocatedBytes)) ?? (_facts.VirtualSize, _facts.ActualSize);
 
     /// <inheritdoc/>
     public override bool IsReadOnly => Current?.IsReadOnly ?? _settings.ReadOnly;
@@ -241,7 +242,19 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
 
     /// <summary>Makes everything durable that was written.</summary>
     /// <exception cref="BlockException">Something is lost.</exception>
-    public void Flush() => Served?.Flush();
+    public void Flush()
+    {
+        if (AcquireSettled() is null)
+            return;
+        try
+        {
+            _served!.Flush();
+        }
+        finally
+        {
+            Release();
+        }
+    }
 
     /// <summary>Closes the image and its files.</summary>
     /// <exception cref="BlockException">Something is lost.</exception>
@@ -280,7 +293,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     {
         try
         {
-            Flush();
+            _served!.Flush();
             return true;
         }
         catch (BlockException exception)

@@ -101,8 +101,8 @@ public sealed class DiscardOperation : ModelOperation
         for (long at = offset / unit * unit; at < end; at += unit)
         {
             long unitEnd = Math.Min(at + unit, state.Size);
-            bool whole = at >= offset && unitEnd <= end && state.Discard == DiscardMode.Unmap;
-            bool mayBeZero = whole || (state.Case.DataFile && state.Discard == DiscardMode.Unmap);
+            bool whole = at >= offset && unitEnd <= end && state.Discard != DiscardMode.Ignore;
+            bool mayBeZero = whole || (state.Case.DataFile && state.Discard != DiscardMode.Ignore);
             int from = (int)Math.Max(at, offset);
             int count = (int)(Math.Min(unitEnd, end) - from);
             if (mayBeZero && !state.Read(from, count).ContainsAnyExcept((byte)0))
