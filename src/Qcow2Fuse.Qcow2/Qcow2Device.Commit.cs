@@ -9,8 +9,9 @@ namespace Qcow2Fuse.Qcow2;
 /// </summary>
 /// <remarks>
 /// The first change after a flush sets a timer, which goes off once: a disk on which nothing is allocated wakes nobody.
-/// A flush of the guest meanwhile leaves it nothing to do. Overwriting in place changes no metadata. A flush that fails
-/// here is told of by the guest's next one, also if that succeeds, and is tried again in its time.
+/// A flush of the guest meanwhile leaves it nothing to do, unless something has been gathered that the flush did not
+/// look for any more. Overwriting in place changes no metadata. A flush that fails here is told of by the guest's next
+/// one, also if that succeeds, and is tried again in its time.
 /// </remarks>
 public sealed partial class Qcow2Device
 {
@@ -38,24 +39,25 @@ public sealed partial class Qcow2Device
         if (_commit is null)
             return;
         _commitFlush = _caches.NextFlush;
-        if (_isCommitSet)
-            return;
-        _isCommitSet = true;
-        _commit.Change(_commitInterval, Timeout.InfiniteTimeSpan);
+        SetCommit();
     }
 
-    /// <summary>
-    /// Says that something was gathered, which is in no table yet. The next flush may have looked for it already.
-    /// </summary>
+    /// <summary>Says that something was gathered, which is in no table yet.</summary>
     private void NoteGathered()
     {
         if (_commit is null)
             return;
         lock (_gate)
-        {
-            NoteChange();
-            _commitFlush++;
-        }
+            SetCommit();
+    }
+
+    /// <summary>Sets the timer unless it is set; the gate is held.</summary>
+    private void SetCommit()
+    {
+        if (_isCommitSet)
+            return;
+        _isCommitSet = true;
+        _commit!.Change(_commitInterval, Timeout.InfiniteTimeSpan);
     }
 
     private void Commit(object? state)
@@ -63,7 +65,8 @@ public sealed partial class Qcow2Device
         lock (_gate)
         {
             _isCommitSet = false;
-            if (_isClosed || _caches.HasFailed || _caches.CompletedFlush >= _commitFlush)
+            bool isDurable = _caches.CompletedFlush >= _commitFlush && _target is not { HoldsAny: true };
+            if (_isClosed || _caches.HasFailed || isDurable)
                 return;
         }
 

@@ -63,6 +63,77 @@ public sealed class InvalidationTests
                 MemoryMarshal.Read<long>(message.AsSpan(32)))));
     }
 
+    /// <summary>Where several files change all the time, the queue is never empty.</summary>
+    [Fact]
+    public void What_is_delivered_counts_while_more_is_asked_for()
+    {
+        using SessionFixture fixture = SessionFixture.Initialised(new MemoryFileSystem(1 << 20));
+        FuseInvalidator invalidator = fixture.Server.Invalidator;
+        FuseCachedNode[] nodes = [new(2), new(3)];
+        int sent = 0;
+        long[] delivered = new long[100];
+        fixture.Kernel.OnNotify = message =>
+        {
+            if (sent < delivered.Length)
+            {
+                delivered[sent] = invalidator.Delivered;
+                invalidator.Invalidate(nodes[sent % 2], 0, 1);
+                invalidator.Invalidate(nodes[(sent + 1) % 2], 0, 1);
+            }
+
+            sent++;
+            return message.Length;
+        };
+        long first = invalidator.Invalidate(nodes[0], 0, 1);
+        Eventually.Holds(() => Volatile.Read(ref sent) >= delivered.Length);
+        Assert.True(delivered[1] >= first, $"{first} has been sent, {delivered[1]} counts as delivered");
+        Assert.Equal(delivered.Order(), delivered);
+        Assert.True(delivered[^1] > delivered[50]);
+    }
+
+    [Fact]
+    public void What_is_asked_for_too_late_is_not_delivered()
+    {
+        using SessionFixture fixture = SessionFixture.Initialised(new MemoryFileSystem(1 << 20));
+        FuseInvalidator invalidator = fixture.Server.Invalidator;
+        FuseCachedNode node = new(2);
+        long early = invalidator.Invalidate(node, 0, 1);
+        Assert.True(invalidator.WaitDelivered(Patience));
+        fixture.Server.Stop();
+        long late = invalidator.Invalidate(node, 0, 1);
+        Assert.True(late > early);
+        Assert.False(invalidator.WaitDelivered(Patience));
+        Assert.Equal(early, invalidator.Delivered);
+    }
+
+    /// <summary>The thread that ends the mount does not compete with workers for the right to wait.</summary>
+    [Fact]
+    public void Some_workers_may_wait_and_anybody_else()
+    {
+        using SessionFixture fixture = SessionFixture.Initialised(new MemoryFileSystem(1 << 20));
+        using ManualResetEventSlim gate = new();
+        fixture.Kernel.OnNotify = message =>
+        {
+            gate.Wait(Patience);
+            return message.Length;
+        };
+        FuseInvalidator invalidator = fixture.Server.Invalidator;
+        invalidator.Invalidate(new FuseCachedNode(2), 0, 1);
+        TestThread[] workers =
+            [.. Enumerable.Range(0, 4).Select(_ => TestThread.Start(() => invalidator.TryWaitDelivered(Patience)))];
+        foreach (TestThread worker in workers)
+            worker.ShouldWait("a worker does not wait");
+        Assert.False(invalidator.TryWaitDelivered(Patience));
+        bool isDelivered = false;
+        TestThread other = TestThread.Start(() => isDelivered = invalidator.WaitDelivered(Patience));
+        other.ShouldWait("nobody else waits");
+        gate.Set();
+        other.ShouldEnd();
+        Assert.True(isDelivered);
+        foreach (TestThread worker in workers)
+            worker.ShouldEnd();
+    }
+
     [Theory]
     [InlineData(-FuseErrno.ENOENT, 1, 0)]
     [InlineData(-FuseErrno.ENODEV, 1, 0)]

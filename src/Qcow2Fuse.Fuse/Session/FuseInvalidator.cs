@@ -17,6 +17,9 @@ public sealed class FuseCachedNode(ulong node)
 
     internal bool IsQueued { get; set; }
 
+    /// <summary>The number of the first request that the queued range is of.</summary>
+    internal long Ticket { get; set; }
+
     internal long From { get; set; }
 
     internal long To { get; set; }
@@ -28,12 +31,13 @@ public sealed class FuseCachedNode(ulong node)
 /// <remarks>
 /// The kernel waits within the notification for pages that are being read or written, and so for requests that a
 /// worker has to answer: a worker that sent one could wait for itself. Queued ranges of a node are joined, so the
-/// queue needs no memory and never overflows; to drop more pages than necessary costs time only.
+/// queue needs no memory and never overflows; to drop more pages than necessary costs time only. What is queued when
+/// the server ends is not sent, and never counts as delivered.
 /// </remarks>
 public sealed unsafe class FuseInvalidator : IDisposable
 {
     private const int StackSize = 256 * 1024;
-    private const int MaxWaiters = 4;
+    private const int MaxWaitingWorkers = 4;
 
     private readonly IFuseTransport _transport;
     private readonly object _lock = new();
@@ -41,8 +45,9 @@ public sealed unsafe class FuseInvalidator : IDisposable
     private FuseCachedNode? _first;
     private FuseCachedNode? _last;
     private long _requested;
+    private long _queued;
     private long _delivered;
-    private int _waiters;
+    private int _waitingWorkers;
     private bool _ended;
 
     internal FuseInvalidator(IFuseTransport transport) => _transport = transport;
@@ -53,15 +58,8 @@ public sealed unsafe class FuseInvalidator : IDisposable
     /// <summary>Notifications that the kernel refused.</summary>
     public long Refused { get; private set; }
 
-    /// <summary>Up to which number the kernel has done what was asked for, or the server has ended.</summary>
-    public long Delivered
-    {
-        get
-        {
-            lock (_lock)
-                return _ended ? _requested : _delivered;
-        }
-    }
+    /// <summary>Up to which number the kernel has done what was asked for.</summary>
+    public long Delivered => Volatile.Read(ref _delivered);
 
     /// <summary>
     /// Asks for the pages of a range, and the attributes of the node, to be dropped. The kernel writes those first that
@@ -72,9 +70,10 @@ public sealed unsafe class FuseInvalidator : IDisposable
     {
         lock (_lock)
         {
+            _requested++;
             if (_ended)
                 return _requested;
-            _requested++;
+            _queued = _requested;
             long end = length > long.MaxValue - offset ? long.MaxValue : offset + length;
             if (node.IsQueued)
             {
@@ -86,6 +85,7 @@ public sealed unsafe class FuseInvalidator : IDisposable
             node.From = offset;
             node.To = end;
             node.IsQueued = true;
+            node.Ticket = _requested;
             if (_last is null)
                 _first = node;
             else
@@ -97,31 +97,48 @@ public sealed unsafe class FuseInvalidator : IDisposable
     }
 
     /// <summary>
-    /// Waits until the kernel has taken what was asked for before. Gives up after <paramref name="timeout"/>, and at
-    /// once where several wait already: the kernel may need the caller's thread to get on.
+    /// Waits until the kernel has done what was asked for before, at most <paramref name="timeout"/>. Not for workers:
+    /// the kernel may need them to get on.
     /// </summary>
     /// <returns>Whether everything was delivered.</returns>
     public bool WaitDelivered(TimeSpan timeout)
+    {
+        lock (_lock)
+            return WaitLocked(_requested, timeout);
+    }
+
+    /// <summary>Waits until <see cref="Delivered"/> reaches a number, at most <paramref name="timeout"/>.</summary>
+    /// <returns>Whether it has.</returns>
+    public bool WaitDelivered(long number, TimeSpan timeout)
+    {
+        if (Delivered >= number)
+            return true;
+        lock (_lock)
+            return WaitLocked(number, timeout);
+    }
+
+    /// <summary>
+    /// As <see cref="WaitDelivered(TimeSpan)"/>, for a worker; false at once where so many wait that the kernel could want for
+    /// one.
+    /// </summary>
+    public bool TryWaitDelivered(TimeSpan timeout)
     {
         lock (_lock)
         {
             long wanted = _requested;
             if (_delivered >= wanted)
                 return true;
-            if (_waiters >= MaxWaiters)
+            if (_waitingWorkers >= MaxWaitingWorkers)
                 return false;
-            _waiters++;
-            long end = Environment.TickCount64 + (long)timeout.TotalMilliseconds;
-            while (_delivered < wanted && !_ended)
+            _waitingWorkers++;
+            try
             {
-                long left = end - Environment.TickCount64;
-                if (left <= 0)
-                    break;
-                Monitor.Wait(_lock, TimeSpan.FromMilliseconds(left));
+                return WaitLocked(wanted, timeout);
             }
-
-            _waiters--;
-            return _delivered >= wanted;
+            finally
+            {
+                _waitingWorkers--;
+            }
         }
     }
 
@@ -152,7 +169,6 @@ public sealed unsafe class FuseInvalidator : IDisposable
         while (true)
         {
             FuseNotifyInvalidate message = default;
-            long covers;
             lock (_lock)
             {
                 while (_first is null && !_ended)
@@ -168,7 +184,6 @@ public sealed unsafe class FuseInvalidator : IDisposable
                 message.Node = node.Node;
                 message.Offset = node.From;
                 message.Length = node.To == long.MaxValue ? 0 : node.To - node.From;
-                covers = _first is null ? _requested : _delivered;
             }
 
             int result = Send(ref message);
@@ -179,10 +194,26 @@ public sealed unsafe class FuseInvalidator : IDisposable
                     Sent++;
                 else
                     Refused++;
-                _delivered = Math.Max(_delivered, covers);
+
+                // The queue is in the order of the first requests, so all before that of the next node are done.
+                Volatile.Write(ref _delivered, _first is null ? _queued : _first.Ticket - 1);
                 Monitor.PulseAll(_lock);
             }
         }
+    }
+
+    private bool WaitLocked(long wanted, TimeSpan timeout)
+    {
+        long end = Environment.TickCount64 + (long)timeout.TotalMilliseconds;
+        while (_delivered < wanted && !_ended)
+        {
+            long left = end - Environment.TickCount64;
+            if (left <= 0)
+                break;
+            Monitor.Wait(_lock, TimeSpan.FromMilliseconds(left));
+        }
+
+        return _delivered >= wanted;
     }
 
     private int Send(ref FuseNotifyInvalidate message)

@@ -104,7 +104,8 @@ public sealed unsafe partial class FuseSession
         FuseInHeader* header = (FuseInHeader*)slot.Request;
         return length is >= FuseAbi.InHeaderSize and <= FuseSlot.PageSize && _initialised
             && (GoesFar(header, length)
-                || (header->Opcode is FuseOpcode.Open or FuseOpcode.Lookup or FuseOpcode.OpenDir
+                || (header->Opcode == FuseOpcode.Open && _fileSystem.MayOpenLong(header->Node))
+                || (header->Opcode is FuseOpcode.Lookup or FuseOpcode.OpenDir
                         or FuseOpcode.ReadDir or FuseOpcode.Read or FuseOpcode.SetAttr
                     && _fileSystem.MayTakeLong(header->Node)));
     }

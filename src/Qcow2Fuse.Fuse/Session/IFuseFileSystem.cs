@@ -20,10 +20,13 @@ public interface IFuseFileSystem
     int Lookup(ulong parent, ReadOnlySpan<byte> name, out FuseAttributes attributes);
 
     /// <summary>
-    /// Whether it may take seconds to open a node, to find or list something in it, to read it or to change its
-    /// attributes: a thread that nobody else waits for does it then. Asked before each of these; waits for nothing.
+    /// Whether it may take seconds to find or list something in a node, to read it or to change its attributes: a thread
+    /// that nobody else waits for does it then. Asked before each of these; waits for nothing.
     /// </summary>
     bool MayTakeLong(ulong node) => false;
+
+    /// <summary>As <see cref="MayTakeLong"/>, for opening a node.</summary>
+    bool MayOpenLong(ulong node) => MayTakeLong(node);
 
     /// <summary>Describes a node.</summary>
     int GetAttributes(ulong node, out FuseAttributes attributes);

@@ -58,6 +58,9 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
             _slots[i] = new Slot(_arena + ((long)i << geometry.ClusterBits), geometry.ClusterSize);
     }
 
+    /// <summary>Whether anything is gathered that is not stored.</summary>
+    public bool HoldsAny => Volatile.Read(ref _used) > 0;
+
     private enum SlotState
     {
         Free,

@@ -150,6 +150,7 @@ internal sealed class MountHost : IDisposable
             Generation = _keeper?.Generation ?? 0,
             BrokenBelow = _keeper?.BrokenBelow ?? 0,
             WrittenNodes = _keeper?.WrittenNodes,
+            NewerRanges = _keeper?.NewerRanges,
         };
         _images.CreateNodes(context, rootIsFile: mount.IsFile);
         if (_keeper is { Resumes: true })

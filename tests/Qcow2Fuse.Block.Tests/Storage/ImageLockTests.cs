@@ -162,8 +162,13 @@ public sealed class ImageLockTests : IDisposable
             ShouldFail(BlockErrorKind.Locked, () => opener.Open(writing));
             ShouldFail(BlockErrorKind.Locked, () => opener.Open(reading));
             opener.Open(reading with { ForceShare = true }).Dispose();
-            opener.Open(writing with { NoLock = true }).Dispose();
+
+            // Locks are not what keeps one process from writing it twice.
+            ShouldFail(BlockErrorKind.Locked, () => opener.Open(writing with { NoLock = true }));
         }
+
+        using (TryOpen("ours", path, readOnly: false))
+            opener.Open(writing with { NoLock = true }).Dispose();
 
         using (opener.Open(reading))
         {

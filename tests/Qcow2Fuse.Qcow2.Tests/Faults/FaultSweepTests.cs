@@ -30,7 +30,7 @@ public sealed class FaultSweepTests(ITestOutputHelper output)
     [SkippableTheory]
     [InlineData("version=3 cluster=4096 l2=standard refcount=16 backing=shorter data-file=no compressed=yes seed=0x17")]
     [InlineData("version=3 cluster=65536 l2=extended refcount=16 backing=longer data-file=no compressed=yes seed=0x18")]
-    [InlineData("version=3 cluster=16384 l2=extended refcount=16 backing=none data-file=no compressed=no seed=0x19")]
+    [InlineData("version=3 cluster=65536 l2=extended refcount=16 backing=none data-file=yes compressed=no seed=0x19")]
     public void Nor_where_discarded_clusters_keep_their_place(string kind) => Sweep(kind, DiscardMode.NoUnref);
 
     private void Sweep(string kind, DiscardMode discard)

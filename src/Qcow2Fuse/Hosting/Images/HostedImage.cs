@@ -22,6 +22,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     private readonly bool _staysOpen;
     private readonly ImagePlace _place;
     private readonly FileStorage? _files;
+    private readonly NewerRanges? _newer;
     private ServedImage? _served;
     private ImageFacts _facts;
     private FileStamp _factsStamp;
@@ -46,9 +47,14 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         _files = files;
 
     /// <summary>An image that is open already and stays so; it belongs to the hosted image now.</summary>
-    public HostedImage(MountSettings settings, ServedImage served, ILogger logger)
+    /// <param name="settings">The settings of the mount.</param>
+    /// <param name="served">The image.</param>
+    /// <param name="newer">What was changed through its files, where that outlives the process; or null.</param>
+    /// <param name="logger">The daemon's log.</param>
+    public HostedImage(MountSettings settings, ServedImage served, NewerRanges? newer, ILogger logger)
         : this(settings, new FilePlace(served.Anchor(), served.ImagePath), logger)
     {
+        _newer = newer;
         _staysOpen = true;
         _served = served;
         _ = Acquire();
@@ -77,25 +83,10 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     public Lock ChangeLock => LazyInitializer.EnsureInitialized(ref _changeLock);
 
     /// <summary>The order of changes through its files.</summary>
-    public SharedWrites Writes => LazyInitializer.EnsureInitialized(ref _writes);
+    public SharedWrites Writes => Volatile.Read(ref _writes) ?? MakeWrites();
 
-    /// <summary>Whether more than one of its files may be written.</summary>
-    public bool IsShared => Volatile.Read(ref _writes) is { IsShared: true };
-
-    /// <summary>Whether one more change can be remembered for each of its files.</summary>
-    public bool HasRoomForChanges
-    {
-        get
-        {
-            foreach (RawFileNode view in Volatile.Read(ref _views))
-            {
-                if (!view.HasRoomForChange)
-                    return false;
-            }
-
-            return true;
-        }
-    }
+    /// <summary>Whether more than one file shows its disk.</summary>
+    public bool HasSeveralFiles => Volatile.Read(ref _views).Length > 1;
 
     /// <summary>What its requests add up to.</summary>
     public ImageCounters Counters { get; } = new();
@@ -193,11 +184,20 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         if (Volatile.Read(ref _table).LiesIn(start, length))
             Volatile.Write(ref _tableIsStale, 1);
 
+        long ticket = 0;
+        bool isRemembered = false;
         foreach (RawFileNode view in Volatile.Read(ref _views))
         {
-            if (!ReferenceEquals(view, through))
-                view.Forget(start, length);
+            if (ReferenceEquals(view, through) || view.Forget(start, length) is not (> 0 and var own))
+                continue;
+
+            // Looked at after the notification was asked for: who opens it for writing now waits for that.
+            ticket = Math.Max(ticket, own);
+            isRemembered |= view.MayHaveChangedPages;
         }
+
+        if (isRemembered)
+            Remember(through, start, length > long.MaxValue - start ? long.MaxValue : start + length, ticket);
     }
 
     /// <summary>
@@ -218,19 +218,26 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         return isAsked;
     }
 
-    /// <summary>To be called after the size has changed: the backup of a GPT lies at the end.</summary>
-    public void HasResized() => Volatile.Write(ref _tableIsStale, 1);
-
     /// <summary>
-    /// To be called after the size was changed by somebody else than the kernel, which has sizes and pages cached.
+    /// To be called after the size has changed. The kernel has sizes and pages cached of all files but the one through
+    /// which it was changed, if it was, and the backup of a GPT lies at the end.
     /// </summary>
     /// <param name="from">The smaller of the old and the new size.</param>
-    public void WasResized(long from)
+    /// <param name="through">The file by which the kernel knows of it.</param>
+    public void WasResized(long from, RawFileNode? through = null)
     {
-        HasResized();
+        Volatile.Write(ref _tableIsStale, 1);
         Volatile.Write(ref _modifiedTicks, DateTime.UtcNow.Ticks);
+        long ticket = 0;
         foreach (RawFileNode view in Volatile.Read(ref _views))
-            view.ForgetEnd(from);
+        {
+            if (!ReferenceEquals(view, through))
+                ticket = Math.Max(ticket, view.ForgetEnd(from));
+        }
+
+        // Old pages must not bring back what was cut off.
+        if (ticket > 0 && Writes.HasWriters)
+            Remember(through, from, long.MaxValue, ticket);
     }
 
     /// <summary>Says once in the log how a change of the size can be had.</summary>
@@ -267,6 +274,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         }
         finally
         {
+            _writes?.Dispose();
             _place.Dispose();
         }
     }
@@ -329,6 +337,19 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         // Others may change the file from now on.
         foreach (RawFileNode view in Volatile.Read(ref _views))
             view.Forget(0, long.MaxValue);
+    }
+
+    private void Remember(RawFileNode? through, long start, long end, long ticket) =>
+        Writes.Newer.Add(start, end, through?.Number ?? 0, ticket, through?.Delivered ?? 0);
+
+    private SharedWrites MakeWrites()
+    {
+        lock (_stateLock)
+        {
+            if (_writes is null)
+                Volatile.Write(ref _writes, new SharedWrites(_newer ?? new NewerRanges(_settings.Memory, Path)));
+            return _writes!;
+        }
     }
 
     private Qcow2HeaderInfo? ReadHeader(FileDevice file) =>

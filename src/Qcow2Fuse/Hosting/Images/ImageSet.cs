@@ -46,7 +46,7 @@ internal abstract class ImageSet : IDisposable
     public static ImageSet Open(MountSettings settings, string path, ILogger logger, MountKeeper? keeper = null) =>
         keeper is null && LinuxPath.IsDirectory(path)
             ? new ImageDirectory(settings, path, logger)
-            : new SingleImage(settings, ServedImage.Open(settings, path, keeper), logger);
+            : new SingleImage(settings, ServedImage.Open(settings, path, keeper), keeper?.NewerRanges, logger);
 
     /// <summary>
     /// Makes the nodes of the images and the root above them; on a mount point that is a file, the disk is the root.
@@ -77,11 +77,11 @@ internal sealed class SingleImage : ImageSet
     private readonly DiskWindow _window;
     private ImageNodes[] _nodes = [];
 
-    public SingleImage(MountSettings settings, ServedImage served, ILogger logger)
+    public SingleImage(MountSettings settings, ServedImage served, NewerRanges? newer, ILogger logger)
     {
         _messages = served.Messages;
         Path = served.ImagePath;
-        _image = new HostedImage(settings, served, logger);
+        _image = new HostedImage(settings, served, newer, logger);
         try
         {
             _window = WindowOf(settings, _image);

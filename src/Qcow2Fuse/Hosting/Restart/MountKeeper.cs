@@ -60,6 +60,9 @@ internal sealed class MountKeeper : IDisposable
     /// <summary>Which nodes are open for writing, or were when an earlier process ended.</summary>
     public WrittenNodes WrittenNodes => _state.WrittenNodes;
 
+    /// <summary>As <see cref="RestartState.NewerRanges"/>.</summary>
+    public NewerRanges? NewerRanges => _state.NewerRanges;
+
     /// <summary>The image files.</summary>
     public FileKeeper Files { get; } = new();
 

@@ -27,11 +27,13 @@ internal sealed record RestartFacts(
 /// Little-endian. 0: magic, 8: version, 12: generation, 16: generation below which handles are broken, 20: length of
 /// the text, 24: changes begun, 32: changes known durable, 40: protocol's minor version, 44: largest write,
 /// 48: features of INIT, 64: SHA-256 of the text, 96: the text, strings that end in NUL, 61440:
-/// <see cref="Qcow2Fuse.Hosting.WrittenNodes"/>.
+/// <see cref="Qcow2Fuse.Hosting.WrittenNodes"/>, 65536: <see cref="Qcow2Fuse.Hosting.NewerRanges"/>, which the memory of
+/// an earlier version of the program does not have.
 /// </remarks>
 internal sealed class RestartState : IDisposable
 {
-    private const int Length = 64 * 1024;
+    private const int FirstLength = 64 * 1024;
+    private const int Length = FirstLength + NewerRanges.Length;
     private const long Magic = 0x54525453_46324351; // "QC2FSTRT"
     private const int Version = 1;
     private const int FixedStrings = 5;
@@ -47,13 +49,14 @@ internal sealed class RestartState : IDisposable
     private const int FeaturesAt = 48;
     private const int HashAt = 64;
     private const int TextAt = 96;
-    private const int WrittenNodesAt = Length - WrittenNodes.Length;
+    private const int WrittenNodesAt = FirstLength - WrittenNodes.Length;
 
     private readonly SharedPage _page;
 
     private RestartState(SharedPage page, bool isNew)
     {
         _page = page;
+        NewerRanges = page.Bytes.Length < Length ? null : new NewerRanges(page, FirstLength);
         WrittenNodes = new WrittenNodes(page, WrittenNodesAt, isNew);
     }
 
@@ -76,6 +79,12 @@ internal sealed class RestartState : IDisposable
 
     /// <summary>Which nodes are open for writing.</summary>
     public WrittenNodes WrittenNodes { get; }
+
+    /// <summary>
+    /// What was changed through one file while the kernel may hold older pages of another; null in a memory that an
+    /// earlier version of the program made.
+    /// </summary>
+    public NewerRanges? NewerRanges { get; }
 
     /// <summary>Changes of the disk that were begun.</summary>
     public ref long Begun => ref _page.Long(BegunAt);
@@ -114,7 +123,8 @@ internal sealed class RestartState : IDisposable
     /// this program understands.</summary>
     public static RestartState? Open(int descriptor)
     {
-        _ = SharedPage.Open(descriptor, Length, out SharedPage? page);
+        if (SharedPage.Open(descriptor, Length, out SharedPage? page) < 0)
+            _ = SharedPage.Open(descriptor, FirstLength, out page);
         if (page is null)
         {
             _ = LinuxFile.Close(descriptor);

@@ -24,8 +24,15 @@ internal sealed class PlainTransfer
     public static bool TryBegin(FuseTransfer transfer, RawFileNode node, BlockDevice device, long start)
     {
         long started = Stopwatch.GetTimestamp();
-        if (!device.TryBeginPlain(start, transfer.Length, transfer.IsWrite, out PlainRun run))
+        if (transfer.IsWrite && !node.TryBeginUnordered())
             return false;
+        if (!device.TryBeginPlain(start, transfer.Length, transfer.IsWrite, out PlainRun run))
+        {
+            if (transfer.IsWrite)
+                node.EndUnordered();
+            return false;
+        }
+
         transfer.Descriptor = run.Descriptor;
         transfer.Offset = run.Offset;
         transfer.IsCached = run.IsCached;
@@ -47,6 +54,8 @@ internal sealed class PlainTransfer
         _device!.EndPlain(_run);
         if (isDone)
             _node!.HasTransferred(_isWrite, _start, _length, _started);
+        if (_isWrite)
+            _node!.EndUnordered();
 
         // An image that is closed meanwhile is not to be kept in memory by what is no longer its.
         _device = null;

@@ -85,15 +85,23 @@ internal sealed partial class RawFileNode
         {
             if (device.IsReadOnly)
                 return -FuseErrno.EROFS;
-            device.Resize(size);
+            using Lock.Scope scope = _image.Writes.Enter();
+            long old = device.Length;
+            try
+            {
+                device.Resize(size);
+            }
+            finally
+            {
+                // The kernel changes what it has of this file itself.
+                _image.WasResized(Math.Min(old, device.Length), through: this);
+            }
         }
         finally
         {
             _source.Release();
         }
 
-        _image.HasResized();
-        _image.ModifiedTicks = DateTime.UtcNow.Ticks;
         return 0;
     }
 

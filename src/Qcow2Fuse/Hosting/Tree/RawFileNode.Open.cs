@@ -27,8 +27,8 @@ internal sealed partial class RawFileNode
                 result = Flags(request);
             }
 
-            if (request.Writes)
-                BeginWriting();
+            if (request.Writes && TryBeginWriting() is not 0 and var error)
+                return error;
             isOpen = true;
         }
         finally

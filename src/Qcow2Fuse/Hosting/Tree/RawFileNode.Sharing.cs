@@ -18,18 +18,21 @@ internal sealed partial class RawFileNode
     private const int SectorSize = 512;
 
     private static readonly TimeSpan RoomPatience = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan SharePatience = TimeSpan.FromSeconds(60);
 
-    private NewerRanges? _newer;
     private int _writing;
+    private long _asked;
     private volatile bool _isRecalled;
 
     /// <summary>Whether programs may have changed pages that the kernel has not written yet.</summary>
     public bool MayHaveChangedPages => Volatile.Read(ref _writing) > 0;
 
-    /// <summary>Whether one more change through another file can be remembered.</summary>
-    public bool HasRoomForChange => Volatile.Read(ref _newer) is not { HasRoom: false };
+    /// <summary>Notifications that the kernel has done.</summary>
+    public long Delivered => _context.Invalidator?.Delivered ?? 0;
 
-    private bool MustKeepOrder => _image.IsShared || Volatile.Read(ref _newer) is { Any: true };
+    /// <inheritdoc/>
+    /// <remarks>Where the disk has several files, one that is opened waits for changes through the others.</remarks>
+    public override bool MayOpenLong => MayTakeLong || _image.HasSeveralFiles;
 
     /// <summary>
     /// The kernel knows this file from an earlier process: it may hold pages of it, and there may be users.
@@ -46,53 +49,94 @@ internal sealed partial class RawFileNode
 
     /// <summary>
     /// Asks the kernel to write what programs have changed in its pages, and to drop them, from an offset of the disk
-    /// on. <see cref="FuseInvalidator.WaitDelivered"/> waits for it.
+    /// on. <see cref="FuseInvalidator.WaitDelivered(TimeSpan)"/> waits for it.
     /// </summary>
     public void AskForPages(long from)
     {
         if (Volatile.Read(ref _cached) is { } cached)
-            _context.Invalidator?.Invalidate(cached, Math.Max(from - _window.Start, 0), long.MaxValue);
+            Ask(cached, Math.Max(from - _window.Start, 0), long.MaxValue);
     }
 
     /// <summary>
     /// Drops what the kernel may have cached of a range of the disk, which was changed through another file.
     /// </summary>
-    public void Forget(long start, long length)
+    /// <returns>The notification that does it; 0 where the kernel holds nothing of it.</returns>
+    public long Forget(long start, long length)
     {
         FuseCachedNode? cached = Volatile.Read(ref _cached);
 
         // Pages of a view live while it is open only: without FOPEN_KEEP_CACHE every open drops them.
         if (cached is null || (_isView && Volatile.Read(ref _opens) == 0 && !_isRecalled))
-            return;
+            return 0;
         long end = length > long.MaxValue - start ? long.MaxValue : start + length;
         long from = Math.Max(start, _window.Start);
         long to = _window.Length is { } size ? Math.Min(end, _window.Start + size) : end;
-        if (from >= to || _context.Invalidator is not { } invalidator)
-            return;
-        if (!MayHaveChangedPages)
-        {
-            invalidator.Invalidate(cached, from - _window.Start, to - from);
-            return;
-        }
-
-        using Lock.Scope scope = _image.Writes.Enter();
-        NewerRanges newer = _newer ??= new NewerRanges();
-        newer.Forget(invalidator.Delivered);
-        long ticket = invalidator.Invalidate(cached, from - _window.Start, to - from);
-        if (newer.HasRoom)
-            newer.Add(from, to, ticket);
+        return from < to ? Ask(cached, from - _window.Start, to - from) : 0;
     }
 
-    private void BeginWriting()
+    /// <summary>Drops the size that the kernel may have cached, and the pages from an offset of the disk on.</summary>
+    /// <returns>The notification that does it; 0 where there is no kernel.</returns>
+    public long ForgetEnd(long start)
     {
+        lock (_openLock)
+            _cached ??= new FuseCachedNode(Number);
+        return Ask(_cached, Math.Max(start - _window.Start, 0), long.MaxValue);
+    }
+
+    /// <summary>Asks the kernel to drop a range of its pages of the file.</summary>
+    private long Ask(FuseCachedNode cached, long offset, long length)
+    {
+        if (_context.Invalidator is not { } invalidator)
+            return 0;
+        long ticket = invalidator.Invalidate(cached, offset, length);
+        for (long seen = Volatile.Read(ref _asked); seen < ticket;)
+            seen = Interlocked.CompareExchange(ref _asked, ticket, seen);
+        return ticket;
+    }
+
+    /// <summary>Says that the file is open for writing once more; whether it was not before.</summary>
+    private bool BeginWriting()
+    {
+        _image.Writes.Newer.Prepare();
         if (Interlocked.Increment(ref _writing) != 1)
-            return;
+            return false;
         _image.Writes.AddFile();
         _context.WrittenNodes?.Add(Number);
+        return true;
+    }
 
-        // What is on its way out of the kernel now was not begun in order.
-        if (_image.IsShared)
+    /// <summary>As <see cref="BeginWriting"/>, in order with changes through the other files of the disk.</summary>
+    /// <returns>0, or a negated error number: it is not open then.</returns>
+    private int TryBeginWriting()
+    {
+        bool isFirst = BeginWriting();
+        int error = -FuseErrno.EIO;
+        try
+        {
+            return error = AwaitOrder(isFirst);
+        }
+        finally
+        {
+            if (error != 0)
+                EndWriting();
+        }
+    }
+
+    /// <summary>
+    /// Waits until what was begun while changes needed no order has ended, and until the kernel holds no page of this
+    /// file that is older than a change through another one.
+    /// </summary>
+    private int AwaitOrder(bool isFirst)
+    {
+        FuseCall? call = FuseCall.Current;
+        if (!_image.Writes.WaitForUnordered(SharePatience, () => call is { IsInterrupted: true }))
+            return call is { IsInterrupted: true } ? -FuseErrno.EINTR : -FuseErrno.EIO;
+
+        // What programs have stored through the other files is to be seen through this one.
+        if (isFirst && _image.Writes.IsShared)
             _image.AskForPages();
+        return _context.Invalidator?.WaitDelivered(Volatile.Read(ref _asked), SharePatience) == false
+            ? -FuseErrno.EIO : 0;
     }
 
     private void EndWriting()
@@ -105,26 +149,59 @@ internal sealed partial class RawFileNode
 
     private void WriteInOrder(BlockDevice device, long start, ReadOnlySpan<byte> source, FuseWriteKind kind)
     {
-        if (!MustKeepOrder)
+        if (_image.Writes.TryBeginUnordered())
         {
-            Write(device, start, source);
+            try
+            {
+                Write(device, start, source);
+            }
+            finally
+            {
+                _image.Writes.EndUnordered();
+            }
+
             return;
         }
 
-        RequireRoom();
+        // A page may be what a notification waits for, and so must not wait for it.
+        bool isPage = (kind & FuseWriteKind.FromCache) == FuseWriteKind.FromCache;
+        if (!isPage)
+            AwaitRoom();
         using Lock.Scope scope = _image.Writes.Enter();
-        if ((kind & FuseWriteKind.FromCache) == FuseWriteKind.FromCache)
+        if (isPage)
+        {
             WritePages(device, start, source);
-        else
-            Write(device, start, source);
+            return;
+        }
+
+        // Once nothing is remembered, a single file needs no order.
+        _image.Writes.Newer.Forget(Delivered);
+        Write(device, start, source);
     }
 
     private void ZeroInOrder(BlockDevice device, long start, long length, bool mayUnmap)
     {
-        bool keepsOrder = MustKeepOrder;
-        if (keepsOrder)
-            RequireRoom();
-        using Lock.Scope scope = keepsOrder ? _image.Writes.Enter() : default;
+        if (_image.Writes.TryBeginUnordered())
+        {
+            try
+            {
+                WriteZeroes(device, start, length, mayUnmap);
+            }
+            finally
+            {
+                _image.Writes.EndUnordered();
+            }
+
+            return;
+        }
+
+        AwaitRoom();
+        using Lock.Scope scope = _image.Writes.Enter();
+        WriteZeroes(device, start, length, mayUnmap);
+    }
+
+    private void WriteZeroes(BlockDevice device, long start, long length, bool mayUnmap)
+    {
         try
         {
             device.WriteZeroes(start, length, mayUnmap);
@@ -154,12 +231,12 @@ internal sealed partial class RawFileNode
         using PooledBuffer buffer = BufferPool.Shared.Rent(source.Length);
         Span<byte> known = buffer.Span[..source.Length];
         device.Read(start, known);
-        if (_context.Invalidator is { } invalidator)
-            _newer?.Forget(invalidator.Delivered);
+        NewerRanges newer = _image.Writes.Newer;
+        long delivered = Delivered;
         long end = start + source.Length;
         for (long at = start; at < end;)
         {
-            (long from, long to) = _newer?.Outside(at, end) ?? (at, end);
+            (long from, long to) = newer.Outside(at, end, Number, delivered);
             int skipped = (int)(from - start);
             WriteChanged(device, from, source[skipped..(int)(to - start)], known[skipped..]);
             at = to;
@@ -192,16 +269,13 @@ internal sealed partial class RawFileNode
         return at;
     }
 
-    /// <summary>Waits until the kernel has taken enough notifications for one more change to be remembered.</summary>
-    /// <exception cref="BlockException">It takes none.</exception>
-    private void RequireRoom()
+    /// <summary>
+    /// Waits a while for the kernel to do what it was asked for where much is to be remembered: what has no place for
+    /// itself is remembered with what lies around it.
+    /// </summary>
+    private void AwaitRoom()
     {
-        if (_image.HasRoomForChanges || _context.Invalidator is not { } invalidator)
-            return;
-        if (!invalidator.WaitDelivered(RoomPatience))
-        {
-            throw new BlockException(
-                BlockErrorKind.Io, $"{_image.Path}: the kernel does not drop old pages of another file of the disk");
-        }
+        if (!_image.Writes.Newer.HasRoom)
+            _context.Invalidator?.TryWaitDelivered(RoomPatience);
     }
 }

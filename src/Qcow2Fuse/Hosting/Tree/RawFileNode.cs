@@ -159,9 +159,15 @@ internal sealed partial class RawFileNode : TreeNode
         // What reaches beyond the end is cut, or refused, the usual way.
         bool isInside = offset <= Length - transfer.Length;
         return isInside && _source.Current is { } device
-            && !(transfer.IsWrite && (device.IsReadOnly || MustKeepOrder))
+            && !(transfer.IsWrite && device.IsReadOnly)
             && PlainTransfer.TryBegin(transfer, this, device, _window.Start + offset);
     }
+
+    /// <summary>As <see cref="SharedWrites.TryBeginUnordered"/>, of its disk.</summary>
+    public bool TryBeginUnordered() => _image.Writes.TryBeginUnordered();
+
+    /// <summary>As <see cref="SharedWrites.EndUnordered"/>.</summary>
+    public void EndUnordered() => _image.Writes.EndUnordered();
 
     /// <summary>Counts a transfer that is done, and tells who has to know.</summary>
     public void HasTransferred(bool isWrite, long start, int length, long started)
@@ -238,14 +244,6 @@ internal sealed partial class RawFileNode : TreeNode
         return kind == FuseSeekKind.Hole ? size : -FuseErrno.ENXIO;
     }
 
-    /// <summary>Drops the size that the kernel may have cached, and the pages from an offset of the disk on.</summary>
-    public void ForgetEnd(long start)
-    {
-        lock (_openLock)
-            _cached ??= new FuseCachedNode(Number);
-        _context.Invalidator?.Invalidate(_cached, Math.Max(start - _window.Start, 0), long.MaxValue);
-    }
-
     private int Zero(long offset, long length, bool mayUnmap)
     {
         if (length <= 0)
@@ -274,7 +272,7 @@ internal sealed partial class RawFileNode : TreeNode
             // The kernel drops its pages of a range that is zeroed, and keeps them all where that fails half-way. What
             // a program has stored there since is still to be written.
             if (done < length && begun > 0 && Volatile.Read(ref _cached) is { } cached)
-                _context.Invalidator?.Invalidate(cached, offset, begun);
+                Ask(cached, offset, begun);
         }
 
         _image.Counters.CountZeroes(length, started);

@@ -157,6 +157,12 @@ internal sealed class TreeContext
     public WrittenNodes? WrittenNodes { get; init; }
 
     /// <summary>
+    /// What was changed through the files of the image, for the process that goes on with the mount; null where none
+    /// will.
+    /// </summary>
+    public NewerRanges? NewerRanges { get; init; }
+
+    /// <summary>
     /// Has the kernel write what programs have changed in mapped memory of all files. Workers serve meanwhile.
     /// </summary>
     /// <returns>Whether it has, in time.</returns>
@@ -168,22 +174,27 @@ internal sealed class TreeContext
                 file.AskForPages(0);
         }
 
-        return HasDelivered(patience);
+        return Invalidator is null || Invalidator.WaitDelivered(patience);
     }
 
     /// <summary>Waits until the kernel has done what it was asked to; false where that takes longer.</summary>
-    public bool HasDelivered(TimeSpan patience) => Invalidator is null || Invalidator.WaitDelivered(patience);
+    public bool HasDelivered(TimeSpan patience) => Invalidator is null || Invalidator.TryWaitDelivered(patience);
 
-    /// <summary>Has the kernel drop all pages of all files.</summary>
+    /// <summary>Has the kernel drop all pages of all files of the mount's image, which an earlier process served.
+    /// </summary>
     public void ForgetPages()
     {
-        foreach (ulong node in Nodes.Numbers)
-            Invalidator?.Invalidate(new FuseCachedNode(node), 0, long.MaxValue);
+        if (Invalidator is not { } invalidator)
+            return;
+        long last = 0;
+        foreach (ulong number in Nodes.Numbers)
+            last = invalidator.Invalidate(new FuseCachedNode(number), 0, long.MaxValue);
+        NewerRanges?.EndEarlierWith(last);
     }
 
     /// <summary>
     /// Waits a moment until the kernel has dropped the pages that are out of date. What was written through one file
     /// before an fsync or a close is then seen by whoever opens another.
     /// </summary>
-    public void AwaitInvalidations() => Invalidator?.WaitDelivered(DeliveryPatience);
+    public void AwaitInvalidations() => Invalidator?.TryWaitDelivered(DeliveryPatience);
 }

@@ -35,6 +35,10 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         context.Nodes.TryGet(node, out TreeNode? found) && found.MayTakeLong;
 
     /// <inheritdoc/>
+    public bool MayOpenLong(ulong node) =>
+        context.Nodes.TryGet(node, out TreeNode? found) && found.MayOpenLong;
+
+    /// <inheritdoc/>
     public int GetAttributes(ulong node, out FuseAttributes attributes)
     {
         attributes = default;

@@ -18,6 +18,9 @@ internal abstract class TreeNode
     /// <summary>As <see cref="IFuseFileSystem.MayTakeLong"/>.</summary>
     public virtual bool MayTakeLong => false;
 
+    /// <summary>As <see cref="IFuseFileSystem.MayOpenLong"/>.</summary>
+    public virtual bool MayOpenLong => MayTakeLong;
+
     /// <summary>What stat(2) says.</summary>
     public abstract FuseAttributes Attributes();
 
