@@ -118,7 +118,7 @@ public sealed class ControlSocketTests : ControlTest
         try
         {
             string seen = Run("list").ShouldSucceed().Output;
-            Assert.Contains($"pid {mounted.ProcessId}", seen, StringComparison.Ordinal);
+            Assert.Contains($" {mounted.ProcessId} ", seen, StringComparison.Ordinal);
             Assert.Contains(image, seen, StringComparison.Ordinal);
             string asked = Run("list", "-v").ShouldSucceed().Output;
             Assert.Contains(image, asked, StringComparison.Ordinal);

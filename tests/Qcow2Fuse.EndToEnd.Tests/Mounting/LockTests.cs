@@ -93,7 +93,10 @@ public sealed class LockTests : MountTest
         Directory.CreateDirectory(PathOf("images"));
         string image = NewImage(name: "images/a.qcow2");
         Tool("ln", image, PathOf("images/b.qcow2"));
-        Tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=d.raw", PathOf("images/c.qcow2"), "1M");
+        QemuTools.RequireTool("qemu-img");
+        Tool(
+            "sh", "-c", "cd \"$1\" && qemu-img create -q -f qcow2 -o data_file=d.raw c.qcow2 1M", "sh",
+            PathOf("images"));
         Tool("cp", PathOf("images/c.qcow2"), PathOf("images/e.qcow2"));
         string mountPoint = NewMountPoint();
         Run("mount", "-o", "no_lock", PathOf("images"), mountPoint).ShouldSucceed();
