@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
+using System.Net.Sockets;
 using System.Text.Json.Nodes;
 using Qcow2Fuse.Testing;
 using Xunit;
@@ -147,6 +148,32 @@ public sealed class ControlSocketTests : ControlTest
         ShouldPrint(0, "", "", "umount", image);
         QemuTools.Img("convert", "-O", "raw", image, PathOf("out.raw"));
         Assert.Equal("kept"u8, File.ReadAllBytes(PathOf("out.raw")).AsSpan(0, 4));
+    }
+
+    /// <summary>As many as there is place for are kept, and none of them for long.</summary>
+    [SkippableFact]
+    [Trait(Speed.Name, Speed.Slow)]
+    public void Connections_that_say_nothing_keep_nobody_for_long()
+    {
+        using MountedImage mounted = Start(NewImage());
+        string socket = SocketOf(mounted.ProcessId);
+        Socket[] silent = [.. Enumerable.Range(0, 40).Select(_ =>
+        {
+            Socket one = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+            one.Connect(new UnixDomainSocketEndPoint(socket));
+            return one;
+        })];
+        try
+        {
+            Eventually.Holds(() => silent.Count(static one => one.Poll(0, SelectMode.SelectRead)) >= 40 - 16);
+            Eventually.Holds(() => TryTool(
+                "curl", "-sS", "--max-time", "5", "--unix-socket", socket, "http://localhost/healthz").Output == "ok\n");
+        }
+        finally
+        {
+            foreach (Socket one in silent)
+                one.Dispose();
+        }
     }
 
     [SkippableFact]
