@@ -118,8 +118,8 @@ public sealed unsafe class FuseInvalidator : IDisposable
     }
 
     /// <summary>
-    /// As <see cref="WaitDelivered(TimeSpan)"/>, for a worker; false at once where so many wait that the kernel could want for
-    /// one.
+    /// As <see cref="WaitDelivered(TimeSpan)"/>, for a worker; false at once where so many wait that the kernel could
+    /// want for one.
     /// </summary>
     public bool TryWaitDelivered(TimeSpan timeout)
     {

@@ -20,8 +20,8 @@ public interface IFuseFileSystem
     int Lookup(ulong parent, ReadOnlySpan<byte> name, out FuseAttributes attributes);
 
     /// <summary>
-    /// Whether it may take seconds to find or list something in a node, to read it or to change its attributes: a thread
-    /// that nobody else waits for does it then. Asked before each of these; waits for nothing.
+    /// Whether it may take seconds to find or list something in a node, to read it or to change its attributes: a
+    /// thread that nobody else waits for does it then. Asked before each of these; waits for nothing.
     /// </summary>
     bool MayTakeLong(ulong node) => false;
 

@@ -167,7 +167,8 @@ public sealed class ControlSocketTests : ControlTest
         {
             Eventually.Holds(() => silent.Count(static one => one.Poll(0, SelectMode.SelectRead)) >= 40 - 16);
             Eventually.Holds(() => TryTool(
-                "curl", "-sS", "--max-time", "5", "--unix-socket", socket, "http://localhost/healthz").Output == "ok\n");
+                    "curl", "-sS", "--max-time", "5", "--unix-socket", socket, "http://localhost/healthz")
+                .Output == "ok\n");
         }
         finally
         {

@@ -94,7 +94,7 @@ public sealed class DurabilityTests : MountTest
         ShouldBeThere(file);
     }
 
-    /// <summary>A raw disk that ends inside a block of its file is no longer for having been written to its end.</summary>
+    /// <summary>A raw disk that ends inside a block of its file does not grow by being written to its end.</summary>
     [SkippableTheory]
     [InlineData("cache=none")]
     [InlineData("cache=directsync")]

@@ -51,6 +51,48 @@ public sealed partial class DocumentationTidyTests : CommandTest
         }
     }
 
+    /// <summary>What is promised is tested by the test that is named beside it, which exists.</summary>
+    [Theory]
+    [InlineData("docs/security.md")]
+    [InlineData("docs/durability.md")]
+    public void Tests_that_a_document_names_exist(string document)
+    {
+        Dictionary<string, string> texts = new(StringComparer.Ordinal);
+        foreach (string file in SourceTree.CodeFiles)
+        {
+            string text = SourceTree.TextOf(file);
+            foreach (Match one in TestClass().Matches(text))
+                texts[one.Groups[1].Value] = texts.GetValueOrDefault(one.Groups[1].Value) + text;
+        }
+
+        string known = "";
+        int found = 0;
+        foreach (Match named in NamedTest().Matches(SourceTree.TextOf(document)))
+        {
+            (string type, string method) = (named.Groups["type"].Value, named.Groups["method"].Value);
+            if (type.Length > 0)
+                known = type;
+            Assert.True(texts.TryGetValue(known, out string? text), $"{document}: there is no {known}");
+            if (method.Length > 0)
+            {
+                Assert.True(
+                    Regex.IsMatch(text, $@" {method}{(named.Groups["cut"].Length > 0 ? "" : @"\(")}"),
+                    $"{document}: {known} has no {method}");
+            }
+
+            found++;
+        }
+
+        Assert.True(found > 10, $"{document} names {found} tests");
+    }
+
+    [GeneratedRegex(@"\bclass (\w+Tests)\b")]
+    private static partial Regex TestClass();
+
+    [GeneratedRegex(
+        @"`(?:(?<type>\w+Tests)(?:\.(?<method>\w+?)(?<cut>_?\.\.\.)?)?|(?<method>[A-Z][a-z]*_\w+?)(?<cut>_?\.\.\.)?)`")]
+    private static partial Regex NamedTest();
+
     [GeneratedRegex(@"(?m)^\s+(?:-\w, )?--([a-z0-9-]+)")]
     private static partial Regex LongOption();
 
