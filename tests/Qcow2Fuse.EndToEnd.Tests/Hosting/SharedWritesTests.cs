@@ -76,7 +76,8 @@ public sealed class SharedWritesTests : CommandTest
         (ulong whole, ulong wholeHandle) = disk.Open("disk.raw");
         FuseTransfer transfer = new() { IsWrite = true, Length = Page };
         Assert.True(disk.Files.TryBeginTransfer(whole, wholeHandle, PartitionStart, transfer));
-        TestThread opening = TestThread.Start(() => disk.Open("disk.p1.raw"));
+        ulong part = disk.Find("disk.p1.raw");
+        TestThread opening = TestThread.Start(() => disk.Open(part));
         opening.ShouldWait("a file is open while a change through another one is under way in no order");
         using ManualResetEventSlim isHeld = new();
         using ManualResetEventSlim letGo = new();
@@ -106,10 +107,18 @@ public sealed class SharedWritesTests : CommandTest
         (ulong part, ulong partHandle) = disk.Open("disk.p1.raw");
         disk.HoldNotifications();
         Assert.Equal(Sector, disk.Files.Write(part, partHandle, 0, Filled(Sector, 'B'), Plain));
-        TestThread opening = TestThread.Start(() => disk.Open("disk.raw"));
+
+        // The moment that any open waits is not it: all who may wait so do.
+        TestThread[] others = [.. Enumerable.Range(0, 4).Select(_ => TestThread.Start(
+            () => disk.Server.Invalidator.TryWaitDelivered(Eventually.Patience)))];
+        foreach (TestThread other in others)
+            other.ShouldWait("nobody waits");
+        TestThread opening = TestThread.Start(() => disk.Open(whole));
         opening.ShouldWait("the kernel may have old pages");
         disk.LetNotificationsGo();
         opening.ShouldEnd();
+        foreach (TestThread other in others)
+            other.ShouldEnd();
         disk.Files.Release(whole, wholeHandle);
     }
 
@@ -204,11 +213,18 @@ public sealed class SharedWritesTests : CommandTest
 
         public HostedImage Image => _images.Current()[0].Image;
 
+        public ulong Find(string name) => HostTree.Find(Files, name).Node;
+
         public (ulong Node, ulong Handle) Open(string name, uint flags = ReadWrite)
         {
-            ulong node = HostTree.Find(Files, name).Node;
+            ulong node = Find(name);
+            return (node, Open(node, flags));
+        }
+
+        public ulong Open(ulong node, uint flags = ReadWrite)
+        {
             Assert.Equal(0, Files.Open(node, new FuseOpenRequest(flags, 0, 0), out FuseOpenResult opened));
-            return (node, opened.Handle);
+            return opened.Handle;
         }
 
         public void HoldNotifications() => _gate.Reset();
