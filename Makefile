@@ -101,7 +101,7 @@ install: build
 	install -m 0755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/qcow2fuse
 	ln -sf ../bin/qcow2fuse $(DESTDIR)$(PREFIX)/sbin/mount.qcow2fuse
 	install -m 0644 packaging/man/qcow2fuse.1 $(DESTDIR)$(PREFIX)/share/man/man1/qcow2fuse.1
-	for unit in qcow2fuse.service qcow2fuse@.service; do \
+	for unit in qcow2fuse.service qcow2fuse@.service qcow2fuse-clean.service qcow2fuse-clean@.service; do \
 		sed 's,/usr/bin/qcow2fuse,$(PREFIX)/bin/qcow2fuse,' $$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
 	@# mount(8) looks for its helpers in /sbin only.
 	if [ '$(PREFIX)' != /usr ]; then \
@@ -110,7 +110,9 @@ install: build
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/qcow2fuse $(DESTDIR)$(PREFIX)/sbin/mount.qcow2fuse
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/qcow2fuse.1 $(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse.service \
-		$(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse@.service
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse@.service \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse-clean.service \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/qcow2fuse-clean@.service
 	if [ "$$(readlink $(DESTDIR)/sbin/mount.qcow2fuse)" = '$(PREFIX)/bin/qcow2fuse' ]; then \
 		rm -f $(DESTDIR)/sbin/mount.qcow2fuse; fi
 	rmdir --ignore-fail-on-non-empty $(DESTDIR)/etc/qcow2fuse

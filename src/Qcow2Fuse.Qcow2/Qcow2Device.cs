@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Qcow2;
 
@@ -20,7 +21,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
     private readonly CompressedClusters _compressed;
     private readonly CowWriter _cow;
     private readonly DiscardMode _discard;
-    private readonly Timer? _cleaner;
+    private readonly PeriodicWork? _cleaner;
     private readonly object _gate = new();
     private long _length;
     private bool _isClosed;
@@ -49,10 +50,7 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         if (_commitInterval > TimeSpan.Zero && !IsReadOnly)
             _commit = new Timer(Commit, state: null, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
         if (arguments.CacheCleanInterval > TimeSpan.Zero)
-        {
-            _cleaner = new Timer(
-                DropIdleTables, state: null, arguments.CacheCleanInterval, arguments.CacheCleanInterval);
-        }
+            _cleaner = new PeriodicWork(arguments.CacheCleanInterval, DropIdleTables, NoteFailedCleaning);
     }
 
     /// <inheritdoc/>
@@ -260,12 +258,22 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         }
     }
 
-    private void DropIdleTables(object? state)
+    private void DropIdleTables()
     {
         lock (_gate)
         {
             if (!_isClosed)
                 _caches.DropIdle();
+        }
+    }
+
+    /// <summary>Nobody waits for it: the next flush passes on what is wrong with the tables.</summary>
+    private void NoteFailedCleaning(Exception failure)
+    {
+        lock (_gate)
+        {
+            _commitFailure ??= failure as BlockException ?? new BlockException(
+                BlockErrorKind.Io, $"{Name}: tables could not be given up: {failure.Message}", failure);
         }
     }
 

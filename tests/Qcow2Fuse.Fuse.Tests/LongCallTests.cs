@@ -69,6 +69,64 @@ public sealed class LongCallTests
         Assert.Equal(0, (await Open(session).WaitAsync(Patience)).Error);
     }
 
+    /// <summary>The pool behind the rings has as many threads as there are workers, and one is left of them too.
+    /// </summary>
+    [Fact]
+    public async Task Where_no_thread_can_be_had_one_of_the_pool_behind_the_rings_is_left()
+    {
+        using SemaphoreSlim begun = new(0);
+        using ManualResetEventSlim ready = new();
+        FuseServerOptions options = new() { Workers = 3, Uring = true, HasRoom = static () => false };
+        using SessionFixture session =
+            new(WaitingFor(ready, begun), options, new FakeKernel { RingCount = 1, RingDepth = 8 });
+        Assert.Equal(0, session.Send(FuseOpcode.Init, SessionFixture.InitRequest(), node: 0).Error);
+        Assert.True(session.Server.WaitForInit(Patience));
+        Assert.True(session.Server.UsesUring);
+        ulong unique = 0;
+        Task<FakeReply> Send(FuseOpcode operation, int arguments) => session.Kernel.Rings[0].SendAsync(
+            FakeRingRequest.Of((uint)operation, SessionFixture.File, unique += 2, new byte[arguments], []));
+
+        Task<FakeReply>[] opens = [Send(FuseOpcode.Open, 8), Send(FuseOpcode.Open, 8)];
+        for (int i = 0; i < opens.Length; i++)
+            Assert.True(await begun.WaitAsync(Patience));
+        for (int i = 0; i < 3; i++)
+            Assert.Equal(-FuseErrno.EAGAIN, (await Send(FuseOpcode.Open, 8).WaitAsync(Patience)).Error);
+        Assert.Equal(0, (await Send(FuseOpcode.GetAttr, 16).WaitAsync(Patience)).Error);
+        ready.Set();
+        foreach (Task<FakeReply> open in opens)
+            Assert.Equal(0, (await open.WaitAsync(Patience)).Error);
+        Assert.Equal(0, (await Send(FuseOpcode.Open, 8).WaitAsync(Patience)).Error);
+    }
+
+    [Fact]
+    public async Task Threads_for_which_memory_was_short_do_not_count()
+    {
+        using SemaphoreSlim begun = new(0);
+        using ManualResetEventSlim ready = new();
+        bool isShort = true;
+        FuseServerOptions options = new()
+        {
+            Workers = 2,
+            HasRoom = () => Volatile.Read(ref isShort) ? throw new InsufficientMemoryException() : true,
+        };
+        using SessionFixture session = SessionFixture.Initialised(WaitingFor(ready, begun), options);
+        ready.Set();
+        for (int i = 0; i < 100; i++)
+        {
+            Assert.Equal(0, (await Open(session).WaitAsync(Patience)).Error);
+            Assert.True(await begun.WaitAsync(Patience));
+        }
+
+        ready.Reset();
+        Volatile.Write(ref isShort, false);
+        Task<FakeReply>[] opens = [.. Enumerable.Range(0, 20).Select(_ => Open(session))];
+        for (int i = 0; i < opens.Length; i++)
+            Assert.True(await begun.WaitAsync(Patience));
+        ready.Set();
+        foreach (Task<FakeReply> open in opens)
+            Assert.Equal(0, (await open.WaitAsync(Patience)).Error);
+    }
+
     [Theory]
     [InlineData(FuseOpcode.Fallocate)]
     [InlineData(FuseOpcode.CopyFileRange)]

@@ -26,9 +26,10 @@ internal static class MountUsers
     public static string? Describe(string mountPoint)
     {
         string? found = null;
-        Thread look = new(() => found = Find(mountPoint)) { IsBackground = true, Name = "mount-users" };
-        look.Start();
-        return look.Join(Patience) ? found : null;
+        void Look() => Guarded.Run(
+            () => found = Find(mountPoint), failure => found = $"its users cannot be seen: {failure.Message}");
+        Thread look = new(Look) { IsBackground = true, Name = "mount-users" };
+        return ManagedRoom.TryStart(look) && look.Join(Patience) ? found : null;
     }
 
     private static string? Find(string mountPoint)

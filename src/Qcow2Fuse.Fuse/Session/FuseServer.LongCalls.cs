@@ -17,60 +17,62 @@ public sealed partial class FuseServer
     private int _longByWorkers;
     private long _longServed;
 
-    /// <summary>Who serves a request that a worker has received.</summary>
-    private enum Server
+    /// <summary>
+    /// Who serves a request that may take long, whether it came by /dev/fuse or by a ring. The workers of the one and
+    /// the pool of the other are as many.
+    /// </summary>
+    /// <param name="hasOwnThread">Whether it has got a thread of its own.</param>
+    private LongServer Assign(bool hasOwnThread)
     {
-        /// <summary>The worker, and it may take long.</summary>
-        LongByWorker,
-
-        /// <summary>The worker.</summary>
-        Worker,
-
-        /// <summary>A thread of its own, or it has been answered.</summary>
-        Another,
-    }
-
-    private Server Assign(FuseSlot slot, int length)
-    {
-        if (!Session.MayTakeLong(slot, length))
-            return Server.Worker;
-        if (TryTakeLong(slot, length))
-            return Server.Another;
+        if (hasOwnThread)
+            return LongServer.Another;
         if (Interlocked.Increment(ref _longByWorkers) <= Math.Max(_options.Workers - 1, 1))
-            return Server.LongByWorker;
-        Interlocked.Decrement(ref _longByWorkers);
-        _transport.Reply(slot, FuseSession.Refuse(slot, FuseErrno.EAGAIN));
-        Interlocked.Increment(ref _longServed);
-        return Server.Another;
+            return LongServer.LongByWorker;
+        EndLongByWorker();
+        return LongServer.Nobody;
     }
+
+    /// <summary>A worker is free for others again.</summary>
+    private void EndLongByWorker() => Interlocked.Decrement(ref _longByWorkers);
 
     /// <summary>Gives a request of a worker a thread and buffers of its own; false where there is none to be had.
     /// </summary>
     private bool TryTakeLong(FuseSlot slot, int length)
     {
         FuseSlot? own = null;
+        bool isTaken = false;
         try
         {
             own = Copy(slot, length);
-            if (TryStartLong(() => ServeLong(own, length)))
-                return true;
+            isTaken = TryStartLong(() => ServeLong(own, length));
         }
         catch (OutOfMemoryException)
         {
             // The worker goes on with what it has.
         }
 
-        own?.Dispose();
-        return false;
+        if (!isTaken)
+            own?.Dispose();
+        return isTaken;
     }
 
     /// <summary>Has a long request served by a thread of its own; false where there is none to be had.</summary>
+    /// <exception cref="OutOfMemoryException">There is no memory to ask for one. Nothing was counted.</exception>
     private bool TryStartLong(Action serve)
     {
-        bool isStarted = Interlocked.Increment(ref _longCalls) <= LongCallsMax && _options.HasRoom()
-            && TryStartThread(() => EndLong(serve));
-        if (!isStarted)
-            Interlocked.Decrement(ref _longCalls);
+        ThreadStart work = () => EndLong(serve);
+        bool isStarted = false;
+        int calls = Interlocked.Increment(ref _longCalls);
+        try
+        {
+            isStarted = calls <= LongCallsMax && _options.HasRoom() && TryStartThread(work);
+        }
+        finally
+        {
+            if (!isStarted)
+                Interlocked.Decrement(ref _longCalls);
+        }
+
         return isStarted;
     }
 

@@ -169,7 +169,7 @@ public sealed partial class FuseServer
             if (!UsesUring)
                 return;
             _ = ServingThread.TrySetIOFlusher();
-            _pool.Serve(Session, TryTakeLong);
+            _pool.Serve(Session, entry => Assign(TryTakeLong(entry)), EndLongByWorker);
         }
         finally
         {
@@ -177,6 +177,7 @@ public sealed partial class FuseServer
         }
     }
 
+    /// <summary>Gives a request of a ring a thread of its own; false where there is none to be had.</summary>
     private bool TryTakeLong(FuseRingEntry entry)
     {
         try

@@ -177,13 +177,24 @@ public sealed partial class FuseServer : IDisposable
     }
 
     /// <summary>Starts a thread that counts as running and ends with <see cref="CountDown"/>.</summary>
+    /// <returns>False where there is no room for one.</returns>
+    /// <exception cref="OutOfMemoryException">There is no memory to ask for one. Nothing was counted.</exception>
     private bool TryStartThread(ThreadStart work)
     {
+        Thread thread = NewThread(work);
+        bool isStarted = false;
         Interlocked.Increment(ref _running);
-        if (ManagedRoom.TryStart(NewThread(work)))
-            return true;
-        CountDown();
-        return false;
+        try
+        {
+            isStarted = ManagedRoom.TryStart(thread);
+        }
+        finally
+        {
+            if (!isStarted)
+                CountDown();
+        }
+
+        return isStarted;
     }
 
     /// <summary>A thread, not started, that serves requests.</summary>
@@ -244,8 +255,16 @@ public sealed partial class FuseServer : IDisposable
                 return;
             if (length == 0)
                 continue;
-            Server server = Assign(slot, length);
-            if (server == Server.Another || _transfers?.TryTake(slot, length) == true)
+            LongServer server = Session.MayTakeLong(slot, length)
+                ? Assign(TryTakeLong(slot, length)) : LongServer.Worker;
+            if (server == LongServer.Nobody)
+            {
+                _transport.Reply(slot, FuseSession.Refuse(slot, FuseErrno.EAGAIN));
+                Interlocked.Increment(ref _longServed);
+                continue;
+            }
+
+            if (server == LongServer.Another || _transfers?.TryTake(slot, length) == true)
                 continue;
 
             _readers.CallOthers();
@@ -255,8 +274,8 @@ public sealed partial class FuseServer : IDisposable
             if (reply > 0)
                 _transport.Reply(slot, reply);
             slot.Finish();
-            if (server == Server.LongByWorker)
-                Interlocked.Decrement(ref _longByWorkers);
+            if (server == LongServer.LongByWorker)
+                EndLongByWorker();
             if (!_initialised.IsSet && Session.IsInitialised)
                 FinishInit();
         }

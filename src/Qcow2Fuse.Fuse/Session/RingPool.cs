@@ -49,18 +49,26 @@ internal sealed class RingPool
 
     /// <summary>Serves requests until the pool is closed and empty.</summary>
     /// <param name="session">Where they are served.</param>
-    /// <param name="tryTakeLong">Has one that may take long served elsewhere, by <see cref="Serve(FuseSession,
-    /// FuseRingEntry)"/>; false where that cannot be.</param>
-    public void Serve(FuseSession session, Func<FuseRingEntry, bool> tryTakeLong)
+    /// <param name="assignLong">Says who serves one that may take long, and has another serve it by
+    /// <see cref="Serve(FuseSession, FuseRingEntry)"/>.</param>
+    /// <param name="endLong">Told when one that may take long was served here.</param>
+    public void Serve(FuseSession session, Func<FuseRingEntry, LongServer> assignLong, Action endLong)
     {
         while (Take() is { } entry)
         {
-            bool isTaken = session.MayTakeLong(entry.Slot, entry.Length) && tryTakeLong(entry);
-            if (!isTaken)
-                entry.Complete(session.Dispatch(entry.Slot, entry.Length));
+            LongServer server = session.MayTakeLong(entry.Slot, entry.Length) ? assignLong(entry) : LongServer.Worker;
+            if (server == LongServer.Another)
+            {
+                Interlocked.Decrement(ref _busy);
+                continue;
+            }
+
+            entry.Complete(server == LongServer.Nobody
+                ? FuseSession.Refuse(entry.Slot, FuseErrno.EAGAIN) : session.Dispatch(entry.Slot, entry.Length));
             Interlocked.Decrement(ref _busy);
-            if (!isTaken)
-                entry.Owner!.Return(entry);
+            if (server == LongServer.LongByWorker)
+                endLong();
+            entry.Owner!.Return(entry);
         }
     }
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
-using System.Diagnostics;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
@@ -14,9 +13,6 @@ namespace Qcow2Fuse.Commands;
 /// </summary>
 internal static class DetachCommand
 {
-    private static readonly TimeSpan LoopPatience = TimeSpan.FromSeconds(5);
-    private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(20);
-
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
@@ -91,20 +87,21 @@ internal static class DetachCommand
 
         if (device < 0)
             throw new CommandException(ExitCode.Failure, $"{loop.Loop.Path}: {Errno.Text(-device)}");
-        int result = LoopDevice.Clear(device);
-        _ = LinuxFile.Close(device);
-        if (result < 0 && result != -Errno.ENXIO)
-            throw new CommandException(ExitCode.Failure, $"{loop.Loop.Path}: {Errno.Text(-result)}");
-
-        // Programs that look at every new device, as udev's do, have it open for a moment.
-        Stopwatch waited = Stopwatch.StartNew();
-        while (LoopTable.Find(loop.Loop.Number)?.BackingFile == loop.Loop.BackingFile)
+        int result;
+        try
         {
-            if (waited.Elapsed > LoopPatience)
-                return false;
-            Thread.Sleep(Period);
+            LoopEnd.WriteOut(
+                device, loop.Loop.Path, "it stays attached", ExitCode.Failure,
+                $"losetup -d {loop.Loop.Path} takes it away all the same");
+            result = LoopDevice.Clear(device);
+        }
+        finally
+        {
+            _ = LinuxFile.Close(device);
         }
 
-        return true;
+        if (result < 0 && result != -Errno.ENXIO)
+            throw new CommandException(ExitCode.Failure, $"{loop.Loop.Path}: {Errno.Text(-result)}");
+        return LoopEnd.HasLetGo(loop.Loop);
     }
 }

@@ -59,8 +59,13 @@ internal static class MountCommand
             bool isInner = parsed.GetValue(fileSystem);
             if (!isInner && options.Entries.FirstOrDefault(static one => one.Option.IsOfFileSystem).Option is { } inner)
                 throw CommandException.Usage($"option {inner.Name} is for the file system inside the image", "--fs");
-            if (settings is { NoFail: true, Source: { } image } && !LinuxPath.Exists(image))
-                return ExitCode.Success;
+            if (settings is { NoFail: true, Source: { } image } && IsMissing(image))
+            {
+                if (!parsed.GetValue(foreground) || !ServiceNotifier.IsPresent)
+                    return ExitCode.Success;
+                Report.Warning($"nofail has no effect in a service: {image} is missing, and nothing is served");
+            }
+
             if (settings.Remounts)
                 return isFake ? ExitCode.Success : RemountCall.Run(settings);
             if (isInner && !isFake)
@@ -95,6 +100,15 @@ internal static class MountCommand
             foreach (string value in parsed.GetValue(valued) ?? [])
                 options.Add(option, value);
         };
+    }
+
+    /// <summary>Whether there is nothing of a name; not where that cannot be seen.</summary>
+    private static bool IsMissing(string path)
+    {
+        int descriptor = LinuxFile.Open(path, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
+        if (descriptor >= 0)
+            _ = LinuxFile.Close(descriptor);
+        return descriptor is -Errno.ENOENT or -Errno.ENOTDIR;
     }
 
     private static void RequirePlaces(MountSettings settings)

@@ -24,10 +24,12 @@ internal static class UmountCommand
             Description = "The mount point, or the mounted image (default: the directory of the settings)",
             Arity = ArgumentArity.ZeroOrOne,
         };
-        Command command = new("umount", "Unmount an image") { lazy, quiet, directory };
+        Option<bool> dead = new("--dead") { Hidden = true };
+        Command command = new("umount", "Unmount an image") { lazy, quiet, dead, directory };
         command.Aliases.Add("unmount");
-        command.SetAction(parsed =>
-            Run(parsed.GetValue(directory) ?? FromSettings(), parsed.GetValue(lazy), parsed.GetValue(quiet)));
+        command.SetAction(parsed => parsed.GetValue(dead)
+            ? DeadMount.Detach(parsed.GetValue(directory) ?? FromSettings())
+            : Run(parsed.GetValue(directory) ?? FromSettings(), parsed.GetValue(lazy), parsed.GetValue(quiet)));
         return command;
     }
 
@@ -154,7 +156,8 @@ internal static class UmountCommand
     {
         using DaemonEnd? end = stack is { IsForFileSystem: true, ProcessId: { } daemon } && !lazy
             ? DaemonEnd.Watch(daemon) : null;
-        int result = MountCalls.Unmount(directory, lazy);
+        LoopEntry loop = stack.Loops.First(one => one.MountPoints.Contains(directory, StringComparer.Ordinal)).Loop;
+        int result = lazy ? MountCalls.Unmount(directory, lazy) : LoopEnd.Unmount(directory, loop);
         if (result == -Errno.EBUSY)
             throw Failed(FuseMount.Busy(directory));
         if (result < 0)
@@ -164,6 +167,8 @@ internal static class UmountCommand
                 $"{directory}: {Errno.Text(-result)}");
         }
 
+        if (end is not null)
+            LoopEnd.RequireFree(directory, stack.Image, loop);
         end?.Wait(stack.Image, ExitCode.System);
         return ExitCode.Success;
     }

@@ -105,9 +105,17 @@ internal sealed partial class ControlHost
         try
         {
             images.Flush();
+            HashSet<int> before = [.. Places().Select(static place => place.Id)];
             mount.Unmount(call.Lazy);
             if (call.Lazy)
                 return new ControlAnswer();
+            if (Places().FirstOrDefault(place => before.Contains(place.Id)) is { MountPoint: { } left })
+            {
+                return Failed(
+                    ExitCode.System, $"{mount.MountPoint}: is unmounted here, but still mounted on {left}",
+                    $"qcow2fuse umount {left}");
+            }
+
             if (!server.WaitForEnd(EndPatience))
                 return Failed(ExitCode.System, $"{mount.MountPoint}: is unmounted here, but still mounted elsewhere");
             images.Flush();
@@ -122,6 +130,10 @@ internal sealed partial class ControlHost
             return Failed(UmountCommand.ExitCodeOf(exception.Error), exception.Message, Advice.For(exception));
         }
     }
+
+    /// <summary>Where the mount is seen, in the mount namespace of this process.</summary>
+    private IEnumerable<MountEntry> Places() => MountTable.Read().Where(entry =>
+        entry.Type == "fuse." + MountRequest.Subtype && entry.Minor == mount.Connection);
 
     private static ControlAnswer Printed(ControlCall call, Action<TextWriter> write)
     {

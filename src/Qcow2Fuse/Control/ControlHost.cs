@@ -62,7 +62,7 @@ internal sealed partial class ControlHost(
     }
 
     /// <summary>The lines of an OpenMetrics text.</summary>
-    public IEnumerable<string> Metrics() => MetricsText.Lines(images.Current());
+    public IEnumerable<string> Metrics() => MetricsText.Lines(images.OneByOne());
 
     /// <summary>What is mounted, as JSON (<see cref="MountsReport"/>).</summary>
     public string Mounts()

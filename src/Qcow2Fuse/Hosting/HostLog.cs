@@ -100,11 +100,14 @@ internal static partial class HostLog
         + "(hint: a directory of its own for them)")]
     public static partial void TooManyFiles(ILogger logger, string directory);
 
+    [LoggerMessage(52, LogLevel.Error, "{What}: what nobody waits for has failed, and is tried again")]
+    public static partial void WorkFailed(ILogger logger, string what, Exception failure);
+
     [LoggerMessage(50, LogLevel.Error,
         "{Image}: stays open, because what was written cannot be made durable; it is tried again every {Seconds} s: "
         + "{Message}")]
     public static partial void StaysOpen(ILogger logger, string image, double seconds, string message);
 
-    [LoggerMessage(51, LogLevel.Warning, "{Message}; they have {Seconds} s to let go")]
+    [LoggerMessage(51, LogLevel.Warning, "{Message}; they have at most {Seconds} s to let go")]
     public static partial void StillUsed(ILogger logger, string message, double seconds);
 }

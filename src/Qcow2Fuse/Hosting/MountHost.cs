@@ -249,9 +249,10 @@ internal sealed class MountHost : IDisposable
     private HostEvent Serve(FuseMount mount, FuseServer server)
     {
         _events.Watch(server.Ended);
+        UnusedMount unused = new(mount, server, _logger);
         while (true)
         {
-            HostEvent happened = _events.Take();
+            HostEvent happened = _events.Take(unused.Patience);
             switch (happened)
             {
                 case HostEvent.Stop or HostEvent.Ended:
@@ -261,7 +262,7 @@ internal sealed class MountHost : IDisposable
                 case HostEvent.HandOver:
                     HostLog.CannotHandOver(_logger, mount.MountPoint);
                     break;
-                case HostEvent.Unused when _settings.IdleExit && TryUnmountUnused(mount):
+                case HostEvent.Unused or HostEvent.None when _settings.IdleExit && unused.TryUnmount():
                     return happened;
                 case HostEvent.Report:
                     HostStatistics.Write(_images.Current(), _logger);
@@ -271,21 +272,6 @@ internal sealed class MountHost : IDisposable
                     _reporter.Reloaded();
                     break;
             }
-        }
-    }
-
-    /// <summary>False if somebody uses the mount again, or stands in it.</summary>
-    private bool TryUnmountUnused(FuseMount mount)
-    {
-        try
-        {
-            mount.Unmount(lazy: false);
-            return true;
-        }
-        catch (FuseMountException exception)
-        {
-            HostLog.StaysMounted(_logger, mount.MountPoint, exception.Message);
-            return false;
         }
     }
 
@@ -312,11 +298,15 @@ internal sealed class MountHost : IDisposable
         if (server.Ended.IsCompleted)
             return;
         using LoopUse loops = LoopUse.Of(mount.MountPoint);
-        WritePages(mount, context);
+        TimeSpan patience = loops.Exist ? StackGrace + Grace : Grace;
+        Stopwatch since = Stopwatch.StartNew();
         try
         {
-            if (!TryUnmountAtOnce(mount, loops))
+            if (!TryUnmountAtOnce(mount, patience))
+            {
+                WritePages(mount, context);
                 mount.Unmount(lazy: true);
+            }
         }
         catch (FuseMountException exception)
         {
@@ -328,7 +318,7 @@ internal sealed class MountHost : IDisposable
         }
 
         _events.Watch(server.Ended);
-        AwaitUsers(loops, server);
+        AwaitUsers(loops, server, patience - since.Elapsed);
         if (!server.Ended.IsCompleted)
             WritePages(mount, context);
         server.Stop();
@@ -342,12 +332,13 @@ internal sealed class MountHost : IDisposable
     }
 
     /// <summary>
-    /// Files that are still open keep the session alive; after the grace, or a second signal, they get errors.
+    /// Files that are still open keep the session alive; after the grace, or a second signal, they get errors. What
+    /// stands on loop devices has longer, but no longer than was said.
     /// </summary>
-    private void AwaitUsers(LoopUse loops, FuseServer server)
+    private void AwaitUsers(LoopUse loops, FuseServer server, TimeSpan patience)
     {
         Stopwatch since = Stopwatch.StartNew();
-        TimeSpan until = Grace;
+        TimeSpan until = patience < Grace ? patience : Grace;
         long served = server.Activity.Served;
         while (since.Elapsed < until)
         {
@@ -360,8 +351,8 @@ internal sealed class MountHost : IDisposable
             // Somebody else may unmount as well, and is seen only by what the device still writes.
             bool isBusy = loops.Exist && server.Activity.Served != served;
             served = server.Activity.Served;
-            if (happened == HostEvent.None && since.Elapsed < StackGrace && (isBusy || loops.IsInUse()))
-                until = since.Elapsed + Grace;
+            if (happened == HostEvent.None && (isBusy || loops.IsInUse()))
+                until = since.Elapsed + Grace < patience ? since.Elapsed + Grace : patience;
         }
     }
 
@@ -369,7 +360,7 @@ internal sealed class MountHost : IDisposable
     /// False where somebody uses the mount. Who that is can be seen only as long as the mount has a place, and is said
     /// at once, since everybody waits for him from now on.
     /// </summary>
-    private bool TryUnmountAtOnce(FuseMount mount, LoopUse loops)
+    private bool TryUnmountAtOnce(FuseMount mount, TimeSpan patience)
     {
         try
         {
@@ -378,9 +369,8 @@ internal sealed class MountHost : IDisposable
         }
         catch (FuseMountException exception) when (exception.Error == FuseMountError.Busy)
         {
-            double seconds = (loops.IsInUse() ? StackGrace + Grace : Grace).TotalSeconds;
-            HostLog.StillUsed(_logger, exception.Message, seconds);
-            _reporter.Waiting($"{exception.Message}; up to {seconds} s");
+            HostLog.StillUsed(_logger, exception.Message, patience.TotalSeconds);
+            _reporter.Waiting($"{exception.Message}; up to {patience.TotalSeconds} s");
             return false;
         }
     }

@@ -3,6 +3,7 @@ using System.Globalization;
 using System.Net.Sockets;
 using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Hosting;
 
@@ -115,10 +116,9 @@ internal sealed class ServiceReporter : IDisposable
                 Monitor.Wait(_gate, period);
                 if (_isOver)
                     return;
-                if (_isTransient)
-                    ReportTransient();
-                else
-                    ReportServing();
+                Guarded.Run(
+                    _isTransient ? ReportTransient : ReportServing,
+                    failure => HostLog.WorkFailed(_logger, "service manager", failure));
             }
         }
     }

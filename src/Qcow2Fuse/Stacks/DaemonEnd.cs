@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
@@ -16,10 +17,14 @@ internal sealed class DaemonEnd : IDisposable
     private readonly WatchedProcess _process;
     private readonly int _word;
 
-    private DaemonEnd(WatchedProcess process, int word)
+    /// <summary>Where its mount was, by the numbers of the mounts: those of devices are given again.</summary>
+    private readonly HashSet<int> _places;
+
+    private DaemonEnd(WatchedProcess process, int word, HashSet<int> places)
     {
         _process = process;
         _word = word;
+        _places = places;
     }
 
     /// <summary>Watches the daemon of a mount; null where it has ended already.</summary>
@@ -29,15 +34,18 @@ internal sealed class DaemonEnd : IDisposable
         if (WatchedProcess.Open(process) is not { } watched)
             return null;
         string? number = DaemonTable.WordOf(process);
-        return new DaemonEnd(watched, number is null ? -1 : LastWord.Open(process, number));
+        int word = number is null ? -1 : LastWord.Open(process, number);
+        return new DaemonEnd(watched, word, DaemonTable.PlacesOf(process, word));
     }
 
     /// <summary>Waits until everything is written and the image is free.</summary>
     /// <param name="name">The image or the mount, in messages.</param>
     /// <param name="failure">Exit code of the command where something may be lost, or takes too long.</param>
-    /// <exception cref="CommandException">Something may be lost, or it has not ended after five minutes.</exception>
+    /// <exception cref="CommandException">Something may be lost, it is still mounted elsewhere, or it has not ended
+    /// after five minutes.</exception>
     public void Wait(string name, int failure)
     {
+        RequireUnmounted(name, failure);
         if (!_process.WaitUntilOver(Patience))
         {
             throw new CommandException(
@@ -54,6 +62,22 @@ internal sealed class DaemonEnd : IDisposable
                     failure, $"{name}: the last flush failed, written data may be lost: {reason}");
             case LastWordKind.None:
                 throw Died(name, _process.Id, failure);
+        }
+    }
+
+    /// <summary>
+    /// To be called after an unmount that is to be the end: a mount that is seen at several places has it at the last
+    /// of them. A daemon that unmounts by itself is not asked.
+    /// </summary>
+    private void RequireUnmounted(string name, int failure)
+    {
+        string[] left = [.. MountTable.Read().Where(entry => _places.Contains(entry.Id))
+            .Select(static entry => entry.MountPoint)];
+        if (left.Length > 0 && left.Length < _places.Count)
+        {
+            throw new CommandException(
+                failure, $"{name}: is unmounted here, but still mounted on {string.Join(", ", left)}",
+                $"qcow2fuse umount {left[0]}");
         }
     }
 

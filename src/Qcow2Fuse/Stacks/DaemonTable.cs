@@ -70,6 +70,29 @@ internal sealed class DaemonTable
     public static string? WordOf(int process) =>
         Look(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}"), process)?.Word;
 
+    /// <summary>The mounts of this namespace that a process serves, by their numbers.</summary>
+    /// <param name="process">The process.</param>
+    /// <param name="word">Its <see cref="LastWord"/>, which knows the session where the kernel does not tell; −1 for
+    /// none.</param>
+    public static HashSet<int> PlacesOf(int process, int word)
+    {
+        Candidate? candidate = Look(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}"), process);
+        HashSet<string> sessions = [.. candidate?.Connections ?? []];
+        if (sessions.Count == 0 && word >= 0)
+        {
+            _ = LastWord.Read(word, out int session, out _);
+            sessions.Add(session.ToString(CultureInfo.InvariantCulture));
+        }
+
+        return
+        [
+            .. MountTable.Read()
+                .Where(entry => entry.Type == "fuse." + MountRequest.Subtype
+                    && sessions.Contains(entry.Minor.ToString(CultureInfo.InvariantCulture)))
+                .Select(static entry => entry.Id),
+        ];
+    }
+
     /// <summary>A process with /dev/fuse open; null for others.</summary>
     private static Candidate? Look(string directory, int id)
     {

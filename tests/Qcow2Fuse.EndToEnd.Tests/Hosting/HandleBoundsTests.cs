@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Runtime.CompilerServices;
 using System.Text;
 using Microsoft.Extensions.Logging.Abstractions;
 using Qcow2Fuse.Commands;
@@ -46,7 +47,7 @@ public sealed class HandleBoundsTests : CommandTest
     [Fact]
     public void Listings_of_a_directory_are_one_while_nothing_changes()
     {
-        using ImageSet images = OpenImages(out TreeFileSystem files, new HandleTable { EntriesMax = 10 });
+        using ImageSet images = OpenImages(out TreeFileSystem files, new HandleTable { ListingBytesMax = 600 });
         for (int i = 0; i < 1000; i++)
             Assert.Equal(0, files.OpenDirectory(1, out _));
         Assert.Equal(0, files.OpenDirectory(HostTree.Find(files, ".qcow2fuse").Node, out ulong other));
@@ -86,10 +87,42 @@ public sealed class HandleBoundsTests : CommandTest
     [Fact]
     public void One_listing_may_be_larger_than_all_that_are_open()
     {
-        using ImageSet images = OpenImages(out TreeFileSystem files, new HandleTable { EntriesMax = 1 });
+        using ImageSet images = OpenImages(out TreeFileSystem files, new HandleTable { ListingBytesMax = 1 });
         Assert.Equal([".", "..", "a.raw"], HostTree.Names(files, 1));
         Assert.Equal([".", "..", "a.raw"], HostTree.Names(files, 1));
     }
+
+    /// <summary>Whoever may change the directory could else fill the memory of the daemon with what has gone.</summary>
+    [Fact]
+    public void Listings_and_texts_that_are_open_keep_no_image_that_has_gone()
+    {
+        string[] names = ["a", "b", "c", "d"];
+        using ImageSet images = OpenImages(out TreeFileSystem files, new HandleTable(), names);
+        WeakReference[] weak = WeakImages(images);
+        Assert.Equal(names.Length, weak.Length);
+        Assert.Equal(0, files.OpenDirectory(1, out ulong listing));
+        ulong metrics = HostTree.Find(files, ".qcow2fuse", "metrics").Node;
+        Assert.Equal(0, files.Open(metrics, default, out FuseOpenResult text));
+        Assert.InRange(files.Read(metrics, text.Handle, 0, new byte[512]), 1, 512);
+        foreach (string name in names)
+            File.Delete(PathOf($"images/{name}.qcow2"));
+        Directory.SetLastWriteTimeUtc(PathOf("images"), DateTime.UtcNow.AddSeconds(10));
+        Assert.Equal([".", ".."], HostTree.Names(files, 1));
+
+        // The text has the one that it is at.
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+        GC.Collect();
+        Assert.InRange(weak.Count(static image => image.IsAlive), 0, 1);
+        FuseDirectoryWriter writer = new(new byte[1 << 12]);
+        Assert.Equal(0, files.ReadDirectory(1, listing, 0, ref writer));
+        Assert.NotEqual(0, writer.Length);
+        Assert.InRange(files.Read(metrics, text.Handle, 512, new byte[512]), 1, 512);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static WeakReference[] WeakImages(ImageSet images) =>
+        [.. images.Current().Select(static nodes => new WeakReference(nodes.Image))];
 
     [Fact]
     public void A_text_that_nobody_reads_gives_its_memory_to_others_and_goes_on_where_it_was()
@@ -158,11 +191,12 @@ public sealed class HandleBoundsTests : CommandTest
         Assert.Equal(("one\ntwo\n", "two\n"), (first, second));
     }
 
-    private ImageSet OpenImages(out TreeFileSystem files, HandleTable handles)
+    private ImageSet OpenImages(out TreeFileSystem files, HandleTable handles, params string[] names)
     {
         string path = PathOf("images");
         Directory.CreateDirectory(path);
-        HostTree.Write(NamesImage.WithSnapshots(0, 0, 0), Path.Combine(path, "a.qcow2"));
+        foreach (string name in names.DefaultIfEmpty("a"))
+            HostTree.Write(NamesImage.WithSnapshots(0, 0, 0), Path.Combine(path, name + ".qcow2"));
         ImageSet images = ImageSet.Open(Settings, path, NullLogger.Instance);
         TreeContext context = new(Settings, NullLogger.Instance) { Handles = handles };
         images.CreateNodes(context, rootIsFile: false);

@@ -41,6 +41,56 @@ public sealed class ImageBoundsTests : CommandTest
         Assert.Equal(5 + 2, HostTree.Names(files, 1).Count);
     }
 
+    /// <summary>They are in memory until they are closed, and it has to have an end.</summary>
+    [Fact]
+    public void Images_that_have_gone_count_as_long_as_somebody_has_them_open()
+    {
+        Create(5);
+        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance) { ImageBytesMax = 5 * 1200 };
+        TreeFileSystem files = TreeOf(images);
+        List<(ulong Node, ulong Handle)> open = [];
+        foreach (string name in HostTree.Names(files, 1).Skip(2))
+        {
+            ulong node = HostTree.Find(files, name).Node;
+            Assert.Equal(0, files.Open(node, default, out FuseOpenResult result));
+            open.Add((node, result.Handle));
+            File.Delete(Path.Combine(PathOf("images"), Path.ChangeExtension(name, ".qcow2")));
+        }
+
+        Assert.Equal(5, open.Count);
+        for (int i = 5; i < 10; i++)
+            Write(Path.ChangeExtension(NameOf(i), ".qcow2"));
+        Touch();
+        Assert.Equal([".", ".."], HostTree.Names(files, 1));
+        foreach ((ulong node, ulong handle) in open)
+            files.Release(node, handle);
+        Eventually.Holds(() =>
+        {
+            Touch();
+            return HostTree.Names(files, 1).Count == 5 + 2;
+        });
+    }
+
+    [Fact]
+    public void What_is_gone_through_one_by_one_follows_the_names()
+    {
+        Create(4);
+        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance);
+        TreeFileSystem files = TreeOf(images);
+        using IEnumerator<ImageNodes> all = images.OneByOne().GetEnumerator();
+        Assert.True(all.MoveNext());
+        Assert.Equal("i0", all.Current.Name);
+        File.Delete(Path.Combine(PathOf("images"), "i0.qcow2"));
+        File.Delete(Path.Combine(PathOf("images"), "i1.qcow2"));
+        Write("i2a.qcow2");
+        Touch();
+        _ = HostTree.Names(files, 1);
+        List<string> rest = [];
+        while (all.MoveNext())
+            rest.Add(all.Current.Name);
+        Assert.Equal(["i2", "i2a", "i3"], rest);
+    }
+
     [Fact]
     public void Names_beyond_the_memory_for_them_are_not_listed_and_still_found()
     {

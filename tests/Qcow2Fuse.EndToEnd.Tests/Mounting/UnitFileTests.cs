@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
 using System.Globalization;
+using System.Text.RegularExpressions;
 using Qcow2Fuse.EndToEnd.Tests.Tidy;
 using Qcow2Fuse.Testing;
 using Xunit;
@@ -8,8 +9,9 @@ using Xunit;
 namespace Qcow2Fuse.EndToEnd.Tests.Mounting;
 
 /// <summary>The units of systemd, as they are installed.</summary>
-public sealed class UnitFileTests : MountTest
+public sealed partial class UnitFileTests : MountTest
 {
+    private const string Clean = "qcow2fuse-clean@srv-web.qcow2.service";
     private const string Instance = "qcow2fuse@srv-web.qcow2.service";
 
     [Theory]
@@ -22,7 +24,7 @@ public sealed class UnitFileTests : MountTest
             .Select(static line => line[..line.IndexOf('=', StringComparison.Ordinal)])];
         Assert.Contains("ExecStart", settings);
         Assert.Contains("WatchdogSec", settings);
-        Assert.Contains("MemoryMax", settings);
+        Assert.Contains(SourceTree.LinesOf(unit), static line => MemoryMax().IsMatch(line));
         Assert.DoesNotContain("OOMScoreAdjust=-900", SourceTree.LinesOf(unit));
         Assert.Contains(SourceTree.LinesOf(unit), static line =>
             line.StartsWith("Environment=", StringComparison.Ordinal)
@@ -74,37 +76,6 @@ public sealed class UnitFileTests : MountTest
     public void What_will_not_be_better_the_next_time_is_not_tried_again(string unit) =>
         Assert.Contains("RestartPreventExitStatus=1 32", SourceTree.LinesOf(unit));
 
-    /// <summary>systemctl is a script that lists a job of this kind; the program is one that says what it was asked.
-    /// </summary>
-    [SkippableTheory]
-    [InlineData("stop", "", "umount -q -l\n")]
-    [InlineData("restart", "", "")]
-    [InlineData("", "", "")]
-    [InlineData("", "2", "")]
-    [InlineData("", "32", "umount -q -l\n")]
-    [InlineData("restart", "1", "umount -q -l\n")]
-    public void A_kept_mount_goes_where_nobody_starts_again(string job, string exitStatus, string asked)
-    {
-        QemuTools.RequireTool("bash");
-        string text = string.Join('\n', SourceTree.LinesOf("qcow2fuse@.service"))
-            .Replace("\\\n", " ", StringComparison.Ordinal);
-        const string Start = "ExecStopPost=-/bin/sh -c '";
-        string line = text.Split('\n').Single(static one => one.StartsWith(Start, StringComparison.Ordinal));
-        string script = line[Start.Length..^"' sh %n".Length].Replace("$$", "$", StringComparison.Ordinal)
-            .Replace("/usr/bin/qcow2fuse", PathOf("qcow2fuse"), StringComparison.Ordinal);
-        File.WriteAllText(
-            PathOf("systemctl"), "#!/bin/sh\necho '3 other.service stop waiting'\n"
-                + (job.Length > 0 ? $"echo '17 {Instance}   {job} running'\n" : ""));
-        File.WriteAllText(PathOf("qcow2fuse"), "#!/bin/sh\necho \"$*\"\n");
-        foreach (string name in (string[])["systemctl", "qcow2fuse"])
-            Tool("chmod", "+x", PathOf(name));
-        ProcessResult result = ProcessRunner.Run(
-            "sh", ["-c", script, "sh", Instance],
-            environment: new Dictionary<string, string?>
-            { ["PATH"] = WorkDirectory + ":/usr/bin:/bin", ["EXIT_STATUS"] = exitStatus }).ShouldSucceed();
-        Assert.Equal(asked, result.Output);
-    }
-
     [SkippableFact]
     public void The_helper_of_mount_is_installed_where_mount_looks_for_it()
     {
@@ -135,7 +106,7 @@ public sealed class UnitFileTests : MountTest
         string units = Path.Combine(root, "usr/lib/systemd/system");
         foreach (string target in (string[])["sysinit", "basic", "local-fs", "shutdown", "multi-user"])
             File.Copy($"/lib/systemd/system/{target}.target", $"{units}/{target}.target");
-        foreach (string unit in (string[])["qcow2fuse.service", Instance])
+        foreach (string unit in (string[])["qcow2fuse.service", Instance, "qcow2fuse-clean.service", Clean])
         {
             ProcessResult verified = TryTool("systemd-analyze", "verify", "--man=no", "--root=" + root, unit);
             Assert.Equal((0, "", ""), (verified.ExitCode, verified.Output, verified.Error));
@@ -182,6 +153,10 @@ public sealed class UnitFileTests : MountTest
         Assert.Contains("fallocate", used);
         Assert.Empty(used.Except(allowed, StringComparer.Ordinal));
     }
+
+    /// <summary>"infinity" is no bound.</summary>
+    [GeneratedRegex("^MemoryMax=[1-9][0-9]{0,3}[MG]$")]
+    private static partial Regex MemoryMax();
 
     /// <summary>The calls of a set, which may name other sets.</summary>
     private static void Expand(string set, HashSet<string> calls)

@@ -55,6 +55,31 @@ public sealed class NamedDeviceTests : StackTest
         ShouldBeGone(image, mountPoint);
     }
 
+    /// <summary>Nothing tells the daemon when he goes.</summary>
+    [SkippableFact]
+    public void An_image_whose_device_was_taken_away_is_free_when_whoever_stands_in_its_mount_has_left()
+    {
+        RequireLoopDevices();
+        string image = NewImage();
+        string device = Run("attach", image).ShouldSucceed().Output.Trim();
+        string mountPoint = Assert.Single(MountPointsOf(image));
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        using (RunningProcess user = RunningProcess.Start("sh", ["-c", "cd \"$1\"; echo in; read x", "sh", mountPoint]))
+        {
+            Assert.Equal("in", user.ReadLine());
+            Tool("losetup", "-d", device);
+            WaitUntil(() => LoopsIn(mountPoint).Count == 0, "the device stays");
+
+            // It has tried, and could not.
+            Eventually.Sleeps(daemon);
+            Assert.Single(MountPointsOf(image));
+        }
+
+        WaitUntil(() => MountPointsOf(image).Count == 0, "the image stays mounted");
+        WaitUntil(() => DaemonsOf(mountPoint).Count == 0, "the daemon does not end");
+        ShouldBeGone(image, mountPoint);
+    }
+
     [SkippableTheory]
     [InlineData("", 4096)]
     [InlineData("sector_size=512", 512)]

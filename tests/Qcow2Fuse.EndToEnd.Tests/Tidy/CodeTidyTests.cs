@@ -47,6 +47,17 @@ public sealed partial class CodeTidyTests
                 static line => NativeCall().IsMatch(line),
                 "a native call outside of Qcow2Fuse.Linux").Select(found => Complaint(path, found))));
 
+    /// <summary>
+    /// One that comes again by itself overlaps with itself while what it does hangs: PeriodicWork does not, and has a
+    /// guard.
+    /// </summary>
+    [Fact]
+    public void Timers_do_not_come_again_by_themselves() =>
+        NothingIn(SourceTree.CodeFiles
+            .Where(static path => path.StartsWith("src/", StringComparison.Ordinal))
+            .SelectMany(static path => RepeatedTimer().Matches(SourceTree.TextOf(path))
+                .Select(found => Complaint(path, (0, $"a timer with a period: {found.Value}")))));
+
     /// <summary>It makes text of names, in which bytes that are none are lost (docs/decisions/0011).</summary>
     [Fact]
     public void Names_go_through_one_codec() =>
@@ -154,6 +165,9 @@ public sealed partial class CodeTidyTests
 
     [GeneratedRegex(@"\b(TO" + "DO|FIX" + "ME|XX" + "X|HA" + @"CK)\b|NotImplemented" + "Exception")]
     private static partial Regex UnfinishedWork();
+
+    [GeneratedRegex(@"new Timer\((?![^;]*Timeout\.InfiniteTimeSpan\);)[^;]*;")]
+    private static partial Regex RepeatedTimer();
 
     [GeneratedRegex(@"\[(Library|Dll)Import\(")]
     private static partial Regex NativeCall();

@@ -9,7 +9,9 @@ namespace Qcow2Fuse.Hosting;
 internal static class MetricsText
 {
     /// <summary>The metrics of all images, each line made when it is asked for: there may be many images.</summary>
-    public static IEnumerable<string> Lines(IReadOnlyList<ImageNodes> images)
+    /// <param name="images">Gone through again and again; keeps none of them, as <see cref="ImageSet.OneByOne"/> does.
+    /// </param>
+    public static IEnumerable<string> Lines(IEnumerable<ImageNodes> images)
     {
         IEnumerable<string> all =
             Counter("qcow2fuse_requests", null, "Requests of the kernel that were served", images, Requests)
@@ -32,7 +34,7 @@ internal static class MetricsText
     }
 
     private static IEnumerable<(ImageNodes Image, MetadataStatistics Statistics)> Open(
-        IReadOnlyList<ImageNodes> images) =>
+        IEnumerable<ImageNodes> images) =>
         from image in images
         let statistics = StatisticsOf(image.Image)
         where statistics is not null
@@ -62,14 +64,14 @@ internal static class MetricsText
         [("read", counters.ReadBytes), ("write", counters.WrittenBytes), ("zero", counters.ZeroedBytes)];
 
     private static IEnumerable<string> Counter(
-        string name, string? unit, string help, IReadOnlyList<ImageNodes> images,
+        string name, string? unit, string help, IEnumerable<ImageNodes> images,
         Func<ImageCounters, IEnumerable<(string Operation, long Value)>> values) =>
         Family(name, "counter", unit, help).Concat(
             from image in images
             from sample in values(image.Image.Counters)
             select Sample(name + "_total", image, $",op=\"{sample.Operation}\"", sample.Value));
 
-    private static IEnumerable<string> Latencies(IReadOnlyList<ImageNodes> images)
+    private static IEnumerable<string> Latencies(IEnumerable<ImageNodes> images)
     {
         const string Name = "qcow2fuse_request_duration_seconds";
         IEnumerable<string> OfImage(ImageNodes image)
@@ -106,11 +108,11 @@ internal static class MetricsText
         bound.ToString(bound < 1e-4 ? "0e-00" : "0.0####", CultureInfo.InvariantCulture);
 
     private static IEnumerable<string> Tables(
-        IReadOnlyList<ImageNodes> images, string name, string help, Func<TableCacheStatistics, long> value) =>
+        IEnumerable<ImageNodes> images, string name, string help, Func<TableCacheStatistics, long> value) =>
         Family(name, "counter", null, help).Concat(TableSamples(images, name + "_total", value));
 
     private static IEnumerable<string> TableSamples(
-        IReadOnlyList<ImageNodes> images, string name, Func<TableCacheStatistics, long> value) =>
+        IEnumerable<ImageNodes> images, string name, Func<TableCacheStatistics, long> value) =>
         Open(images).SelectMany(open => (string[])
         [
             Sample(name, open.Image, ",table=\"l2\"", value(open.Statistics.L2)),

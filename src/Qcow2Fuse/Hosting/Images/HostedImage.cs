@@ -316,7 +316,18 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     {
         ServedImage image = _served!;
         Volatile.Write(ref _served, null);
-        Closed?.Invoke();
+        try
+        {
+            Closed?.Invoke();
+        }
+        finally
+        {
+            CloseServed(image);
+        }
+    }
+
+    private void CloseServed(ServedImage image)
+    {
         if (_isEnding)
         {
             // Its owner has flushed it, and hears of a failure.
@@ -333,10 +344,12 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
             // Everything was durable before; the image says that it was not closed properly.
             HostLog.LastFlushFailed(_logger, Path, exception.Message);
         }
-
-        // Others may change the file from now on.
-        foreach (RawFileNode view in Volatile.Read(ref _views))
-            view.Forget(0, long.MaxValue);
+        finally
+        {
+            // Others may change the file from now on.
+            foreach (RawFileNode view in Volatile.Read(ref _views))
+                view.Forget(0, long.MaxValue);
+        }
     }
 
     private void Remember(RawFileNode? through, long start, long end, long ticket) =>

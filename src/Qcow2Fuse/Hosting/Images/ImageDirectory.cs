@@ -36,10 +36,8 @@ internal sealed class ImageDirectory : ImageSet
     private readonly Lock _lock = new();
     private readonly Dictionary<string, ImageNodes> _nodes = new(StringComparer.Ordinal);
     private readonly Dictionary<string, ImageNodes> _byName = new(StringComparer.Ordinal);
-    private readonly List<HostedImage> _leaving = [];
-    private readonly Timer _idleTimer;
-    private readonly Lock _idleLock = new();
-    private bool _isDisposed;
+    private readonly List<(HostedImage Image, long Bytes)> _leaving = [];
+    private readonly PeriodicWork _idleWork;
     private TreeContext? _context;
     private DirectoryScan? _scan;
     private ImageNodes[]? _current = [];
@@ -73,7 +71,7 @@ internal sealed class ImageDirectory : ImageSet
 
         _files = new FileStorage(keeper: null, _folder);
         Path = path;
-        _idleTimer = new Timer(CloseIdle, state: null, LookPeriod, LookPeriod);
+        _idleWork = new PeriodicWork(LookPeriod, CloseIdle, failure => HostLog.WorkFailed(_logger, Path, failure));
     }
 
     /// <inheritdoc/>
@@ -138,7 +136,30 @@ internal sealed class ImageDirectory : ImageSet
     {
         LookIfDue();
         lock (_lock)
-            return _current ??= [.. _nodes.Values.OrderBy(static nodes => nodes.RawName, StringComparer.Ordinal)];
+            return Sorted();
+    }
+
+    /// <inheritdoc/>
+    protected override ImageNodes? Behind(string? name)
+    {
+        if (name is null)
+            LookIfDue();
+        lock (_lock)
+        {
+            ImageNodes[] all = Sorted();
+            int low = 0;
+            int high = name is null ? 0 : all.Length;
+            while (low < high)
+            {
+                int middle = (low + high) / 2;
+                if (string.CompareOrdinal(all[middle].Name, name) > 0)
+                    high = middle;
+                else
+                    low = middle + 1;
+            }
+
+            return low < all.Length ? all[low] : null;
+        }
     }
 
     /// <inheritdoc/>
@@ -223,9 +244,7 @@ internal sealed class ImageDirectory : ImageSet
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
-        _idleTimer.Dispose();
-        lock (_idleLock)
-            _isDisposed = true;
+        _idleWork.Dispose();
         try
         {
             ForAll(static image => image.Dispose());
@@ -284,6 +303,10 @@ internal sealed class ImageDirectory : ImageSet
         }
     }
 
+    /// <summary>All images by name; with the lock held.</summary>
+    private ImageNodes[] Sorted() =>
+        _current ??= [.. _nodes.Values.OrderBy(static nodes => nodes.Name, StringComparer.Ordinal)];
+
     private ImageNodes? Known(string name)
     {
         lock (_lock)
@@ -328,7 +351,7 @@ internal sealed class ImageDirectory : ImageSet
     private HostedImage[] AllImages()
     {
         lock (_lock)
-            return [.. _nodes.Values.Select(static nodes => nodes.Image), .. _leaving];
+            return [.. Shown().Concat(Leaving())];
     }
 
     private HostedImage[] OpenImages()
@@ -337,24 +360,32 @@ internal sealed class ImageDirectory : ImageSet
         {
             return
             [
-                .. _nodes.Values.Select(static nodes => nodes.Image).Concat(_leaving)
-                    .Where(static image => image.Current is not null),
+                .. Shown().Concat(Leaving()).Where(static image => image.Current is not null),
             ];
         }
     }
 
-    private void CloseIdle(object? state)
-    {
-        lock (_idleLock)
-        {
-            if (_isDisposed)
-                return;
-            foreach (HostedImage image in OpenImages())
-                image.CloseIdle();
-        }
+    private IEnumerable<HostedImage> Shown() => _nodes.Values.Select(static nodes => nodes.Image);
 
+    private IEnumerable<HostedImage> Leaving() => _leaving.Select(static leaving => leaving.Image);
+
+    private void CloseIdle()
+    {
+        // What one image fails with keeps no other open.
+        foreach (HostedImage image in OpenImages())
+            Guarded.Run(image.CloseIdle, failure => HostLog.WorkFailed(_logger, image.Path, failure));
+        DropClosed();
+    }
+
+    /// <summary>What is kept of images that have gone goes when their last user has.</summary>
+    private void DropClosed()
+    {
         lock (_lock)
-            _leaving.RemoveAll(static image => image.IsClosed);
+        {
+            foreach ((HostedImage image, long bytes) in _leaving)
+                _imageBytes -= image.IsClosed ? bytes : 0;
+            _leaving.RemoveAll(static leaving => leaving.Image.IsClosed);
+        }
     }
 
     /// <summary>Compares the directory with what is shown.</summary>
@@ -404,7 +435,7 @@ internal sealed class ImageDirectory : ImageSet
     {
         if (_nodes.ContainsKey(file))
             return true;
-        if (_imageBytes + BytesOf(file) > ImageBytesMax)
+        if (_imageBytes + BytesOf(file) > ImageBytesMax || !ManagedRoom.IsLeft)
             return false;
         HostedImage image = new(_settings, _folder, file, _files, _logger);
         ImageNodes nodes = new(context, image, Free(name) + RawFileName.Ending, DiskWindow.Whole);
@@ -424,10 +455,11 @@ internal sealed class ImageDirectory : ImageSet
             if (!_nodes.Remove(file, out nodes))
                 return;
             _byName.Remove(nodes.Name);
-            _imageBytes -= BytesOf(file);
             _current = null;
-            if (!nodes.Image.Retire())
-                _leaving.Add(nodes.Image);
+            if (nodes.Image.Retire())
+                _imageBytes -= BytesOf(file);
+            else
+                _leaving.Add((nodes.Image, BytesOf(file)));
         }
 
         nodes.Retire();

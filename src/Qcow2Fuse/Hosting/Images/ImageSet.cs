@@ -25,6 +25,24 @@ internal abstract class ImageSet : IDisposable
     /// <summary>The images as they are now, in the order of their names.</summary>
     public abstract IReadOnlyList<ImageNodes> Current();
 
+    /// <summary>
+    /// The images as <see cref="Current"/>, for whoever takes his time: each is looked for when it is asked for, behind
+    /// the name of the last, and none is kept that has gone.
+    /// </summary>
+    public IEnumerable<ImageNodes> OneByOne()
+    {
+        string? last = null;
+        while (Behind(last) is { } image)
+        {
+            last = image.Name;
+            yield return image;
+        }
+    }
+
+    /// <summary>The first image of all for null, or the first whose name is behind another; null where there is none.
+    /// </summary>
+    protected abstract ImageNodes? Behind(string? name);
+
     /// <summary>Whether images come and go, and are opened when they are used.</summary>
     public virtual bool IsDirectory => false;
 
@@ -108,6 +126,9 @@ internal sealed class SingleImage : ImageSet
 
     /// <inheritdoc/>
     public override IReadOnlyList<ImageNodes> Current() => _nodes;
+
+    /// <inheritdoc/>
+    protected override ImageNodes? Behind(string? name) => name is null ? _nodes.FirstOrDefault() : null;
 
     /// <inheritdoc/>
     public override void CreateNodes(TreeContext context, bool rootIsFile)

@@ -33,9 +33,10 @@ internal static class TreeRecall
 
             foreach (DirectoryEntry entry in entries)
             {
-                if (entry.Node is DirectoryNode next)
+                _ = context.Nodes.TryGet(entry.Number, out TreeNode? node);
+                if (node is DirectoryNode next)
                     left.Enqueue(next);
-                else if (entry.Node is RawFileNode file)
+                else if (node is RawFileNode file)
                     file.Recall(context.WrittenNodes?.MayContain(file.Number) == true);
             }
         }

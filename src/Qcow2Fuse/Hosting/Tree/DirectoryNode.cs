@@ -4,19 +4,29 @@ using Qcow2Fuse.Fuse;
 
 namespace Qcow2Fuse.Hosting;
 
-/// <summary>A name in a directory.</summary>
+/// <summary>
+/// A name in a directory. It does not keep the node: a listing may be open for as long as somebody likes, and what it
+/// shows may go meanwhile.
+/// </summary>
 /// <param name="Name">The name.</param>
-/// <param name="Node">What it stands for; null for a directory that gets its node when somebody looks for it.</param>
-internal readonly record struct DirectoryEntry(string Name, TreeNode? Node)
+/// <param name="Number">The number of the node.</param>
+/// <param name="Kind">S_IFDIR or S_IFREG.</param>
+internal readonly record struct DirectoryEntry(string Name, ulong Number, uint Kind)
 {
     /// <summary>What a directory says whose entries have no number yet.</summary>
     public const ulong UnknownNumber = 0xffff_ffff;
 
-    /// <summary>The number of the node.</summary>
-    public ulong Number => Node?.Number ?? UnknownNumber;
+    /// <summary>An entry and its string without the characters, in bytes.</summary>
+    private const int BaseBytes = 48;
 
-    /// <summary>S_IFDIR or S_IFREG.</summary>
-    public uint Kind => Node?.Kind ?? FuseAttributes.Directory;
+    /// <summary>An entry for a node; null for a directory that gets its node when somebody looks for it.</summary>
+    public DirectoryEntry(string name, TreeNode? node)
+        : this(name, node?.Number ?? UnknownNumber, node?.Kind ?? FuseAttributes.Directory)
+    {
+    }
+
+    /// <summary>What it takes in memory.</summary>
+    public long Bytes => BaseBytes + ((long)sizeof(char) * Name.Length);
 }
 
 /// <summary>Gets the entries of a directory one by one; false ends the listing before the next.</summary>
@@ -99,44 +109,44 @@ internal abstract class DirectoryNode(TreeContext context) : TreeNode
 /// <summary>A directory with the same entries for as long as it exists, some of which may be hidden.</summary>
 internal sealed class FixedDirectory(TreeContext context) : DirectoryNode(context)
 {
-    private readonly List<(DirectoryEntry Entry, Func<bool>? IsThere)> _entries = [];
+    private readonly List<(string Name, TreeNode Node, Func<bool>? IsThere)> _entries = [];
 
     /// <summary>Adds an entry; only before the directory is reachable.</summary>
     /// <param name="name">The name.</param>
     /// <param name="node">What it stands for.</param>
     /// <param name="isThere">Whether it can be seen now; null for always.</param>
     public void Add(string name, TreeNode node, Func<bool>? isThere = null) =>
-        _entries.Add((new DirectoryEntry(name, node), isThere));
+        _entries.Add((name, node, isThere));
 
     /// <inheritdoc/>
     public override TreeNode? Find(string name)
     {
-        (DirectoryEntry entry, Func<bool>? isThere) =
-            _entries.Find(one => string.Equals(one.Entry.Name, name, StringComparison.Ordinal));
-        return isThere is null || isThere() ? entry.Node : null;
+        (_, TreeNode? node, Func<bool>? isThere) =
+            _entries.Find(one => string.Equals(one.Name, name, StringComparison.Ordinal));
+        return isThere is null || isThere() ? node : null;
     }
 
     /// <inheritdoc/>
     public override void List(List<DirectoryEntry> entries)
     {
-        foreach ((DirectoryEntry entry, Func<bool>? isThere) in _entries)
+        foreach ((string name, TreeNode node, Func<bool>? isThere) in _entries)
         {
             if (isThere is null || isThere())
-                entries.Add(entry);
+                entries.Add(new DirectoryEntry(name, node));
         }
     }
 
     /// <inheritdoc/>
     public override void Remove()
     {
-        foreach ((DirectoryEntry entry, _) in _entries)
+        foreach ((_, TreeNode node, _) in _entries)
         {
-            if (entry.Node is DirectoryNode directory)
+            if (node is DirectoryNode directory)
                 directory.Remove();
-            else if (entry.Node is RawFileNode file)
+            else if (node is RawFileNode file)
                 file.Retire();
-            else if (entry.Node is { } other)
-                Context.Nodes.Remove(other);
+            else
+                Context.Nodes.Remove(node);
         }
 
         base.Remove();

@@ -13,6 +13,9 @@ internal sealed class DirectoryListing(DirectoryEntry[] entries)
 {
     public DirectoryEntry[] Entries => entries;
 
+    /// <summary>What it takes in memory.</summary>
+    public long Bytes { get; } = entries.Sum(static entry => entry.Bytes);
+
     /// <summary>How many handles have it; the handle table's.</summary>
     public int Users { get; set; }
 }
@@ -26,13 +29,13 @@ internal sealed class HandleTable
     private readonly ConcurrentDictionary<ulong, object> _handles = new();
     private readonly Lock _lock = new();
     private int _count;
-    private long _entries;
+    private long _listingBytes;
 
     /// <summary>Handles at most.</summary>
     public int HandlesMax { get; init; } = 8192;
 
-    /// <summary>Entries of all listings that are open, each listing once, at most; one alone may have more.</summary>
-    public long EntriesMax { get; init; } = 1 << 17;
+    /// <summary>Bytes of all listings that are open, each listing once, at most; one alone may have more.</summary>
+    public long ListingBytesMax { get; init; } = 12 << 20;
 
     /// <summary>What is kept for a handle; null for one that nobody has.</summary>
     public T? Get<T>(ulong handle)
@@ -52,11 +55,12 @@ internal sealed class HandleTable
                     CultureInfo.InvariantCulture, $"{_count} texts and directories are open, and no more may be"));
             }
 
-            if (content is DirectoryListing { Users: 0 } listing && _entries > 0
-                && _entries + listing.Entries.Length > EntriesMax)
+            if (content is DirectoryListing { Users: 0 } listing && _listingBytes > 0
+                && _listingBytes + listing.Bytes > ListingBytesMax)
             {
                 throw new HandlesExhaustedException(string.Create(
-                    CultureInfo.InvariantCulture, $"listings with {_entries} entries are open, and no more may be"));
+                    CultureInfo.InvariantCulture,
+                    $"listings of {_listingBytes} bytes are open, and no more may be"));
             }
 
             _handles[handle] = content;
@@ -85,8 +89,8 @@ internal sealed class HandleTable
         int before = listing.Users;
         listing.Users += users;
         if (before == 0)
-            _entries += listing.Entries.Length;
+            _listingBytes += listing.Bytes;
         else if (listing.Users == 0)
-            _entries -= listing.Entries.Length;
+            _listingBytes -= listing.Bytes;
     }
 }

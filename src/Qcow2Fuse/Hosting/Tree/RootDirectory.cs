@@ -17,7 +17,7 @@ internal sealed class RootDirectory(TreeContext context, ImageSet images) : Dire
     {
         RootDirectory root = context.Nodes.Add(new RootDirectory(context, images));
         TextFileNode metrics = context.Nodes.Add(
-            new TextFileNode(context, _ => MetricsText.Lines(images.Current())), "metrics");
+            new TextFileNode(context, _ => MetricsText.Lines(images.OneByOne())), "metrics");
         root._hidden = context.Nodes.Add(new HiddenDirectory(context, images, metrics), "hidden");
         return root;
     }

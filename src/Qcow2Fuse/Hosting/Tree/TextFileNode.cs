@@ -74,5 +74,14 @@ internal sealed class TextFileNode(
         return cursor.Read(offset, destination, walk);
     }
 
-    private TextCursor Create() => new(lines, makerBytes, context.Texts);
+    /// <summary>An open text outlives its node: it looks for it again, and does not keep what it is about.</summary>
+    private TextCursor Create() => Create(context, Number, makerBytes);
+
+    private static TextCursor Create(TreeContext context, ulong number, int makerBytes) => new(
+        pace => context.Nodes.TryGet(number, out TreeNode? node) && node is TextFileNode text
+            ? text.Lines(pace) : [],
+        makerBytes,
+        context.Texts);
+
+    private IEnumerable<string?> Lines(TextPace pace) => lines(pace);
 }

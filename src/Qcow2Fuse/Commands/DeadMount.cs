@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Linux;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Stacks;
+
+namespace Qcow2Fuse.Commands;
+
+/// <summary>
+/// <c>qcow2fuse umount --dead</c>, for what cleans up behind a service: a mount goes that nobody serves, and that
+/// nobody keeps for the next who will. A mount that lives is left alone, whosever it is.
+/// </summary>
+internal static class DeadMount
+{
+    /// <summary>A dead mount says so at once; one whose session somebody keeps does not answer.</summary>
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(2);
+
+    /// <summary>Detaches what is dead at a place. Nothing there, or something that lives, is a success.</summary>
+    /// <returns>The exit code.</returns>
+    /// <exception cref="CommandException">It is dead and cannot be detached.</exception>
+    public static int Detach(string directory)
+    {
+        string place = MountPoint.Resolve(directory);
+        if (MountTable.FindAt(place) is not { } mount || mount.Type != "fuse." + MountRequest.Subtype)
+            return ExitCode.Success;
+        DaemonTable daemons = DaemonTable.Read();
+        if (daemons.Find(mount) is not null || daemons.IsHeld(mount) || !IsStale(place))
+            return ExitCode.Success;
+
+        try
+        {
+            FuseMount.Unmount(place, lazy: true);
+            return ExitCode.Success;
+        }
+        catch (FuseMountException exception)
+        {
+            throw new CommandException(
+                UmountCommand.ExitCodeOf(exception.Error), exception.Message, Advice.For(exception), exception);
+        }
+    }
+
+    /// <summary>
+    /// Whether a mount says that nobody has its session. It is asked by a thread that may be left waiting: older
+    /// kernels do not tell who keeps a session.
+    /// </summary>
+    private static bool IsStale(string place)
+    {
+        bool isStale = false;
+        Exception? failed = null;
+        void Ask() => Guarded.Run(
+            () => isStale = MountPoint.Inspect(place, MountRequest.Subtype).State == MountPointState.Stale,
+            failure => failed = failure);
+        Thread thread = new(Ask) { IsBackground = true, Name = "ask" };
+        thread.Start();
+        if (!thread.Join(Patience))
+            return false;
+        if (failed is not null)
+            throw new CommandException(ExitCode.System, $"{place}: {failed.Message}", inner: failed);
+        return isStale;
+    }
+}
