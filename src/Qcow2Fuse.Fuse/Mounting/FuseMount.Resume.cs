@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Fuse;
 
@@ -32,8 +31,8 @@ public sealed partial class FuseMount
     /// <param name="device"><see cref="Device"/> of then.</param>
     public static void Abort(string mountPoint, string device)
     {
-        if (string.Equals(MountTable.FindAt(mountPoint)?.Device, device, StringComparison.Ordinal))
-            _ = MountCalls.Abort(mountPoint);
+        if (MountTable.FindAt(mountPoint) is { } mount && string.Equals(mount.Device, device, StringComparison.Ordinal))
+            _ = MountRoot.Abort(mount);
     }
 
     /// <summary>From now on <see cref="Dispose"/> leaves the mount to whoever goes on with it.</summary>

@@ -12,6 +12,7 @@ namespace Qcow2Fuse.Fuse;
 public sealed partial class FuseMount : IDisposable
 {
     private const int StackedStaleMounts = 16;
+    private const int MovesMax = 64;
     private const int SysAdminCapability = 21;
     private const ulong RemountFlag = 32;
 
@@ -45,8 +46,15 @@ public sealed partial class FuseMount : IDisposable
     /// </summary>
     public bool IsFile { get; }
 
-    /// <summary>Whether the mount is still in this process's tree.</summary>
-    public bool IsMounted => _entry is not null && MountTable.FindAt(MountPoint)?.Id == _entry.Id;
+    /// <summary>Whether the mount is still in this process's tree. To be asked while the session lives.</summary>
+    public bool IsMounted => Current is not null;
+
+    /// <summary>
+    /// The mount where it is now: whoever owns a directory above may have given that another name. As long as the session
+    /// lives nobody else gets its numbers.
+    /// </summary>
+    private MountEntry? Current => _entry is null ? null : MountTable.Read().FirstOrDefault(entry =>
+        entry.Id == _entry.Id && entry.Device == _entry.Device && entry.Type == _entry.Type);
 
     /// <summary>
     /// Mounts. A dead mount of the same type at the same place is unmounted first. Requests wait until a
@@ -71,41 +79,54 @@ public sealed partial class FuseMount : IDisposable
         if (device < 0)
             device = Fusermount.Mount(spec, place.Path, out keepAlive);
         bool isFile = (place.Mode & FuseAttributes.KindMask) == FuseAttributes.RegularFile;
-        return new FuseMount(place.Path, isFile, MountTable.FindAt(place.Path), device, keepAlive);
+        return new FuseMount(place.Path, isFile, HandedMount.FindEntry(device, place.Path), device, keepAlive);
     }
 
     /// <summary>
-    /// Unmounts what is mounted at a path, whoever serves it. <paramref name="lazy"/> takes it out of the tree at
-    /// once; it then ends with its last user.
+    /// Unmounts a mount, whoever serves it. <paramref name="lazy"/> takes it out of the tree at once; it then ends with
+    /// its last user. Wherever names on the way lead by now, nothing else is unmounted.
     /// </summary>
     /// <exception cref="FuseMountException">
     /// <see cref="FuseMountError.Busy"/> where somebody uses it, <see cref="FuseMountError.NotMounted"/>, or another
     /// reason.
     /// </exception>
-    public static void Unmount(string path, bool lazy)
+    public static void Unmount(MountEntry mount, bool lazy)
     {
-        string real = Fuse.MountPoint.Resolve(path);
-        if (MountTable.FindAt(real) is null)
+        // fusermount3 looks for itself whether it is this user's and where the name leads.
+        int result = MayMount() ? MountRoot.Unmount(mount, lazy) : -FuseErrno.EPERM;
+        if (result >= 0)
+            return;
+        string path = mount.MountPoint;
+        if (MountTable.Find(mount) is null)
             throw new FuseMountException(FuseMountError.NotMounted, $"{path}: not mounted");
-
-        int result = MayMount() ? MountCalls.Unmount(real, lazy) : -FuseErrno.EPERM;
-        if (result == -FuseErrno.EPERM)
-            Fusermount.Unmount(real, lazy);
-        else if (result == -FuseErrno.EBUSY)
-            throw FuseMountErrors.Busy(path);
-        else if (result < 0)
-            throw new FuseMountException(FuseMountError.System, $"{path}: umount: {FuseMountErrors.Text(-result)}");
+        switch (-result)
+        {
+            case FuseErrno.EPERM:
+                Fusermount.Unmount(path, lazy);
+                break;
+            case FuseErrno.EBUSY:
+                throw FuseMountErrors.Busy(path);
+            case Errno.ESTALE:
+                throw new FuseMountException(FuseMountError.System, $"{path}: umount: another mount covers it");
+            default:
+                throw new FuseMountException(FuseMountError.System, $"{path}: umount: {FuseMountErrors.Text(-result)}");
+        }
     }
 
-    /// <summary>Gives what is mounted at a path other flags (MS_REMOUNT); all else of it stays as it is.</summary>
-    /// <param name="entry">The mount.</param>
+    /// <summary>Gives a mount other flags (MS_REMOUNT); all else of it stays as it is.</summary>
+    /// <param name="mount">The mount.</param>
     /// <param name="flags">All flags that it is to have.</param>
-    /// <exception cref="FuseMountException">The kernel refuses it.</exception>
-    public static void Remount(MountEntry entry, MountFlags flags)
+    /// <exception cref="FuseMountException">The kernel refuses it, or the mount has gone.</exception>
+    public static void Remount(MountEntry mount, MountFlags flags)
     {
-        int result = MountCalls.Mount(entry.Source, entry.MountPoint, entry.Type, (ulong)flags | RemountFlag, "");
+        int root = MountRoot.Open(mount);
+        if (root < 0)
+            throw FuseMountErrors.MountCall(mount.MountPoint, -root);
+        int result = MountCalls.Mount(
+            mount.Source, Fuse.MountPoint.DescriptorLink(root), mount.Type, (ulong)flags | RemountFlag, "");
+        FuseDevice.Close(root);
         if (result < 0)
-            throw FuseMountErrors.MountCall(entry.MountPoint, -result);
+            throw FuseMountErrors.MountCall(mount.MountPoint, -result);
     }
 
     /// <summary>Says who keeps a mount of any kind from being unmounted.</summary>
@@ -120,11 +141,25 @@ public sealed partial class FuseMount : IDisposable
             : throw new InvalidOperationException("the session's descriptor has been handed out already");
     }
 
-    /// <summary>Unmounts this mount if it is still there; see <see cref="Unmount(string, bool)"/>.</summary>
+    /// <summary>
+    /// Unmounts this mount if it is still there; see <see cref="Unmount(MountEntry, bool)"/>. To be called while the
+    /// session lives.
+    /// </summary>
     public void Unmount(bool lazy)
     {
-        if (IsMounted)
-            Unmount(MountPoint, lazy);
+        for (int attempt = 1; Current is { } current; attempt++)
+        {
+            try
+            {
+                Unmount(current, lazy);
+                return;
+            }
+            catch (FuseMountException exception) when (
+                exception.Error == FuseMountError.NotMounted && attempt < MovesMax)
+            {
+                // It has gone, or has been moved since.
+            }
+        }
     }
 
     /// <summary>
@@ -160,8 +195,9 @@ public sealed partial class FuseMount : IDisposable
         _disposed = true;
         try
         {
-            if (!_isLeft)
-                Unmount(lazy: true);
+            // The session has ended: what has its numbers at another place by now is another mount.
+            if (!_isLeft && _entry is not null && MountTable.Find(_entry) is not null)
+                Unmount(_entry, lazy: true);
         }
         catch (FuseMountException)
         {
@@ -183,7 +219,7 @@ public sealed partial class FuseMount : IDisposable
                 FuseMountError.MountPointUnusable, $"{path}: not a descriptor of {FuseDevice.Path}");
         }
 
-        MountEntry? entry = HandedMount.FindEntry(handed);
+        MountEntry? entry = HandedMount.FindEntry(handed, path: null);
         int device = FuseDevice.Duplicate(handed);
         if (device < 0)
             throw FuseMountErrors.Device(-device);
@@ -191,7 +227,7 @@ public sealed partial class FuseMount : IDisposable
 
         // The mount does not answer yet; what kind of file it lies on the kernel knows without asking.
         uint mode = 0;
-        int target = entry is null ? -1 : MountCalls.OpenPath(entry.MountPoint);
+        int target = entry is null ? -1 : MountRoot.Open(entry);
         if (target >= 0)
         {
             _ = MountCalls.ReadKnownMode(target, out mode);
@@ -216,7 +252,7 @@ public sealed partial class FuseMount : IDisposable
                         : throw new FuseMountException(
                             FuseMountError.MountPointUnusable, $"{place.Path}: neither a directory nor a regular file");
                 case MountPointState.Stale when attempt < StackedStaleMounts:
-                    Unmount(place.Path, lazy: true);
+                    Unmount(place.Entry!, lazy: true);
                     break;
                 case MountPointState.Mounted:
                     throw new FuseMountException(

@@ -21,8 +21,9 @@ internal static class FuseMountErrors
         ? new(FuseMountError.MountPointMissing, $"{path}: mount point does not exist", path)
         : new(FuseMountError.MountPointUnusable, $"{path}: {Text(errno)}");
 
+    /// <param name="path">An absolute path without symbolic links.</param>
     public static FuseMountException Busy(string path) =>
-        MountUsers.Describe(Fuse.MountPoint.Resolve(path)) is { } users
+        MountUsers.Describe(path) is { } users
         ? new(FuseMountError.Busy, $"{path}: in use: {users}", path) { NamesUsers = true }
         : new(FuseMountError.Busy, $"{path}: in use", path);
 

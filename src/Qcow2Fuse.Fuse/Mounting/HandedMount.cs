@@ -26,16 +26,37 @@ public static class HandedMount
 
     /// <summary>
     /// The mount that a session serves: the kernel tells its connection (since Linux 6.11), which has the number of the
-    /// mount's device. Null where it does not tell, or the mount lies in another namespace.
+    /// mount's device. Where it does not tell, the FUSE mount on a path is taken for it. Null where there is none, as
+    /// where it lies in another namespace.
     /// </summary>
-    public static MountEntry? FindEntry(int descriptor)
+    /// <param name="descriptor">The session.</param>
+    /// <param name="path">Where it was mounted a moment ago, without symbolic links; null where that is not known.
+    /// </param>
+    public static MountEntry? FindEntry(int descriptor, string? path)
     {
-        string details = string.Create(CultureInfo.InvariantCulture, $"/proc/self/fdinfo/{descriptor}");
-        string? connection = File.ReadLines(details)
-            .FirstOrDefault(static line => line.StartsWith(ConnectionField, StringComparison.Ordinal))
-            ?[ConnectionField.Length..].Trim();
-        return connection is null
-            ? null
-            : MountTable.Read().FirstOrDefault(entry => entry.Device == "0:" + connection);
+        IReadOnlyList<MountEntry> table = MountTable.Read();
+        if (ConnectionOf(descriptor) is { } connection)
+        {
+            List<MountEntry> mounts = [.. table.Where(entry => entry.Device == "0:" + connection)];
+            return mounts.Find(entry => entry.MountPoint == path) ?? mounts.FirstOrDefault();
+        }
+
+        return path is not null && MountTable.FindAt(table, path) is { } there
+            && there.Type.StartsWith("fuse.", StringComparison.Ordinal) ? there : null;
+    }
+
+    private static string? ConnectionOf(int descriptor)
+    {
+        try
+        {
+            return File.ReadLines(string.Create(CultureInfo.InvariantCulture, $"/proc/self/fdinfo/{descriptor}"))
+                .FirstOrDefault(static line => line.StartsWith(ConnectionField, StringComparison.Ordinal))
+                ?[ConnectionField.Length..].Trim();
+        }
+        catch (UnauthorizedAccessException)
+        {
+            // Kernels that do not tell it hide the files of a process with a secret from itself.
+            return null;
+        }
     }
 }

@@ -50,7 +50,7 @@ public sealed record MountPoint(MountPointState State, string Path, uint Mode, i
         try
         {
             string real = DescriptorPath(fd) ?? full;
-            MountEntry? entry = MountTable.FindAt(real);
+            MountEntry? entry = MountOf(fd, real);
             int probe = MountCalls.Probe(fd, out uint mode, out _);
             bool ours = IsOurs(entry, subtype);
             MountPointState state = -probe switch
@@ -90,6 +90,11 @@ public sealed record MountPoint(MountPointState State, string Path, uint Mode, i
 
     /// <summary>A path that leads to exactly what the descriptor stands for.</summary>
     internal static string DescriptorLink(int fd) => string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{fd}");
+
+    /// <summary>The mount of which a descriptor is the root; null where it is none.</summary>
+    private static MountEntry? MountOf(int fd, string real) => MountRoot.EntryOf(fd) is { } entry
+        ? entry.MountPoint == real ? entry : null
+        : MountTable.FindAt(real);
 
     private static MountPoint WithoutDescriptor(string full, string subtype, int errno)
     {

@@ -42,6 +42,14 @@ public static class MountTable
     /// <param name="mountPoint">An absolute path without symbolic links.</param>
     public static MountEntry? FindAt(string mountPoint) => FindAt(Read(), mountPoint);
 
+    /// <summary>
+    /// The same mount as the table has it now; null where it has gone, or is at another place. Numbers of mounts and
+    /// devices are given again as soon as they are free, so that at another place it may be another mount.
+    /// </summary>
+    public static MountEntry? Find(MountEntry mount) => Read().FirstOrDefault(entry => entry.Id == mount.Id
+        && entry.ParentId == mount.ParentId && entry.Device == mount.Device && entry.Type == mount.Type
+        && entry.Source == mount.Source && entry.MountPoint == mount.MountPoint);
+
     internal static MountEntry? FindAt(IReadOnlyList<MountEntry> table, string mountPoint)
     {
         List<MountEntry> here = table.Where(entry => entry.MountPoint == mountPoint).ToList();

@@ -25,12 +25,12 @@ internal static class DeadMount
         if (MountTable.FindAt(place) is not { } mount || mount.Type != "fuse." + MountRequest.Subtype)
             return ExitCode.Success;
         DaemonTable daemons = DaemonTable.Read();
-        if (daemons.Find(mount) is not null || daemons.IsHeld(mount) || !IsStale(place))
+        if (daemons.Find(mount) is not null || daemons.IsHeld(mount) || !IsStale(mount))
             return ExitCode.Success;
 
         try
         {
-            FuseMount.Unmount(place, lazy: true);
+            FuseMount.Unmount(mount, lazy: true);
             return ExitCode.Success;
         }
         catch (FuseMountException exception)
@@ -44,19 +44,19 @@ internal static class DeadMount
     /// Whether a mount says that nobody has its session. It is asked by a thread that may be left waiting: older
     /// kernels do not tell who keeps a session.
     /// </summary>
-    private static bool IsStale(string place)
+    public static bool IsStale(MountEntry mount)
     {
         bool isStale = false;
         Exception? failed = null;
         void Ask() => Guarded.Run(
-            () => isStale = MountPoint.Inspect(place, MountRequest.Subtype).State == MountPointState.Stale,
+            () => isStale = !MountRoot.IsServed(mount),
             failure => failed = failure);
         Thread thread = new(Ask) { IsBackground = true, Name = "ask" };
         thread.Start();
         if (!thread.Join(Patience))
             return false;
         if (failed is not null)
-            throw new CommandException(ExitCode.System, $"{place}: {failed.Message}", inner: failed);
+            throw new CommandException(ExitCode.System, $"{mount.MountPoint}: {failed.Message}", inner: failed);
         return isStale;
     }
 }

@@ -54,9 +54,9 @@ internal static class DetachCommand
         bool isDead = stack.ProcessId is null;
         try
         {
-            FuseMount.Unmount(stack.Mount.MountPoint, lazy: !isFree || isDead);
+            FuseMount.Unmount(stack.Mount, lazy: !isFree || isDead);
         }
-        catch (FuseMountException) when (MountTable.FindAt(stack.Mount.MountPoint) is null)
+        catch (FuseMountException) when (MountTable.Find(stack.Mount) is null)
         {
             // Without its device the mount ends by itself.
         }

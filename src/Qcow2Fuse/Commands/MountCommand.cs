@@ -6,6 +6,7 @@ using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Commands;
 
@@ -53,6 +54,11 @@ internal static class MountCommand
             MountSettings Load() => SettingsLoader.Load(
                 SettingsLoader.Files, options, parsed.GetValue(source), parsed.GetValue(directory));
             MountSettings settings = Load();
+
+            // What is mounted is there whoever mounted it, and root alone may change its flags.
+            if (settings.Remounts)
+                return isFake ? ExitCode.Success : RemountCall.Run(settings);
+
             // He may have a settings file of his own, which the daemon finds.
             if (settings.OtherUser is { } user && OtherUser.Become(user))
                 settings = Load();
@@ -65,9 +71,6 @@ internal static class MountCommand
                     return ExitCode.Success;
                 Report.Warning($"nofail has no effect in a service: {image} is missing, and nothing is served");
             }
-
-            if (settings.Remounts)
-                return isFake ? ExitCode.Success : RemountCall.Run(settings);
             if (isInner && !isFake)
             {
                 Typed.Verb = TypedVerb.FileSystem;
@@ -249,20 +252,39 @@ internal static class MountCommand
     /// <exception cref="CommandException">The file does not answer; the mount is taken away again.</exception>
     private static void Confirm(string source, string directory, string status, int processId)
     {
+        // Names that lead there may be exchanged by whoever owns the directories above: the mount is the daemon's.
         int handed = HandedMount.DescriptorOf(directory);
+        MountEntry? mount = handed >= 0
+            ? HandedMount.FindEntry(handed, path: null) : DaemonTable.MountOf(processId, directory);
         if (handed >= 0)
-            directory = HandedMount.FindEntry(handed)?.MountPoint ?? directory;
+            directory = mount?.MountPoint ?? directory;
         string name = LinuxPath.IsDirectory(source)
             ? RootDirectory.HiddenName + "/metrics"
             : RawFileName.For(LinuxPath.Full(source));
-        string file = LinuxPath.IsFile(directory) ? directory : Path.Combine(directory, name);
-        if (!LinuxPath.IsFile(file))
+        bool isHandedBlindly = handed >= 0 && mount is null;
+        if (!isHandedBlindly && !Answers(mount, name))
         {
-            FuseMount.Unmount(directory, lazy: true);
-            throw new CommandException(ExitCode.MountFailed, $"{file}: does not answer");
+            if (mount is not null)
+                FuseMount.Unmount(mount, lazy: true);
+            throw new CommandException(
+                ExitCode.MountFailed, $"{Path.Combine(directory, name)}: does not answer");
         }
 
         if (LinuxStream.IsTerminal(1))
             StandardOutput.WriteLine($"mounted {status} on {directory}  [pid {processId}]");
+    }
+
+    /// <summary>Whether there is a file of this name in a mount, or the mount lies on a file itself.</summary>
+    private static bool Answers(MountEntry? mount, string name)
+    {
+        int root = mount is null ? -Errno.EINVAL : MountRoot.Open(mount);
+        if (root < 0)
+            return false;
+        bool answers = LinuxFile.Status(root, out FileStatus status) == 0
+            && (status.Type != FileType.Directory
+                || (LinuxFile.Status(root, name, followsLink: false, out status) == 0
+                    && status.Type != FileType.Directory));
+        _ = LinuxFile.Close(root);
+        return answers;
     }
 }

@@ -214,6 +214,9 @@ internal static partial class MountOptions
         "defaults", "auto", "noauto", "_netdev", "user", "nouser", "users", "owner", "noowner", "group",
         "nogroup", "comment", "kernel_cache", "auto_cache", "direct_io", "subtype", "silent", "loud",
         "mand", "nomand", "lazytime", "nolazytime", "iversion", "noiversion", "loop",
+
+        // The kernel's own, which mount(8) takes from its list of mounts and hands over with "remount".
+        "fd", "rootmode", "user_id", "group_id", "blksize",
     };
 
     private static uint ParseOctal(string text)

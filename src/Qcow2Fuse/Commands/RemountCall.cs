@@ -27,7 +27,7 @@ internal static class RemountCall
             throw new CommandException(
                 ExitCode.MountFailed,
                 $"{directory}: its daemon has opened the image read-only",
-                $"umount {directory}, and mount it again");
+                Advice.ToMountAgain(directory));
         }
 
         MountSpec spec = new() { MountPoint = entry.MountPoint, Source = entry.Source };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
+using System.Globalization;
 using Qcow2Fuse.Control;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Hosting;
@@ -12,6 +13,9 @@ namespace Qcow2Fuse.Commands;
 /// <summary><c>qcow2fuse umount</c>: ends a mount, and returns when the image is written and free.</summary>
 internal static class UmountCommand
 {
+    /// <summary>How a daemon names mounts, whose paths others may exchange.</summary>
+    private const string NumberOption = "--number";
+
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
@@ -25,12 +29,36 @@ internal static class UmountCommand
             Arity = ArgumentArity.ZeroOrOne,
         };
         Option<bool> dead = new("--dead") { Hidden = true };
-        Command command = new("umount", "Unmount an image") { lazy, quiet, dead, directory };
+        Option<string[]> numbers = new(NumberOption) { Hidden = true };
+        Command command = new("umount", "Unmount an image") { lazy, quiet, dead, numbers, directory };
         command.Aliases.Add("unmount");
-        command.SetAction(parsed => parsed.GetValue(dead)
-            ? DeadMount.Detach(parsed.GetValue(directory) ?? FromSettings())
+        command.SetAction(parsed => parsed.GetValue(numbers) is { Length: > 0 } mounts
+            ? RunNumbers(mounts)
+            : parsed.GetValue(dead) ? DeadMount.Detach(parsed.GetValue(directory) ?? FromSettings())
             : Run(parsed.GetValue(directory) ?? FromSettings(), parsed.GetValue(lazy), parsed.GetValue(quiet)));
         return command;
+    }
+
+    /// <summary>
+    /// The arguments with which a daemon has the program unmount these mounts, where nobody uses them.
+    /// </summary>
+    public static IReadOnlyList<string> WordsOf(IEnumerable<MountEntry> mounts) =>
+        ["umount", .. mounts.Select(static mount => $"{NumberOption}={NumberOf(mount)}")];
+
+    private static string NumberOf(MountEntry mount) =>
+        string.Create(CultureInfo.InvariantCulture, $"{mount.Id}@{mount.Device}");
+
+    private static int RunNumbers(string[] numbers)
+    {
+        int exitCode = ExitCode.Success;
+        foreach (string number in numbers)
+        {
+            MountEntry? mount = MountTable.Read().FirstOrDefault(entry => NumberOf(entry) == number);
+            if (mount is not null && MountRoot.Unmount(mount, lazy: false) < 0)
+                exitCode = ExitCode.MountFailed;
+        }
+
+        return exitCode;
     }
 
     /// <summary>As of a service, whose unit does not know it.</summary>
@@ -43,7 +71,7 @@ internal static class UmountCommand
         string place = MountPoint.Resolve(directory);
         MountEntry? entry = MountTable.FindAt(place);
         if (FindBelow(entry) is { } stack)
-            return RunFileSystem(place, lazy, stack);
+            return RunFileSystem(entry!, lazy, stack);
         if (entry?.Type == "fuse." + MountRequest.Subtype)
             return RunMount(entry, directory, lazy);
         if (LinuxPath.IsFile(directory) && RunningImage.Find(directory) is { } running)
@@ -66,7 +94,7 @@ internal static class UmountCommand
         if (daemons.Find(mount) is not { } process)
             return RunUnseen(mount, directory, lazy, daemons.IsHeld(mount));
         using DaemonEnd? end = DaemonEnd.Watch(process);
-        Unmount(mount.MountPoint, lazy);
+        Unmount(mount, lazy);
         if (!lazy)
             end?.Wait(directory, ExitCode.System);
         return ExitCode.Success;
@@ -89,8 +117,17 @@ internal static class UmountCommand
         }
         else
         {
-            // Nobody can write to a dead mount, so those who have files of it open lose nothing.
-            Unmount(mount.MountPoint, lazy || (!isHeld && IsDead(mount)));
+            try
+            {
+                Unmount(mount, lazy);
+            }
+            catch (CommandException exception) when (
+                !lazy && !isHeld && exception.InnerException is FuseMountException { Error: FuseMountError.Busy }
+                && DeadMount.IsStale(mount))
+            {
+                // Nobody can write to a dead mount, so those who have files of it open lose nothing.
+                Unmount(mount, lazy: true);
+            }
         }
 
         if (!lazy)
@@ -98,17 +135,11 @@ internal static class UmountCommand
         return ExitCode.Success;
     }
 
-    /// <summary>
-    /// Whether nobody serves a mount any more. It is asked, and answers at once where nobody has the session open.
-    /// </summary>
-    private static bool IsDead(MountEntry mount) =>
-        MountPoint.Inspect(mount.MountPoint, MountRequest.Subtype).State == MountPointState.Stale;
-
-    private static void Unmount(string place, bool lazy)
+    private static void Unmount(MountEntry mount, bool lazy)
     {
         try
         {
-            FuseMount.Unmount(place, lazy);
+            FuseMount.Unmount(mount, lazy);
         }
         catch (FuseMountException exception)
         {
@@ -152,12 +183,13 @@ internal static class UmountCommand
     /// <summary>
     /// Without its file system the loop device goes, and without the device the daemon ends, if they were made so.
     /// </summary>
-    private static int RunFileSystem(string directory, bool lazy, Stack stack)
+    private static int RunFileSystem(MountEntry mount, bool lazy, Stack stack)
     {
         using DaemonEnd? end = stack is { IsForFileSystem: true, ProcessId: { } daemon } && !lazy
             ? DaemonEnd.Watch(daemon) : null;
+        string directory = mount.MountPoint;
         LoopEntry loop = stack.Loops.First(one => one.MountPoints.Contains(directory, StringComparer.Ordinal)).Loop;
-        int result = lazy ? MountCalls.Unmount(directory, lazy) : LoopEnd.Unmount(directory, loop);
+        int result = lazy ? MountRoot.Unmount(mount, lazy) : LoopEnd.Unmount(mount, loop);
         if (result == -Errno.EBUSY)
             throw Failed(FuseMount.Busy(directory));
         if (result < 0)

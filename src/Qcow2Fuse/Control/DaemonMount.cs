@@ -28,21 +28,17 @@ internal sealed record DaemonMount(MountEntry Entry)
 
     /// <summary>Opens the root of the mount: the descriptor, or −errno; −ESTALE where something else is there by now.
     /// </summary>
-    public int Open(int flags)
-    {
-        int root = FindRoot();
-        return root < 0 ? root : Reopened(root, flags);
-    }
+    public int Open(int flags) => MountRoot.Reopen(Entry, flags);
 
     /// <summary>
     /// Opens the raw file of an image: the root of the mount where that is a file, else a file right in it.
     /// </summary>
     public int OpenRawFile(MountedImageReport image, int flags)
     {
-        int root = FindRoot();
+        int root = MountRoot.Open(Entry);
         if (root < 0)
             return root;
-        int result = LinuxFile.Status(root, out FileStatus status);
+        int result = LinuxFile.KnownStatus(root, out FileStatus status);
         if (result == 0 && status.Type != FileType.Directory)
             return Reopened(root, flags);
         if (result == 0)
@@ -55,13 +51,6 @@ internal sealed record DaemonMount(MountEntry Entry)
         _ = LinuxFile.Close(root);
         return result < 0 ? result : Reopened(result, flags);
     }
-
-    /// <summary>
-    /// The root without opening it, so that nothing happens to whatever else is there by now. The path is walked once.
-    /// </summary>
-    private int FindRoot() =>
-        Checked(LinuxFile.Open(
-            Entry.MountPoint, OpenFlags.PathOnly | OpenFlags.NoFollow | OpenFlags.CloseOnExec));
 
     /// <summary>Opens what a descriptor stands for, and closes that.</summary>
     private static int Reopened(int descriptor, int flags)
@@ -76,7 +65,7 @@ internal sealed record DaemonMount(MountEntry Entry)
     {
         if (descriptor < 0)
             return descriptor;
-        int result = LinuxFile.Status(descriptor, out FileStatus status);
+        int result = LinuxFile.KnownStatus(descriptor, out FileStatus status);
         if (result == 0 && status.Device == FileIdentity.DeviceOf(Entry.Device))
             return descriptor;
         _ = LinuxFile.Close(descriptor);

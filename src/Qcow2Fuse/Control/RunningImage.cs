@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Text.Json.Serialization.Metadata;
 using Qcow2Fuse.Block;
+using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Stacks;
@@ -11,6 +12,8 @@ namespace Qcow2Fuse.Control;
 /// </summary>
 internal sealed class RunningImage : IDisposable
 {
+    private const int ReadDevice = OpenFlags.ReadOnly | OpenFlags.NonBlocking | OpenFlags.CloseOnExec;
+
     private readonly ControlClient _client;
     private readonly DaemonMount _mount;
     private readonly MountedImageReport _image;
@@ -114,9 +117,9 @@ internal sealed class RunningImage : IDisposable
         foreach (StackedLoop loop in Stack.ReadAll().Where(stack => stack.ProcessId == Process)
             .SelectMany(static stack => stack.Loops))
         {
-            foreach (string mountPoint in loop.MountPoints)
-                Flush(mountPoint, OpenByPath(mountPoint), LinuxFile.SyncFileSystem);
-            Flush(loop.Loop.Path, OpenByPath(loop.Loop.Path), LinuxFile.DataSync);
+            foreach (MountEntry mount in loop.Mounts)
+                Flush(mount.MountPoint, MountRoot.Reopen(mount, OpenFlags.ReadOnly), LinuxFile.SyncFileSystem);
+            Flush(loop.Loop.Path, LinuxFile.Open(loop.Loop.Path, ReadDevice), LinuxFile.DataSync);
         }
 
         Flush(MountPoint, _mount.Open(OpenFlags.ReadOnly), LinuxFile.SyncFileSystem);
@@ -145,8 +148,6 @@ internal sealed class RunningImage : IDisposable
 
     /// <summary>The raw file in messages.</summary>
     private string RawFile => Printable.Text(System.IO.Path.Combine(MountPoint, DaemonMount.NameOf(_image)));
-
-    private static int OpenByPath(string path) => LinuxFile.Open(path, OpenFlags.ReadOnly | OpenFlags.CloseOnExec);
 
     /// <summary>Flushes and closes what was opened, or says why it could not be.</summary>
     private void Flush(string path, int descriptor, Func<int, int> flush)

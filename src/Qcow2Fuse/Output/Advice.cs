@@ -73,6 +73,10 @@ internal static class Advice
         _ => null,
     };
 
+    /// <summary>Where a mount would have to be made anew.</summary>
+    /// <param name="place">Its mount point.</param>
+    public static string ToMountAgain(string place) => $"umount {ShellWord.Of(place)}, and mount it again";
+
     /// <summary>Failures that an option of a mount prevents, and no other command has.</summary>
     private static string? OfMounts(FailureCause cause, TypedVerb verb) => !HasMountOptions(verb)
         ? null : cause.Code switch

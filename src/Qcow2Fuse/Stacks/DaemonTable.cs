@@ -61,6 +61,28 @@ internal sealed class DaemonTable
     }
 
     /// <summary>
+    /// The mount that a process of this program serves. Of several places that a session has, and where the process
+    /// cannot be looked at, the one that a path leads to; null where this program has mounted nothing there.
+    /// </summary>
+    /// <param name="process">The process.</param>
+    /// <param name="directory">Where it was told to mount.</param>
+    public static MountEntry? MountOf(int process, string directory)
+    {
+        string place = MountPoint.Resolve(directory);
+        IReadOnlyList<MountEntry> table = MountTable.Read();
+        List<MountEntry> ours = [.. table.Where(static entry => entry.Type == "fuse." + MountRequest.Subtype)];
+        if (Look(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}"), process) is not { } candidate)
+        {
+            return ours.FindLast(entry => entry.MountPoint == place && entry.UserId == MountCalls.EffectiveUser());
+        }
+
+        List<MountEntry> served = ours.FindAll(entry => candidate.Connections.Count > 0
+            ? candidate.Connections.Contains(entry.Minor.ToString(CultureInfo.InvariantCulture))
+            : candidate.Says(entry));
+        return served.Find(entry => entry.MountPoint == place) ?? served.FirstOrDefault();
+    }
+
+    /// <summary>
     /// Whether a process that is seen keeps a mount alive, if not as its daemon: nobody may answer there.
     /// </summary>
     public bool IsHeld(MountEntry mount) => _candidates.Exists(candidate =>

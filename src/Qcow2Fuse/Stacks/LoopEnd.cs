@@ -52,20 +52,20 @@ internal static class LoopEnd
     }
 
     /// <summary>Unmounts a file system on a device, after everything in it was written.</summary>
-    /// <param name="directory">Where it is mounted.</param>
+    /// <param name="mount">Its mount.</param>
     /// <param name="loop">The device.</param>
-    /// <returns>What umount(2) says: 0, or −errno.</returns>
+    /// <returns>What umount(2) says: 0, or −errno; see <see cref="MountRoot.Unmount"/>.</returns>
     /// <exception cref="CommandException">Not all of it can be written. If that is seen before, it stays mounted.
     /// </exception>
-    public static int Unmount(string directory, LoopEntry loop)
+    public static int Unmount(MountEntry mount, LoopEntry loop)
     {
-        WriteFileSystem(directory);
+        WriteFileSystem(mount);
         int device = LinuxFile.Open(loop.Path, OpenFlags.ReadOnly | OpenFlags.CloseOnExec);
         try
         {
-            int result = MountCalls.Unmount(directory, false);
+            int result = MountRoot.Unmount(mount, lazy: false);
             if (result == 0 && device >= 0)
-                WriteOut(device, directory, "it is unmounted", ExitCode.System);
+                WriteOut(device, mount.MountPoint, "it is unmounted", ExitCode.System);
             return result;
         }
         finally
@@ -79,12 +79,14 @@ internal static class LoopEnd
     /// <exception cref="CommandException">Somebody keeps it.</exception>
     public static void RequireFree(string directory, string image, LoopEntry loop)
     {
-        IReadOnlyList<string> others = Stack.MountPointsOf(loop, MountTable.Read());
+        IReadOnlyList<MountEntry> others = Stack.MountsOf(loop, MountTable.Read());
         if (others.Count > 0 && LoopTable.Find(loop.Number)?.BackingFile == loop.BackingFile)
         {
             throw new CommandException(
-                ExitCode.System, $"{directory}: is unmounted here, but still mounted on {string.Join(", ", others)}",
-                $"qcow2fuse umount {others[0]}");
+                ExitCode.System,
+                $"{directory}: is unmounted here, but still mounted on "
+                + string.Join(", ", others.Select(static mount => mount.MountPoint)),
+                $"qcow2fuse umount {ShellWord.Of(others[0].MountPoint)}");
         }
 
         if (!HasLetGo(loop))
@@ -95,9 +97,9 @@ internal static class LoopEnd
         }
     }
 
-    private static void WriteFileSystem(string directory)
+    private static void WriteFileSystem(MountEntry mount)
     {
-        int root = LinuxFile.Open(directory, OpenFlags.ReadOnly | OpenFlags.CloseOnExec);
+        int root = MountRoot.Reopen(mount, OpenFlags.ReadOnly | OpenFlags.NonBlocking);
         if (root < 0)
             return;
         int result = LinuxFile.SyncFileSystem(root);
@@ -106,8 +108,8 @@ internal static class LoopEnd
         {
             throw new CommandException(
                 ExitCode.System,
-                $"{directory}: not all that was written could be stored: {Errno.Text(-result)}; it stays mounted",
-                $"qcow2fuse umount -l {directory} detaches it all the same");
+                $"{mount.MountPoint}: not all that was written could be stored: {Errno.Text(-result)}; it stays mounted",
+                $"qcow2fuse umount -l {ShellWord.Of(mount.MountPoint)} detaches it all the same");
         }
     }
 }

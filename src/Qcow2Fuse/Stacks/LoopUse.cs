@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Commands;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Linux;
 
@@ -41,16 +42,16 @@ internal sealed class LoopUse : IDisposable
         IReadOnlyList<MountEntry> table = MountTable.Read();
         string[] swaps = File.Exists(Swaps) ? File.ReadAllLines(Swaps) : [];
         return _loops.Any(loop =>
-            Stack.MountPointsOf(loop, table).Count > 0
+            Stack.MountsOf(loop, table).Count > 0
             || swaps.Any(line => line.StartsWith(loop.Path, StringComparison.Ordinal)
                 && line.Length > loop.Path.Length && line[loop.Path.Length] is (' ' or '\t' or 'p'))
             || HasHolders("/sys/block/" + Path.GetFileName(loop.Path)));
     }
 
     /// <summary>
-    /// Has umount(8) take away the file systems on them that nobody uses any more. At a shutdown nobody else does it in
-    /// time: a service manager ends services before it unmounts. Another process, because this one has to serve what is
-    /// written out then. Does not wait; to be called again until none is left.
+    /// Has the program, started anew, take away the file systems on them that nobody uses any more. At a shutdown nobody
+    /// else does it in time: a service manager ends services before it unmounts. Another process, because this one has
+    /// to serve what is written out then. Does not wait; to be called again until none is left.
     /// </summary>
     public void BeginUnmount()
     {
@@ -64,10 +65,13 @@ internal sealed class LoopUse : IDisposable
         }
 
         IReadOnlyList<MountEntry> table = MountTable.Read();
-        string[] places = [.. _loops.SelectMany(loop => Stack.MountPointsOf(loop, table)).Reverse()];
-        if (places.Length == 0 || SystemPrograms.Find("umount") is not { } program)
+        MountEntry[] mounts = [.. _loops.SelectMany(loop => Stack.MountsOf(loop, table)).Reverse()];
+        if (mounts.Length == 0)
             return;
-        ProgramStart start = new() { Path = program, Arguments = ["-c", "--", .. places] };
+
+        // By their numbers: umount(8) follows names, which a user may have exchanged. By way of /proc, since the file
+        // may have been replaced since this process began.
+        ProgramStart start = new() { Path = "/proc/self/exe", Arguments = UmountCommand.WordsOf(mounts) };
         _ = StartedProgram.TryStart(start, out _unmounting);
     }
 

@@ -25,6 +25,7 @@ internal sealed class PrivateMount : IDisposable
 
     private readonly string _image;
     private readonly StartedProgram _daemon;
+    private readonly MountEntry? _mount;
 
     private PrivateMount(string directory, string image, StartedProgram daemon)
     {
@@ -32,6 +33,7 @@ internal sealed class PrivateMount : IDisposable
         RawFile = Path.Combine(directory, RawFileName.For(image));
         _image = image;
         _daemon = daemon;
+        _mount = DaemonTable.MountOf(daemon.Id, directory);
     }
 
     /// <summary>The directory below which <c>attach</c> makes its mount points.</summary>
@@ -126,7 +128,7 @@ internal sealed class PrivateMount : IDisposable
         using DaemonEnd? end = DaemonEnd.Watch(_daemon.Id);
         bool isFree = TryUnmount();
         if (!isFree)
-            FuseMount.Unmount(Directory, lazy: true);
+            FuseMount.Unmount(_mount!, lazy: true);
         RemoveDirectory(Directory);
         if (!isFree)
         {
@@ -145,14 +147,17 @@ internal sealed class PrivateMount : IDisposable
     /// <summary>False where somebody holds on to the mount. What ends beside its parent needs a moment.</summary>
     private bool TryUnmount()
     {
+        // A daemon that exits when it is idle may have ended before anybody looked.
+        if (_mount is null || MountTable.Find(_mount) is null)
+            return true;
         for (Stopwatch waited = Stopwatch.StartNew(); ; Thread.Sleep(Period))
         {
             try
             {
-                FuseMount.Unmount(Directory, lazy: false);
+                FuseMount.Unmount(_mount, lazy: false);
                 return true;
             }
-            catch (FuseMountException) when (MountTable.FindAt(Directory) is null)
+            catch (FuseMountException) when (MountTable.Find(_mount) is null)
             {
                 // A daemon that exits when it is idle was faster.
                 return true;

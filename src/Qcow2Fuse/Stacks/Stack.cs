@@ -7,8 +7,12 @@ namespace Qcow2Fuse.Stacks;
 
 /// <summary>A loop device on a mounted image.</summary>
 /// <param name="Loop">The device.</param>
-/// <param name="MountPoints">Where file systems on it, or on its partitions, are mounted.</param>
-internal sealed record StackedLoop(LoopEntry Loop, IReadOnlyList<string> MountPoints);
+/// <param name="Mounts">The mounts of file systems on it, or on its partitions.</param>
+internal sealed record StackedLoop(LoopEntry Loop, IReadOnlyList<MountEntry> Mounts)
+{
+    /// <summary>Where they are.</summary>
+    public IReadOnlyList<string> MountPoints => [.. Mounts.Select(static mount => mount.MountPoint)];
+}
 
 /// <summary>
 /// A mounted image and what stands on it. All of it is read from the kernel's tables; nothing else is kept.
@@ -47,7 +51,7 @@ internal sealed record Stack(MountEntry Mount, int? ProcessId, IReadOnlyList<Sta
                     daemons.Find(entry),
                     [
                         .. loops.Where(loop => IsIn(loop.BackingFile, entry.MountPoint))
-                            .Select(loop => new StackedLoop(loop, MountPointsOf(loop, table))),
+                            .Select(loop => new StackedLoop(loop, MountsOf(loop, table))),
                     ])),
         ];
     }
@@ -61,14 +65,13 @@ internal sealed record Stack(MountEntry Mount, int? ProcessId, IReadOnlyList<Sta
         || (file.StartsWith(mountPoint, StringComparison.Ordinal) && file[mountPoint.Length] == '/');
 
     /// <summary>
-    /// "/dev/loop1" and its partitions "/dev/loop1p2", but not "/dev/loop12"; nor a user's mount by FUSE, whose source
+    /// The mounts of "/dev/loop1" and its partitions "/dev/loop1p2", but not "/dev/loop12"; nor a user's mount by FUSE, whose source
     /// is what he likes.
     /// </summary>
-    public static IReadOnlyList<string> MountPointsOf(LoopEntry loop, IReadOnlyList<MountEntry> table) =>
+    public static IReadOnlyList<MountEntry> MountsOf(LoopEntry loop, IReadOnlyList<MountEntry> table) =>
     [
         .. table.Where(entry => !entry.Type.StartsWith("fuse", StringComparison.Ordinal)
                 && (entry.Source == loop.Path
-                    || entry.Source.StartsWith(loop.Path + "p", StringComparison.Ordinal)))
-            .Select(static entry => entry.MountPoint),
+                    || entry.Source.StartsWith(loop.Path + "p", StringComparison.Ordinal))),
     ];
 }

@@ -179,6 +179,49 @@ public sealed class EndOfMountTests : StackTest
         WaitForEnd(daemon);
     }
 
+    /// <summary>Nobody of this namespace has its session, so it may be dead: but nobody answers who is asked.</summary>
+    [SkippableFact]
+    public void A_mount_whose_daemon_is_not_seen_is_not_waited_for()
+    {
+        string mountPoint = NewMountPoint();
+        _ = Mount(NewImage(), mountPoint);
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        StopProcess(daemon);
+        try
+        {
+            ProcessResult result = TryTool(
+                "unshare", "-m", "-p", "-f", "--mount-proc", "timeout", "-s", "KILL", "60", FindProgram()!, "umount",
+                mountPoint);
+            Assert.Equal((0, ""), (result.ExitCode, result.Error));
+        }
+        finally
+        {
+            Signal(daemon, "CONT");
+        }
+    }
+
+    /// <summary>Whoever owns the directory above may call it otherwise, and put a link there.</summary>
+    [SkippableFact]
+    public void A_daemon_unmounts_its_own_mount_wherever_that_is()
+    {
+        RequireMounting();
+        string mountPoint = NewMountPoint("home/mnt");
+        string system = NewMountPoint("system/mnt");
+        _ = Mount(NewImage(), mountPoint);
+        _ = Mount(NewImage(name: "other.qcow2"), system);
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        Directory.Move(PathOf("home"), PathOf("away"));
+        Directory.CreateSymbolicLink(PathOf("home"), PathOf("system"));
+
+        Signal(daemon, "TERM");
+        WaitForEnd(daemon);
+
+        Assert.False(IsMounted(PathOf("away/mnt")));
+        Assert.True(IsMounted(system));
+        Unmount(system);
+        File.Delete(PathOf("home"));
+    }
+
     private static void WriteStamp(string raw)
     {
         using FileStream file = File.OpenWrite(raw);

@@ -114,6 +114,59 @@ public sealed class HelperTests : MountTest
         Assert.Equal(2, lines.Count(static line => line == "exit 32"));
     }
 
+    /// <summary>Without a line of fstab mount(8) takes the options from the kernel's list, and all of them.</summary>
+    [SkippableTheory]
+    [InlineData("mount.fuse.qcow2fuse", "")]
+    [InlineData("mount.fuse.qcow2fuse", ",allow_other,max_read=65536")]
+    [InlineData("mount.fuse3", ",allow_other")]
+    public void A_remount_needs_no_line_of_fstab(string helper, string options)
+    {
+        string link = helper == "mount.fuse3"
+            ? """
+              test -e /sbin/mount.fuse3 || { echo 'ro rw'; exit 0; }
+              ln -sf mount.fuse3 "$1/upper/mount.fuse"
+              ln -sf "$2" "$1/upper/qcow2fuse"
+              export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+
+              """
+            : $"ln -sf \"$2\" \"$1/upper/{helper}\"\n";
+        Assert.Equal(
+            "ro rw\n",
+            RunScript(
+                link
+                + $"mount -t fuse.qcow2fuse -o 'rw{options}' disk.qcow2 mnt\n"
+                + """
+                  : > fstab
+                  flag() { findmnt -rno OPTIONS "$1/mnt" | cut -c1-2; }
+                  mount --fstab "$1/fstab" -o remount,ro "$1/mnt"
+                  first=$(flag "$1")
+                  mount --fstab "$1/fstab" -o remount,rw "$1/mnt"
+                  echo "$first $(flag "$1")"
+                  umount mnt
+                  """));
+    }
+
+    /// <summary>A mount of a user is remounted by root, who alone may do that.</summary>
+    [SkippableFact]
+    public void A_mount_made_by_another_user_is_remounted_by_root()
+    {
+        QemuTools.RequireTool("fusermount3");
+        Assert.Equal(
+            "ro\n",
+            RunScript(
+                """
+                chmod 755 "$1"
+                mknod -m 666 fuse c 10 229
+                mount --bind fuse /dev/fuse
+                chown nobody disk.qcow2 mnt
+                echo "$1/disk.qcow2 $1/mnt qcow2fuse setuid=nobody,nofail 0 0" > fstab
+                mount --fstab "$1/fstab" "$1/mnt"
+                mount --fstab "$1/fstab" -o remount,ro "$1/mnt"
+                findmnt -rno OPTIONS "$1/mnt" | cut -c1-2
+                umount mnt
+                """));
+    }
+
     [SkippableFact]
     public void A_failure_has_the_exit_code_of_a_failed_mount()
     {

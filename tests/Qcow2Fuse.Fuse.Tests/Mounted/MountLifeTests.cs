@@ -154,19 +154,18 @@ public abstract class MountLife(string transport) : IDisposable
     public void BusyMountIsNotUnmounted()
     {
         using HostProcess host = Start(_directory.MountPoint);
-        string link = _directory.Beside("link");
-        Directory.CreateSymbolicLink(link, _directory.MountPoint);
+        MountEntry mount = MountTable.FindAt(_directory.MountPoint)!;
         using (new FileStream(host.FilePath, FileMode.Open, FileAccess.Read))
         {
             FuseMountException failure = Assert.Throws<FuseMountException>(
-                () => FuseMount.Unmount(link, lazy: false));
+                () => FuseMount.Unmount(mount, lazy: false));
             Assert.Equal(FuseMountError.Busy, failure.Error);
         }
 
         // A program that another test is starting has a copy of the open file until it runs.
-        Eventually.Holds(() => CanUnmount(link));
+        Eventually.Holds(() => CanUnmount(mount));
         Assert.Equal(0, host.WaitForExit());
-        FuseMountException again = Assert.Throws<FuseMountException>(() => FuseMount.Unmount(link, lazy: false));
+        FuseMountException again = Assert.Throws<FuseMountException>(() => FuseMount.Unmount(mount, lazy: false));
         Assert.Equal(FuseMountError.NotMounted, again.Error);
     }
 
@@ -182,11 +181,11 @@ public abstract class MountLife(string transport) : IDisposable
     private protected HostProcess Start(string mountPoint, string words = "") =>
         HostProcess.StartOver(transport, mountPoint, words);
 
-    private static bool CanUnmount(string place)
+    private static bool CanUnmount(MountEntry mount)
     {
         try
         {
-            FuseMount.Unmount(place, lazy: false);
+            FuseMount.Unmount(mount, lazy: false);
             return true;
         }
         catch (FuseMountException e) when (e.Error == FuseMountError.Busy)
