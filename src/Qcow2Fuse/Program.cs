@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Commands;
+using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
@@ -35,25 +36,36 @@ internal static class Program
         catch (CommandException exception)
         {
             Report.Error(exception.Message + TypeOf(exception.InnerException, debug), exception.Hint);
-            return exception.ExitCode;
+            return ExitCodeOf(exception.ExitCode, arguments);
         }
         catch (BlockException exception)
         {
             Report.Error(exception.Message + TypeOf(exception, debug), Advice.For(exception.Cause, Typed.Verb));
-            return ExitCode.Failure;
+            return ExitCodeOf(ExitCode.Failure, arguments);
+        }
+        catch (FuseMountException exception)
+        {
+            Report.Error(exception.Message + TypeOf(exception, debug), Advice.For(exception));
+            return ExitCodeOf(ExitCode.Failure, arguments);
         }
         catch (OutOfMemoryException)
         {
             Report.Error("out of memory");
-            return arguments is ["info" or "check" or "create" or "snapshot" or "bitmap" or "resize", ..]
-                ? ExitCode.Failure : ExitCode.System;
+            return ExitCodeOf(
+                arguments is ["info" or "check" or "create" or "snapshot" or "bitmap" or "resize", ..]
+                    ? ExitCode.Failure : ExitCode.System,
+                arguments);
         }
         catch (Exception exception)
         {
             Report.Error($"internal error: {exception.Message}{TypeOf(exception, debug)}");
-            return ExitCode.Internal;
+            return ExitCodeOf(ExitCode.Internal, arguments);
         }
     }
+
+    /// <summary>Below 125 the exit code of <c>run</c> is that of its command.</summary>
+    private static int ExitCodeOf(int failure, string[] arguments) =>
+        arguments is ["run", ..] ? ExitCode.RunFailed : failure;
 
     private static string TypeOf(Exception? exception, bool debug) =>
         debug && exception is not null ? $" [{exception.GetType()}]" : "";

@@ -50,8 +50,8 @@ public sealed partial class FuseMount : IDisposable
     public bool IsMounted => Current is not null;
 
     /// <summary>
-    /// The mount where it is now: whoever owns a directory above may have given that another name. As long as the session
-    /// lives nobody else gets its numbers.
+    /// The mount where it is now: whoever owns a directory above may have given that another name. As long as the
+    /// session lives nobody else gets its numbers.
     /// </summary>
     private MountEntry? Current => _entry is null ? null : MountTable.Read().FirstOrDefault(entry =>
         entry.Id == _entry.Id && entry.Device == _entry.Device && entry.Type == _entry.Type);

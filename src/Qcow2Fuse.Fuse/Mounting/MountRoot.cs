@@ -25,8 +25,8 @@ public static class MountRoot
     public static int Open(MountEntry mount) => Reach(mount, static (_, _, root) => root);
 
     /// <summary>
-    /// Opens the root with these flags of open(2): the descriptor, or −errno as from <see cref="Open"/>. What is neither
-    /// a directory nor a regular file is not opened, since that alone may do something: −EOPNOTSUPP.
+    /// Opens the root with these flags of open(2): the descriptor, or −errno as from <see cref="Open"/>. What is
+    /// neither a directory nor a regular file is not opened, since that alone may do something: −EOPNOTSUPP.
     /// </summary>
     public static int Reopen(MountEntry mount, int flags)
     {
@@ -45,8 +45,8 @@ public static class MountRoot
     }
 
     /// <summary>
-    /// umount2(2) of this mount and no other: 0, or −errno; −EINVAL where it is not at its place any more, −ESTALE where
-    /// another one covers it.
+    /// umount2(2) of this mount and no other: 0, or −errno; −EINVAL where it is not at its place any more, −ESTALE
+    /// where another one covers it.
     /// </summary>
     /// <param name="mount">The mount.</param>
     /// <param name="lazy">Takes it out of the tree at once; it then ends with its last user.</param>
@@ -82,7 +82,9 @@ public static class MountRoot
 
     private static int AbortNamed(int above, string name, int root) => Named(above, name, root, MountCalls.Abort);
 
-    /// <summary>The kernel unmounts by name only. The last component alone is looked up, and no link followed.</summary>
+    /// <summary>
+    /// The kernel unmounts by name only. The last component alone is looked up, and no link followed.
+    /// </summary>
     private static int Named(int above, string name, int root, Func<string, int> call)
     {
         // As long as it is held it is in use.

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
+using Qcow2Fuse.Block;
+using Qcow2Fuse.Control;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
@@ -27,9 +29,11 @@ internal static class DetachCommand
         AttachCommand.RequireRoot();
         int number = LoopDevice.NumberOf(LinuxPath.Full(target));
         string image = LinuxPath.Full(target);
+        StorageIdentity? meant = number >= 0 ? null : FileIdentity.Of(image);
         List<Stack> found = [.. Stack.ReadAll().Where(stack => number >= 0
             ? stack.Loops.Any(loop => loop.Loop.Number == number)
-            : stack.IsAttached && string.Equals(stack.Image, image, StringComparison.Ordinal))];
+            : stack.IsAttached && (string.Equals(stack.Image, image, StringComparison.Ordinal)
+                || (meant is not null && FileIdentity.Of(stack.Image) == meant)))];
         if (found.Count == 0)
             throw new CommandException(ExitCode.Failure, $"{target}: no image is attached here");
         if (found.Find(static stack => !stack.IsAttached) is { } foreign)
@@ -37,7 +41,7 @@ internal static class DetachCommand
             throw new CommandException(
                 ExitCode.Failure,
                 $"{target}: not made by attach: {foreign.Image} is mounted on {foreign.Mount.MountPoint}",
-                $"losetup -d {target}");
+                foreign.IsForFileSystem ? Advice.ToUnmount(foreign) : Advice.ToClearDevice(target));
         }
 
         foreach (Stack stack in found)
@@ -82,7 +86,7 @@ internal static class DetachCommand
             throw new CommandException(
                 ExitCode.Failure,
                 $"{loop.Loop.Path}: {where}",
-                loop.MountPoints.Count > 0 ? $"umount {loop.MountPoints[0]}" : null);
+                loop.MountPoints.Count > 0 ? Advice.ToFreeDevice(loop.MountPoints[0]) : null);
         }
 
         if (device < 0)

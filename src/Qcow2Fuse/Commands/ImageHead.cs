@@ -10,7 +10,7 @@ internal static class ImageHead
     /// <summary>Whether a file is a qcow2 image; one of no format with a magic is raw.</summary>
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.UnsupportedFeature"/>: it is of a format that is known by its magic only. What a guest
-    /// sees of such a file is not the file.
+    /// sees of such a file is not the file. <see cref="BlockErrorKind.InvalidFormat"/>: it is known to be no disk.
     /// </exception>
     public static bool IsQcow2(BlockDevice file)
     {
@@ -18,6 +18,8 @@ internal static class ImageHead
         file.Read(0, head);
         if (new Qcow2Format().Probe(head))
             return true;
-        return ForeignFormat.NameOf(head) is { } name ? throw ForeignFormat.Refused(file.Name, file.Name, name) : false;
+        if (ForeignFormat.NameOf(head) is { } name)
+            throw ForeignFormat.Refused(file.Name, file.Name, name);
+        return FileSignature.Refusal(file.Name, file.Name, head) is { } refusal ? throw refusal : false;
     }
 }

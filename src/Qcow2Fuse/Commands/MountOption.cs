@@ -74,6 +74,13 @@ internal sealed record MountOption(
             summary,
             (settings, text) => set(settings, ParseChoice(text, choices)));
 
+    /// <summary>Whether it is a word for the opposite of another option.</summary>
+    public bool IsOpposite => IsFlag && !string.Equals(Key, Name, StringComparison.Ordinal);
+
+    /// <summary>What the setting of <see cref="Key"/> is where an opposite has this value.</summary>
+    /// <exception cref="FormatException">It is neither on nor off.</exception>
+    public static string Negate(string value) => ParseFlag(value) ? "false" : "true";
+
     private static bool ParseFlag(string text) => text.ToUpperInvariant() switch
     {
         "TRUE" or "ON" or "YES" or "1" => true,

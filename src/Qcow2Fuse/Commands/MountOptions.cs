@@ -199,15 +199,24 @@ internal static partial class MountOptions
             (s, v) => s.SourceName = v),
     ];
 
-    /// <summary>Flags for the kernel, in pairs of off and on where there are two words.</summary>
+    /// <summary>Flags for the kernel, each a setting of its own with the word that takes it back.</summary>
     private static IEnumerable<MountOption> KernelFlags =>
-        from name in (string[])
-        [
-            "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime",
-            "dev", "nodev", "suid", "nosuid", "exec", "noexec", "sync", "async", "dirsync",
-        ]
-        select new MountOption(name, ValueName: null, "As in mount(8)", (s, _) => s.KernelFlags.Add(name))
-        { IsListed = false };
+    [
+        .. KernelFlag("atime", "noatime"), .. KernelFlag("diratime", "nodiratime"),
+        .. KernelFlag("relatime", "norelatime"), .. KernelFlag("strictatime", "nostrictatime"),
+        .. KernelFlag("dev", "nodev"), .. KernelFlag("suid", "nosuid"), .. KernelFlag("exec", "noexec"),
+        .. KernelFlag("sync", "async"), .. KernelFlag("dirsync", off: null),
+    ];
+
+    private static MountOption[] KernelFlag(string on, string? off)
+    {
+        MountOption option = MountOption.Flag(on, "As in mount(8)", (settings, isOn) =>
+        {
+            if ((isOn ? on : off) is { } word)
+                settings.KernelFlags.Add(word);
+        }) with { IsListed = false };
+        return off is null ? [option] : [option, option with { Name = off, Implied = "false" }];
+    }
 
     private static HashSet<string> Ignored { get; } = new(StringComparer.Ordinal)
     {

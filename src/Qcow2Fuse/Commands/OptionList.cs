@@ -16,7 +16,7 @@ internal sealed class OptionList
     /// </summary>
     public IReadOnlyList<string> ToWords() =>
     [
-        .. _entries.Where(static entry => !entry.Option.IsOfFileSystem).Select(static entry => IsOpposite(entry.Option)
+        .. _entries.Where(static entry => !entry.Option.IsOfFileSystem).Select(static entry => entry.Option.IsOpposite
             ? entry.Option.Name
             : $"{entry.Option.Name}={Escape(entry.Value)}"),
     ];
@@ -39,6 +39,13 @@ internal sealed class OptionList
         }
     }
 
+    /// <summary>The argument of one <c>-o</c> without the words that are no options here.</summary>
+    public static string WithoutUnknown(string argument) => string.Join(',', Split(argument)
+        .Where(static word => MountOptions.IsIgnored(NameOf(word)) || MountOptions.Find(NameOf(word)) is not null)
+        .Select(Escape));
+
+    private static string NameOf(string word) => word.Split('=', 2)[0];
+
     private void AddWord(string name, string? value)
     {
         if (MountOptions.IsIgnored(name))
@@ -50,14 +57,12 @@ internal sealed class OptionList
                 "qcow2fuse mount --help lists the options");
         if (value is null && !option.IsFlag && !option.ValueIsOptional)
             throw CommandException.Usage($"option {option.Name} needs a value: {option.Name}={option.ValueName}");
-        if (value is not null && IsOpposite(option))
+
+        // Who would know what "rw=off" means.
+        if (value is not null && option.IsOpposite)
             throw CommandException.Usage($"option {option.Name} takes no value");
         Add(option, value ?? option.Implied);
     }
-
-    /// <summary>"rw" for "ro" takes no value: who would know what "rw=off" means.</summary>
-    private static bool IsOpposite(MountOption option) =>
-        option.IsFlag && !string.Equals(option.Key, option.Name, StringComparison.Ordinal);
 
     /// <summary>A value as <see cref="AddWords"/> reads it.</summary>
     public static string Escape(string value) =>

@@ -35,6 +35,13 @@ internal static class Personality
             return ForHelp(arguments.Count > 1 ? arguments[1] : null);
         if (first is "version" && arguments.Count == 1)
             return ["--version"];
+        if (first is "help" or "version" && !LinuxPath.Exists(first))
+        {
+            throw first is "help"
+                ? CommandException.Usage("help takes one command at most", $"{Report.ProgramName} help COMMAND")
+                : CommandException.Usage("version takes no arguments", $"{Report.ProgramName} version");
+        }
+
         if (FirstWords.Contains(first, StringComparer.Ordinal))
             return arguments;
 
@@ -69,6 +76,7 @@ internal static class Personality
     private static List<string> FromHelper(IReadOnlyList<string> arguments, out bool isFake)
     {
         isFake = false;
+        bool isSloppy = false;
         List<string> names = [];
         List<string> options = [];
         for (int i = 0; i < arguments.Count; i++)
@@ -96,22 +104,26 @@ internal static class Personality
             else if (argument is "-w" or "--rw")
                 options.AddRange(["-o", "rw"]);
             else if (argument.Length > 1 && argument[0] == '-')
-                isFake |= IsFakeFlag(argument);
+            {
+                RefuseUnknownFlags(argument);
+                isFake |= argument.Contains('f', StringComparison.Ordinal);
+                isSloppy |= argument.Contains('s', StringComparison.Ordinal);
+            }
             else
                 names.Add(argument);
         }
 
-        return [MountCommand.Verb, .. options, "--", .. names];
+        IEnumerable<string> words = isSloppy
+            ? options.Select(static one => one is "-o" ? one : OptionList.WithoutUnknown(one)) : options;
+        return [MountCommand.Verb, .. words, "--", .. names];
     }
 
-    private static bool IsFakeFlag(string argument)
+    private static void RefuseUnknownFlags(string argument)
     {
         foreach (char flag in argument.AsSpan(1))
         {
             if (flag is not ('s' or 'f' or 'n' or 'v'))
                 throw CommandException.Usage($"unknown flag {argument} for a mount helper");
         }
-
-        return argument.Contains('f', StringComparison.Ordinal);
     }
 }

@@ -23,7 +23,6 @@ internal static class RunCommand
     private const string PartitionVariable = "QCOW2FUSE_P";
 
     // As env(1), timeout(1) and others that run a command.
-    private const int OwnFailure = 125;
     private const int CannotRun = 126;
     private const int NotFound = 127;
 
@@ -52,14 +51,14 @@ internal static class RunCommand
         using PosixSignalRegistration quit = signals.Relay(PosixSignal.SIGQUIT, signal: 0);
         using PrivateMount? mount = PrivateMount.Start("run", image, options, tied: true, out _);
         if (mount is null)
-            return OwnFailure;
+            return ExitCode.RunFailed;
         try
         {
             return Execute(mount, words, signals);
         }
         finally
         {
-            mount.End(OwnFailure);
+            mount.End(ExitCode.RunFailed);
         }
     }
 

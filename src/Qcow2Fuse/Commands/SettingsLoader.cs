@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Text.Json;
 using Microsoft.Extensions.Configuration;
+using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
 using Qcow2Fuse.Output;
 
@@ -15,6 +16,8 @@ internal static class SettingsLoader
     private const string EnvironmentPrefix = "QCOW2FUSE_";
     private const string SourceKey = "source";
     private const string DirectoryKey = "directory";
+
+    private static int _hasWarned;
 
     /// <summary>The settings files that are looked for, the weakest first. A missing HOME means no file of the user.
     /// </summary>
@@ -45,8 +48,10 @@ internal static class SettingsLoader
     {
         ConfigurationBuilder builder = new();
         foreach (string file in files.Where(File.Exists))
-            builder.AddConfiguration(ReadFile(file));
-        builder.AddInMemoryCollection(EnvironmentPairs());
+            builder.AddInMemoryCollection(WithoutOpposites(Checked(ReadFile(file), file).AsEnumerable()));
+        Dictionary<string, string?> variables = EnvironmentPairs();
+        WarnOfUnknown(variables.Keys);
+        builder.AddInMemoryCollection(WithoutOpposites(variables));
         builder.AddInMemoryCollection(Pairs(options, source, directory));
         IConfigurationRoot configuration = builder.Build();
 
@@ -58,8 +63,8 @@ internal static class SettingsLoader
         List<string> given = [];
         foreach (MountOption option in MountOptions.All)
         {
-            // "rw" is a word for the command line; in the sources it is "ro" with another value.
-            if (!string.Equals(option.Key, option.Name, StringComparison.Ordinal))
+            // All sources say "rw" as "ro" with another value by now.
+            if (option.IsOpposite)
                 continue;
             foreach (string value in Values(configuration, option))
             {
@@ -71,6 +76,75 @@ internal static class SettingsLoader
 
         settings.Given = given;
         return settings;
+    }
+
+    /// <summary>
+    /// The mount point alone, whatever else the sources say: a word in them that makes no sense does not keep anybody
+    /// from unmounting. Null where none names it.
+    /// </summary>
+    /// <param name="files">Settings files, the weakest first; those that do not exist are skipped.</param>
+    /// <exception cref="CommandException">A file that cannot be read or parsed.</exception>
+    public static string? DirectoryOf(IEnumerable<string> files)
+    {
+        string? named = EnvironmentPairs().GetValueOrDefault(DirectoryKey);
+        foreach (string file in files.Reverse().Where(File.Exists))
+        {
+            if (!string.IsNullOrEmpty(named))
+                break;
+            named = ReadFile(file)[DirectoryKey];
+        }
+
+        return NullIfEmpty(named);
+    }
+
+    /// <summary>"noexec" in a source is "exec" with the other value.</summary>
+    private static Dictionary<string, string?> WithoutOpposites(IEnumerable<KeyValuePair<string, string?>> source)
+    {
+        Dictionary<string, string?> pairs = new(StringComparer.OrdinalIgnoreCase);
+        foreach ((string name, string? value) in source)
+        {
+            MountOption? opposite = MountOptions.All.FirstOrDefault(option =>
+                option.IsOpposite && string.Equals(option.Name, name, StringComparison.OrdinalIgnoreCase));
+            if (opposite is null)
+                pairs[name] = value;
+            else if (!string.IsNullOrEmpty(value))
+                pairs[opposite.Key] = Negated(opposite, value);
+        }
+
+        return pairs;
+    }
+
+    private static string Negated(MountOption option, string value)
+    {
+        try
+        {
+            return MountOption.Negate(value);
+        }
+        catch (FormatException exception)
+        {
+            throw CommandException.Usage($"option {option.Name}={value}: {exception.Message}", inner: exception);
+        }
+    }
+
+    /// <summary>
+    /// Warns of a variable that nearly has the name of an option. Others may be anybody's. The first process does it,
+    /// and once.
+    /// </summary>
+    private static void WarnOfUnknown(IEnumerable<string> names)
+    {
+        if (BackgroundStart.IsChild || Interlocked.Exchange(ref _hasWarned, 1) == 1)
+            return;
+        IReadOnlyList<string> known =
+            [SourceKey, DirectoryKey, .. MountOptions.All.Select(static option => option.Name)];
+        foreach (string name in names.Where(static name => !IsKnown(name.Split(':')[0])))
+        {
+            if (Suggestion.Nearest(name.ToLowerInvariant(), known) is { } meant)
+            {
+                Report.Warning(
+                    $"the variable {EnvironmentPrefix}{name} is not known "
+                    + $"(did you mean {EnvironmentPrefix}{meant.ToUpperInvariant()}?)");
+            }
+        }
     }
 
     private static void Apply(MountOption option, string value, MountSettings settings)
@@ -138,19 +212,23 @@ internal static class SettingsLoader
         return pairs;
     }
 
+    private static IConfigurationRoot Checked(IConfigurationRoot file, string path)
+    {
+        foreach (IConfigurationSection entry in file.GetChildren())
+        {
+            if (!IsKnown(entry.Key))
+                throw CommandException.Usage($"{path}: unknown setting {entry.Key}");
+        }
+
+        return file;
+    }
+
     private static IConfigurationRoot ReadFile(string path)
     {
         try
         {
             using FileStream stream = File.OpenRead(path);
-            IConfigurationRoot file = new ConfigurationBuilder().AddJsonStream(stream).Build();
-            foreach (IConfigurationSection entry in file.GetChildren())
-            {
-                if (!IsKnown(entry.Key))
-                    throw CommandException.Usage($"{path}: unknown setting {entry.Key}");
-            }
-
-            return file;
+            return new ConfigurationBuilder().AddJsonStream(stream).Build();
         }
         catch (Exception exception) when (exception is FormatException or JsonException)
         {
@@ -181,7 +259,7 @@ internal static class SettingsLoader
     private static bool IsKnown(string key) =>
         string.Equals(key, SourceKey, StringComparison.OrdinalIgnoreCase)
         || string.Equals(key, DirectoryKey, StringComparison.OrdinalIgnoreCase)
-        || MountOptions.All.Any(option => string.Equals(key, option.Key, StringComparison.OrdinalIgnoreCase));
+        || MountOptions.All.Any(option => string.Equals(key, option.Name, StringComparison.OrdinalIgnoreCase));
 
     private static string? NullIfEmpty(string? text) => string.IsNullOrEmpty(text) ? null : text;
 }

@@ -32,10 +32,20 @@ internal static class UmountCommand
         Option<string[]> numbers = new(NumberOption) { Hidden = true };
         Command command = new("umount", "Unmount an image") { lazy, quiet, dead, numbers, directory };
         command.Aliases.Add("unmount");
-        command.SetAction(parsed => parsed.GetValue(numbers) is { Length: > 0 } mounts
-            ? RunNumbers(mounts)
-            : parsed.GetValue(dead) ? DeadMount.Detach(parsed.GetValue(directory) ?? FromSettings())
-            : Run(parsed.GetValue(directory) ?? FromSettings(), parsed.GetValue(lazy), parsed.GetValue(quiet)));
+        command.SetAction(parsed =>
+        {
+            if (parsed.GetValue(numbers) is { Length: > 0 } mounts)
+                return RunNumbers(mounts);
+
+            // As of a service, whose unit does not know it.
+            bool isQuiet = parsed.GetValue(quiet);
+            string? place = parsed.GetValue(directory) ?? SettingsLoader.DirectoryOf(SettingsLoader.Files);
+            if (place is not null && parsed.GetValue(dead))
+                return DeadMount.Detach(place);
+            return place is not null ? Run(place, parsed.GetValue(lazy), isQuiet)
+                : isQuiet ? ExitCode.Success
+                : throw CommandException.Usage("the mount point is missing", "qcow2fuse umount DIR");
+        });
         return command;
     }
 
@@ -61,11 +71,6 @@ internal static class UmountCommand
         return exitCode;
     }
 
-    /// <summary>As of a service, whose unit does not know it.</summary>
-    private static string FromSettings() =>
-        SettingsLoader.Load(SettingsLoader.Files, new OptionList(), source: null, directory: null).Directory
-        ?? throw CommandException.Usage("the mount point is missing", "qcow2fuse umount DIR");
-
     private static int Run(string directory, bool lazy, bool quiet)
     {
         string place = MountPoint.Resolve(directory);
@@ -74,15 +79,41 @@ internal static class UmountCommand
             return RunFileSystem(entry!, lazy, stack);
         if (entry?.Type == "fuse." + MountRequest.Subtype)
             return RunMount(entry, directory, lazy);
-        if (LinuxPath.IsFile(directory) && RunningImage.Find(directory) is { } running)
+        if (LinuxPath.IsFile(directory))
         {
-            using (running)
+            using RunningImage? running = RunningImage.Find(directory);
+            if (running is not null)
                 return RunImage(running, lazy, directory);
+            if (FindMountOf(directory) is { } mounted)
+                return RunSilent(mounted, directory, lazy);
         }
 
         return quiet
             ? ExitCode.Success
             : throw new CommandException(ExitCode.MountFailed, $"{directory}: no image is mounted here");
+    }
+
+    /// <summary>
+    /// The mount of an image for which no daemon answers, among those of this user and root: the source of one of
+    /// another user is what he likes. Null where there is none.
+    /// </summary>
+    private static Stack? FindMountOf(string image) => FileIdentity.Of(image) is not { } meant ? null
+        : Stack.ReadAll().FirstOrDefault(stack =>
+            (stack.UserId is null or 0 || stack.UserId == MountCalls.EffectiveUser())
+            && FileIdentity.Of(stack.Image) == meant);
+
+    /// <summary>
+    /// An image whose daemon hangs is left alone, since what it has not written may be lost; one that has no socket, or
+    /// is dead, is unmounted by its place.
+    /// </summary>
+    private static int RunSilent(Stack stack, string image, bool lazy)
+    {
+        using DaemonSocket? socket = stack.ProcessId is { } process ? DaemonSocket.Find(process) : null;
+        return socket is null
+            ? RunMount(stack.Mount, image, lazy)
+            : throw new CommandException(
+                ExitCode.System, $"{image}: its daemon (pid {socket.Process}) does not answer",
+                Advice.ToUnmount(stack));
     }
 
     /// <summary>
@@ -111,7 +142,7 @@ internal static class UmountCommand
         if (client is not null && !lazy)
         {
             ControlAnswer answer =
-                client.Call("umount", new UmountCall(), ControlJson.Default.UmountCall, directory);
+                client.Call("umount", new UmountCall(), ControlJson.Default.UmountCall, directory, ExitCode.System);
             if (answer.Error is { } error)
                 throw new CommandException(answer.ExitCode, error, answer.Hint);
         }
@@ -155,12 +186,13 @@ internal static class UmountCommand
             throw new CommandException(
                 ExitCode.Usage,
                 $"{image}: is one of the images on {running.MountPoint}",
-                $"qcow2fuse umount {running.MountPoint} unmounts them all");
+                Advice.ToUnmountAll(running.MountPoint));
         }
 
         using DaemonEnd? end = DaemonEnd.Watch(running.Process);
-        running.FlushKernel();
-        int exitCode = running.Do("umount", new UmountCall(lazy), ControlJson.Default.UmountCall);
+        running.FlushKernel(ExitCode.System);
+        int exitCode = running.Do(
+            "umount", new UmountCall(lazy), ControlJson.Default.UmountCall, ExitCode.System);
         if (!lazy)
             end?.Wait(image, ExitCode.System);
         return exitCode;

@@ -62,8 +62,10 @@ internal sealed class ControlClient(DaemonSocket socket) : IDisposable
     /// <param name="call">What to do.</param>
     /// <param name="type">The call's JSON form.</param>
     /// <param name="name">The image's name in messages.</param>
+    /// <param name="failure">Exit code of the command where the daemon does not answer.</param>
     /// <exception cref="CommandException">The daemon does not answer.</exception>
-    public ControlAnswer Call<TCall>(string verb, TCall call, JsonTypeInfo<TCall> type, string name)
+    public ControlAnswer Call<TCall>(
+        string verb, TCall call, JsonTypeInfo<TCall> type, string name, int failure = ExitCode.Failure)
     {
         try
         {
@@ -78,7 +80,7 @@ internal sealed class ControlClient(DaemonSocket socket) : IDisposable
         catch (Exception exception) when (IsNoAnswer(exception))
         {
             throw new CommandException(
-                ExitCode.Failure,
+                failure,
                 $"{Printable.Text(name)}: its daemon (pid {Process}) does not answer: {exception.Message}",
                 inner: exception);
         }

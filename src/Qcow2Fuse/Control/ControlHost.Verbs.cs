@@ -48,7 +48,7 @@ internal sealed partial class ControlHost
             throw new CommandException(
                 ExitCode.Failure,
                 $"{Printable.Text(call.Shown)}: is mounted, and a disk in use cannot go back to a snapshot",
-                $"qcow2fuse umount {Printable.Text(mount.MountPoint)} first");
+                Advice.ToUnmountFirst(mount.MountPoint));
         }
 
         if ((call.Create ?? call.Delete) is null)
@@ -113,7 +113,7 @@ internal sealed partial class ControlHost
             {
                 return Failed(
                     ExitCode.System, $"{mount.MountPoint}: is unmounted here, but still mounted on {left}",
-                    $"qcow2fuse umount {left}");
+                    Advice.ToUnmount(left));
             }
 
             if (!server.WaitForEnd(EndPatience))

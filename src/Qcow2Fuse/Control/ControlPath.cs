@@ -7,33 +7,19 @@ namespace Qcow2Fuse.Control;
 
 /// <summary>
 /// Where the control sockets of running mounts are: <c>/run/qcow2fuse/ID.sock</c> for root,
-/// <c>$XDG_RUNTIME_DIR/qcow2fuse/ID.sock</c> for others, with /run/user/UID where that variable is not set but the
-/// directory is there. ID is the process id of the daemon. Nobody looks into another user's directory, root neither.
+/// <c>$XDG_RUNTIME_DIR/qcow2fuse/ID.sock</c> for others, with /run/user/UID where that variable names no
+/// directory of this user's. ID is the process id of the daemon. Nobody looks into another user's directory, root
+/// neither.
 /// </summary>
 internal static class ControlPath
 {
-    private const string UserDirectories = "/run/user";
     private const string Ending = ".sock";
     private const UnixFileMode OwnerOnly = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
-    private const UnixFileMode OthersWrite = UnixFileMode.GroupWrite | UnixFileMode.OtherWrite;
 
     /// <summary>The directory of the calling user's sockets; null where there is none.</summary>
     public static string? Directory => MountCalls.EffectiveUser() == 0
         ? MountDirectory.System
-        : RuntimeDirectory is { } runtime ? Path.Combine(runtime, "qcow2fuse") : null;
-
-    /// <summary>The variable is the session's, and missing without one, as after su(1) or for a timer.</summary>
-    private static string? RuntimeDirectory
-    {
-        get
-        {
-            if (Environment.GetEnvironmentVariable("XDG_RUNTIME_DIR") is { Length: > 0 } named)
-                return named;
-            string usual = Path.Combine(
-                UserDirectories, MountCalls.EffectiveUser().ToString(CultureInfo.InvariantCulture));
-            return System.IO.Directory.Exists(usual) ? usual : null;
-        }
-    }
+        : MountDirectory.OfUser is { } runtime ? Path.Combine(runtime, "qcow2fuse") : null;
 
     /// <summary>The socket of a daemon in a directory.</summary>
     public static string SocketOf(string directory, int process) =>
@@ -47,14 +33,7 @@ internal static class ControlPath
             MountDirectory.Make(directory);
         else
             System.IO.Directory.CreateDirectory(directory, OwnerOnly);
-        int descriptor = LinuxFile.Open(directory, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
-        if (descriptor < 0)
-            throw new IOException($"{directory}: {Errno.Text(-descriptor)}");
-        int result = LinuxFile.Status(descriptor, out FileStatus status);
-        _ = LinuxFile.Close(descriptor);
-        bool isOurs = result == 0 && status.Type == FileType.Directory && status.Owner == MountCalls.EffectiveUser()
-            && (File.GetUnixFileMode(directory) & OthersWrite) == UnixFileMode.None;
-        if (!isOurs)
+        if (!MountDirectory.IsOwn(directory))
             throw new IOException($"{directory}: is not a directory that only this user can write to");
     }
 

@@ -108,9 +108,10 @@ internal sealed class RunningImage : IDisposable
     /// Has the kernel write out what it holds of the disk: file systems on loop devices over the raw file, the loop
     /// devices, and the mount itself. The daemon must not do that: it would wait for itself.
     /// </summary>
+    /// <param name="failure">Exit code of the command where something cannot be flushed.</param>
     /// <exception cref="CommandException">Something cannot be flushed; what the image holds would be incomplete.
     /// </exception>
-    public void FlushKernel()
+    public void FlushKernel(int failure = ExitCode.Failure)
     {
         if (_image.IsReadOnly)
             return;
@@ -118,20 +119,24 @@ internal sealed class RunningImage : IDisposable
             .SelectMany(static stack => stack.Loops))
         {
             foreach (MountEntry mount in loop.Mounts)
-                Flush(mount.MountPoint, MountRoot.Reopen(mount, OpenFlags.ReadOnly), LinuxFile.SyncFileSystem);
-            Flush(loop.Loop.Path, LinuxFile.Open(loop.Loop.Path, ReadDevice), LinuxFile.DataSync);
+                Flush(mount.MountPoint, MountRoot.Reopen(mount, OpenFlags.ReadOnly), LinuxFile.SyncFileSystem, failure);
+            Flush(loop.Loop.Path, LinuxFile.Open(loop.Loop.Path, ReadDevice), LinuxFile.DataSync, failure);
         }
 
-        Flush(MountPoint, _mount.Open(OpenFlags.ReadOnly), LinuxFile.SyncFileSystem);
-        Flush(RawFile, _mount.OpenRawFile(_image, OpenFlags.ReadOnly), LinuxFile.DataSync);
+        Flush(MountPoint, _mount.Open(OpenFlags.ReadOnly), LinuxFile.SyncFileSystem, failure);
+        Flush(RawFile, _mount.OpenRawFile(_image, OpenFlags.ReadOnly), LinuxFile.DataSync, failure);
     }
 
     /// <summary>Has a verb done, and prints what the command would have printed.</summary>
+    /// <param name="verb">Name of the verb.</param>
+    /// <param name="call">What to do.</param>
+    /// <param name="type">The call's JSON form.</param>
+    /// <param name="failure">Exit code of the command where the daemon does not answer.</param>
     /// <returns>The exit code.</returns>
     /// <exception cref="CommandException">It failed.</exception>
-    public int Do<TCall>(string verb, TCall call, JsonTypeInfo<TCall> type)
+    public int Do<TCall>(string verb, TCall call, JsonTypeInfo<TCall> type, int failure = ExitCode.Failure)
     {
-        ControlAnswer answer = _client.Call(verb, call, type, _name);
+        ControlAnswer answer = _client.Call(verb, call, type, _name, failure);
         foreach (string message in answer.Messages ?? [])
             StandardError.WriteLine(message);
         StandardOutput.WriteLines(answer.Output);
@@ -150,7 +155,7 @@ internal sealed class RunningImage : IDisposable
     private string RawFile => Printable.Text(System.IO.Path.Combine(MountPoint, DaemonMount.NameOf(_image)));
 
     /// <summary>Flushes and closes what was opened, or says why it could not be.</summary>
-    private void Flush(string path, int descriptor, Func<int, int> flush)
+    private void Flush(string path, int descriptor, Func<int, int> flush, int failure)
     {
         int result = descriptor;
         if (descriptor >= 0)
@@ -162,7 +167,7 @@ internal sealed class RunningImage : IDisposable
         if (result < 0)
         {
             throw new CommandException(
-                ExitCode.Failure,
+                failure,
                 $"{Printable.Text(_name)}: {Printable.Text(path)} cannot be flushed first: {Errno.Text(-result)}");
         }
     }

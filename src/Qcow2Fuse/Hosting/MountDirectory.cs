@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Globalization;
 using Qcow2Fuse.Block;
 using Qcow2Fuse.Linux;
 
@@ -13,6 +14,8 @@ internal static class MountDirectory
     /// </summary>
     public const string System = "/run/qcow2fuse";
 
+    private const string UserDirectories = "/run/user";
+    private const uint OthersWrite = 0x12; // ----w--w-
     private const uint Usual = 0x1ED; // rwxr-xr-x
     private const uint Passage = 0x1C9; // rwx--x--x
     private const uint Permissions = 0xFFF;
@@ -36,6 +39,37 @@ internal static class MountDirectory
         // Where something else is there, whoever mounts there says so.
         if (result < 0 && result != -Errno.EEXIST)
             throw new IOException($"{Printable.Text(path)}: cannot be made: {Errno.Text(-result)}");
+    }
+
+    /// <summary>
+    /// Where things of the calling user are while he is logged in: $XDG_RUNTIME_DIR, or /run/user/UID where that
+    /// variable is not set, as for a timer, or names a directory of somebody else, as after su(1) or sudo(8). Null
+    /// where there is neither.
+    /// </summary>
+    public static string? OfUser
+    {
+        get
+        {
+            if (Environment.GetEnvironmentVariable("XDG_RUNTIME_DIR") is { Length: > 0 } named && IsOwn(named))
+                return named;
+            string usual = Path.Combine(
+                UserDirectories, MountCalls.EffectiveUser().ToString(CultureInfo.InvariantCulture));
+            return IsOwn(usual) ? usual : null;
+        }
+    }
+
+    /// <summary>
+    /// Whether a path is a directory of the calling user to which nobody else can write, and no link to one.
+    /// </summary>
+    public static bool IsOwn(string path)
+    {
+        int held = LinuxFile.Open(path, OpenFlags.PathOnly | OpenFlags.NoFollow | OpenFlags.CloseOnExec);
+        if (held < 0)
+            return false;
+        bool isOwn = LinuxFile.Status(held, out FileStatus status) == 0 && status.Type == FileType.Directory
+            && status.Owner == MountCalls.EffectiveUser() && (status.Permissions & OthersWrite) == 0;
+        _ = LinuxFile.Close(held);
+        return isOwn;
     }
 
     private static int TryMake(string path)

@@ -73,6 +73,40 @@ internal static class Advice
         _ => null,
     };
 
+    /// <summary>
+    /// How a mounted image is taken away by the place where it, or the file system inside, is mounted.
+    /// </summary>
+    public static string ToUnmount(Stack stack)
+    {
+        StackedLoop? loop = stack.Loops.Count > 0 ? stack.Loops[0] : null;
+        if (stack.IsAttached && loop is not null)
+            return $"qcow2fuse detach {loop.Loop.Path}";
+        string place = stack.IsForFileSystem && loop is { Mounts.Count: > 0 }
+            ? loop.Mounts[0].MountPoint : stack.Mount.MountPoint;
+        return ToUnmount(place);
+    }
+
+    /// <summary>How what this program has mounted at a place is unmounted.</summary>
+    public static string ToUnmount(string place) => $"qcow2fuse umount {ShellWord.Of(place)}";
+
+    /// <summary>Where an unmount would lose something, and is wanted all the same.</summary>
+    public static string ToDetach(string place) => $"qcow2fuse umount -l {ShellWord.Of(place)} detaches it all the same";
+
+    /// <summary>For one image of a directory that is mounted.</summary>
+    /// <param name="place">The mount point.</param>
+    public static string ToUnmountAll(string place) => $"qcow2fuse umount {ShellWord.Of(place)} unmounts them all";
+
+    /// <summary>For what cannot be done while an image is mounted.</summary>
+    /// <param name="place">The mount point.</param>
+    public static string ToUnmountFirst(string place) => $"qcow2fuse umount {ShellWord.Of(place)} first";
+
+    /// <summary>For a device on which a file system is mounted.</summary>
+    /// <param name="place">Its mount point.</param>
+    public static string ToFreeDevice(string place) => $"umount {ShellWord.Of(place)}";
+
+    /// <summary>For a loop device that this program has not made.</summary>
+    public static string ToClearDevice(string device) => $"losetup -d {ShellWord.Of(device)}";
+
     /// <summary>Where a mount would have to be made anew.</summary>
     /// <param name="place">Its mount point.</param>
     public static string ToMountAgain(string place) => $"umount {ShellWord.Of(place)}, and mount it again";
@@ -95,8 +129,8 @@ internal static class Advice
 
     private static string? InUse(FailureCause cause, TypedVerb verb)
     {
-        string? mounted = MountPointOf(cause.Process) is { } place
-            ? $"it is mounted: qcow2fuse umount {ShellWord.Of(place)}" : null;
+        string? mounted = StackOf(cause.Process) is { } stack
+            ? $"it is {(stack.IsAttached ? "attached" : "mounted")}: {ToUnmount(stack)}" : null;
         if (HasMountOptions(verb))
         {
             const string look = "Read-only look: add -o ro,force_share";
@@ -109,9 +143,8 @@ internal static class Advice
     }
 
     /// <summary>Where a daemon of this user has an image mounted; null for other processes.</summary>
-    private static string? MountPointOf(int process) => process == 0 ? null : Stack.ReadAll()
-        .FirstOrDefault(stack => stack.ProcessId == process && !stack.IsAttached && !stack.IsForFileSystem)
-        ?.Mount.MountPoint;
+    private static Stack? StackOf(int process) => process == 0 ? null : Stack.ReadAll()
+        .FirstOrDefault(stack => stack.ProcessId == process);
 
     /// <summary>A name in an image that is not followed. Only what the failing layer names is replaced.</summary>
     private static string? Reference(FailureCause cause, TypedVerb verb)

@@ -34,6 +34,9 @@ internal static class ExitCode
     /// <summary>mount, umount: it failed; what is to be unmounted is in use, or not mounted.</summary>
     public const int MountFailed = 32;
 
+    /// <summary>run: it failed itself, and the command did not run to its end; as env(1) and others have it.</summary>
+    public const int RunFailed = 125;
+
     /// <summary>mount: the mount was left to the next process, which the service manager starts.</summary>
     public const int HandedOver = 75;
 }

@@ -77,7 +77,7 @@ internal sealed class DaemonEnd : IDisposable
         {
             throw new CommandException(
                 failure, $"{name}: is unmounted here, but still mounted on {string.Join(", ", left)}",
-                $"qcow2fuse umount {left[0]}");
+                Advice.ToUnmount(left[0]));
         }
     }
 

@@ -86,7 +86,7 @@ internal static class LoopEnd
                 ExitCode.System,
                 $"{directory}: is unmounted here, but still mounted on "
                 + string.Join(", ", others.Select(static mount => mount.MountPoint)),
-                $"qcow2fuse umount {ShellWord.Of(others[0].MountPoint)}");
+                Advice.ToUnmount(others[0].MountPoint));
         }
 
         if (!HasLetGo(loop))
@@ -109,7 +109,7 @@ internal static class LoopEnd
             throw new CommandException(
                 ExitCode.System,
                 $"{mount.MountPoint}: not all that was written could be stored: {Errno.Text(-result)}; it stays mounted",
-                $"qcow2fuse umount -l {ShellWord.Of(mount.MountPoint)} detaches it all the same");
+                Advice.ToDetach(mount.MountPoint));
         }
     }
 }

@@ -49,9 +49,9 @@ internal sealed class LoopUse : IDisposable
     }
 
     /// <summary>
-    /// Has the program, started anew, take away the file systems on them that nobody uses any more. At a shutdown nobody
-    /// else does it in time: a service manager ends services before it unmounts. Another process, because this one has
-    /// to serve what is written out then. Does not wait; to be called again until none is left.
+    /// Has the program, started anew, take away the file systems on them that nobody uses any more. At a shutdown
+    /// nobody else does it in time: a service manager ends services before it unmounts. Another process, because this
+    /// one has to serve what is written out then. Does not wait; to be called again until none is left.
     /// </summary>
     public void BeginUnmount()
     {

@@ -178,9 +178,7 @@ internal sealed class PrivateMount : IDisposable
     {
         string? runtime = MountCalls.EffectiveUser() == 0
             ? MountDirectory.System
-            : Environment.GetEnvironmentVariable("XDG_RUNTIME_DIR") is { Length: > 0 } own
-                ? Path.Combine(own, "qcow2fuse")
-                : null;
+            : MountDirectory.OfUser is { } own ? Path.Combine(own, "qcow2fuse") : null;
         try
         {
             if (runtime is null)

@@ -65,8 +65,8 @@ internal sealed record Stack(MountEntry Mount, int? ProcessId, IReadOnlyList<Sta
         || (file.StartsWith(mountPoint, StringComparison.Ordinal) && file[mountPoint.Length] == '/');
 
     /// <summary>
-    /// The mounts of "/dev/loop1" and its partitions "/dev/loop1p2", but not "/dev/loop12"; nor a user's mount by FUSE, whose source
-    /// is what he likes.
+    /// The mounts of "/dev/loop1" and its partitions "/dev/loop1p2", but not "/dev/loop12"; nor a user's mount by FUSE,
+    /// whose source is what he likes.
     /// </summary>
     public static IReadOnlyList<MountEntry> MountsOf(LoopEntry loop, IReadOnlyList<MountEntry> table) =>
     [

@@ -162,6 +162,29 @@ public sealed class MountFormTests : MountTest
             output);
     }
 
+    /// <summary>su(1) and sudo(8) may leave the variable as it was.</summary>
+    [SkippableFact]
+    public void A_runtime_directory_of_somebody_else_is_not_used()
+    {
+        QemuTools.RequireTool("fusermount3");
+        string output = RunScript(
+            """
+            chown 65534 disk.qcow2
+            mkdir -m 700 root; mkdir -m 777 open; ln -s open link
+            mkdir -m 700 own; chown 65534 own
+            nobody="setpriv --reuid=65534 --regid=65534 --clear-groups env TMPDIR=/tmp"
+            for directory in root open link own; do
+                echo "$directory: $($nobody XDG_RUNTIME_DIR="$1/$directory" \
+                    qcow2fuse run disk.qcow2 -- sh -c 'echo $QCOW2FUSE_DISK' 2>&1 | sed "s:$1/::; s:-[^/]*/:-ID/:")"
+            done
+            ls root open
+            """);
+        Assert.Equal(
+            "root: /tmp/qcow2fuse-ID/disk.raw\nopen: /tmp/qcow2fuse-ID/disk.raw\nlink: /tmp/qcow2fuse-ID/disk.raw\n"
+            + "own: own/qcow2fuse/run/ID/disk.raw\nopen:\n\nroot:\n",
+            System.Text.RegularExpressions.Regex.Replace(output, "run/[0-9a-f]{16}/", "run/ID/"));
+    }
+
     [SkippableFact]
     public void A_user_is_told_who_keeps_his_mount_in_use()
     {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Commands;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -42,6 +43,69 @@ public sealed class SettingsTests : CommandTest
     {
         WriteSettings("""{ "cahce": "none" }""");
         Assert.Equal(1, Complains("unknown setting cahce").ExitCode);
+    }
+
+    [SkippableTheory]
+    [InlineData("NOEXEC", "option noexec=maybe: must be on or off")]
+    [InlineData("SYNC", "option sync=maybe: must be on or off")]
+    [InlineData("NOPARTITIONS", "option nopartitions=maybe: must be on or off")]
+    public void The_value_of_every_flag_is_read(string variable, string message)
+    {
+        SetEnvironment("QCOW2FUSE_" + variable, "maybe");
+        Complains(message);
+    }
+
+    [Theory]
+    [InlineData("{}", "noexec,exec", "exec")]
+    [InlineData("{}", "sync,async", "async")]
+    [InlineData("{}", "async,sync", "sync")]
+    [InlineData("{}", "sync=off", "async")]
+    [InlineData("{}", "dirsync=off", "")]
+    [InlineData("""{ "noexec": false }""", "", "exec")]
+    [InlineData("""{ "noexec": true }""", "", "noexec")]
+    [InlineData("""{ "noexec": true }""", "exec", "exec")]
+    public void Of_a_flag_and_its_opposite_the_last_counts(string file, string words, string flags)
+    {
+        File.WriteAllText(PathOf("settings.json"), file);
+        OptionList options = new();
+        options.AddWords(words);
+        MountSettings settings = SettingsLoader.Load([PathOf("settings.json")], options, source: null, directory: null);
+        Assert.Equal(flags, string.Join(',', settings.KernelFlags));
+    }
+
+    [Theory]
+    [InlineData("""{ "nopartitions": true }""", false)]
+    [InlineData("""{ "nopartitions": "off" }""", true)]
+    [InlineData("""{ "partitions": "off" }""", false)]
+    public void Opposites_are_read_from_files(string file, bool partitions)
+    {
+        File.WriteAllText(PathOf("settings.json"), file);
+        Assert.Equal(partitions, SettingsLoader.Load(
+            [PathOf("settings.json")], new OptionList(), source: null, directory: null).Partitions);
+    }
+
+    [SkippableFact]
+    public void A_variable_with_a_typing_error_is_warned_of()
+    {
+        SetEnvironment("QCOW2FUSE_CAHCE", "none");
+        SetEnvironment("QCOW2FUSE_OF_SOMEBODY_ELSE", "1");
+        ProcessResult result = Run("mount", "none.qcow2", WorkDirectory);
+        Assert.Contains(
+            "QCOW2FUSE_CAHCE is not known (did you mean QCOW2FUSE_CACHE?)", result.Error, StringComparison.Ordinal);
+        Assert.DoesNotContain("SOMEBODY", result.Error, StringComparison.Ordinal);
+        Assert.Single(result.Error.Split('\n'), static line => line.Contains("CAHCE", StringComparison.Ordinal));
+    }
+
+    /// <summary>A clean-up is not kept from its work by a word that means nothing to it.</summary>
+    [SkippableFact]
+    public void Umount_takes_nothing_but_the_directory_from_settings()
+    {
+        WriteSettings($$"""{ "cahce": "none", "threads": "many", "directory": "{{WorkDirectory}}" }""");
+        Assert.Equal(32, Run("umount").ExitCode);
+        Assert.Equal(0, Run("umount", "-q").ExitCode);
+        WriteSettings("{}");
+        Assert.Equal(0, Run("umount", "-q").ExitCode);
+        Assert.Equal(1, Run("umount").ExitCode);
     }
 
     [SkippableFact]

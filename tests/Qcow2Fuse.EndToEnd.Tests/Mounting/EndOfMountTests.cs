@@ -179,6 +179,49 @@ public sealed class EndOfMountTests : StackTest
         WaitForEnd(daemon);
     }
 
+    /// <summary>What it has not written may be lost: nobody is told that it is not mounted.</summary>
+    [SkippableFact]
+    public void An_image_whose_daemon_hangs_is_said_to_be_mounted()
+    {
+        string image = NewImage();
+        string mountPoint = NewMountPoint("a mount");
+        _ = Mount(image, mountPoint);
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        StopProcess(daemon);
+        try
+        {
+            ProcessResult result = Run("umount", "-q", image);
+            Assert.Equal(2, result.ExitCode);
+            Assert.Contains(
+                string.Create(CultureInfo.InvariantCulture, $"its daemon (pid {daemon}) does not answer"),
+                result.Error, StringComparison.Ordinal);
+            Assert.Contains($"hint: qcow2fuse umount '{mountPoint}'", result.Error, StringComparison.Ordinal);
+            Assert.True(IsMounted(mountPoint.Replace(" ", "\\040", StringComparison.Ordinal)));
+        }
+        finally
+        {
+            Signal(daemon, "CONT");
+        }
+
+        Run("umount", mountPoint).ShouldSucceed();
+    }
+
+    [SkippableFact]
+    public void An_image_whose_daemon_has_no_socket_is_unmounted_by_its_name()
+    {
+        string image = NewImage();
+        string mountPoint = NewMountPoint();
+        _ = Mount(image, mountPoint);
+        int daemon = Assert.Single(DaemonsOf(mountPoint));
+        File.Delete(string.Create(CultureInfo.InvariantCulture, $"/run/qcow2fuse/{daemon}.sock"));
+        File.CreateSymbolicLink(PathOf("link.qcow2"), image);
+
+        Run("umount", PathOf("link.qcow2")).ShouldSucceed();
+
+        Assert.False(IsMounted(mountPoint));
+        Assert.Empty(DaemonsOf(mountPoint));
+    }
+
     /// <summary>Nobody of this namespace has its session, so it may be dead: but nobody answers who is asked.</summary>
     [SkippableFact]
     public void A_mount_whose_daemon_is_not_seen_is_not_waited_for()

@@ -183,6 +183,21 @@ public sealed class HelperTests : MountTest
         Assert.EndsWith("exit 1\n", output, StringComparison.Ordinal);
     }
 
+    /// <summary>As mount(8) has it for its <c>-s</c>.</summary>
+    [SkippableFact]
+    public void A_sloppy_mount_tolerates_options_that_nobody_knows()
+    {
+        Assert.Equal(
+            "disk.raw\n400\n",
+            RunScript(
+                """
+                mount -s -t qcow2fuse disk.qcow2 mnt -o cahce=none,ro
+                ls mnt
+                stat -c %a mnt/disk.raw
+                end
+                """));
+    }
+
     private string RunScript(string script)
     {
         RequireMounting();

@@ -35,9 +35,13 @@ public sealed class AttachTests : StackTest
     {
         RequireLoopDevices();
         string image = NewImage();
-        Attach(image);
+        string device = Attach(image);
         string mountPoint = Assert.Single(MountPointsOf(image));
-        Run("detach", "disk.qcow2").ShouldSucceed();
+        Assert.Contains(
+            $"hint: it is attached: qcow2fuse detach {device}", Run("mount", image, NewMountPoint()).Error,
+            StringComparison.Ordinal);
+        File.CreateSymbolicLink(PathOf("link.qcow2"), image);
+        Run("detach", "link.qcow2").ShouldSucceed();
         ShouldBeGone(image, mountPoint);
 
         ProcessResult again = Run("detach", "disk.qcow2");
@@ -52,7 +56,7 @@ public sealed class AttachTests : StackTest
         string image = NewImage();
         string device = Attach(image);
         Tool("mkfs.ext4", "-q", device);
-        string directory = PathOf("fs");
+        string directory = PathOf("a disk");
         Directory.CreateDirectory(directory);
         Tool("mount", device, directory);
         try
@@ -60,6 +64,7 @@ public sealed class AttachTests : StackTest
             ProcessResult result = Run("detach", device);
             Assert.Equal(1, result.ExitCode);
             OneLine.Error(result, $"mounted on {directory}");
+            Assert.Contains($"hint: umount '{directory}'\n", result.Error, StringComparison.Ordinal);
             File.WriteAllText(Path.Combine(directory, "still"), "there");
 
             JsonElement loop = Assert.Single(Listed(image).GetProperty("loop-devices").EnumerateArray());
@@ -148,6 +153,12 @@ public sealed class AttachTests : StackTest
         string mountPoint = Assert.Single(MountPointsOf(image));
         try
         {
+            string device = Assert.Single(LoopsIn(mountPoint));
+            Assert.Contains(
+                $"hint: qcow2fuse umount {directory}\n", Run("detach", device).Error, StringComparison.Ordinal);
+            Assert.Contains(
+                $"hint: it is mounted: qcow2fuse umount {directory}", Run("mount", image, NewMountPoint()).Error,
+                StringComparison.Ordinal);
             Assert.Equal("ext4 rw,noatime", Tool("findmnt", "-rno", "FSTYPE,OPTIONS", directory).Trim());
             File.WriteAllText(Path.Combine(directory, "hello"), "there");
             string text = Run("list").ShouldSucceed().Output;

@@ -65,7 +65,7 @@ public sealed class PartitionStackTests : StackTest
     {
         RequireMounting();
         ProcessResult result = Run("run", WorkDirectory, "--", "true");
-        Assert.Equal(1, result.ExitCode);
+        Assert.Equal(125, result.ExitCode);
         OneLine.Error(result, "is a directory");
     }
 

@@ -69,8 +69,10 @@ public sealed class RunTests : StackTest
         Assert.Contains("Read-only", result.Error, StringComparison.Ordinal);
 
         result = Run("run", "-o", "nonsense", image, "--", "true");
-        Assert.Equal(1, result.ExitCode);
+        Assert.Equal(125, result.ExitCode);
         OneLine.Error(result, "unknown option nonsense");
+        Assert.Equal(125, Run("run").ExitCode);
+        Assert.Equal(125, Run("run", "--nonsense", image, "--", "true").ExitCode);
     }
 
     [SkippableFact]

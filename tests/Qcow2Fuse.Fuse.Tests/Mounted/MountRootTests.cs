@@ -6,8 +6,8 @@ using Xunit;
 namespace Qcow2Fuse.Fuse.Tests.Mounted;
 
 /// <summary>
-/// A mount was looked up, and then whoever owns a directory above it puts something else where it was: a link to a place
-/// where another mount is. What is done reaches the mount that was meant, or nothing.
+/// A mount was looked up, and then whoever owns a directory above it puts something else where it was: a link to a
+/// place where another mount is. What is done reaches the mount that was meant, or nothing.
 /// </summary>
 public sealed class MountRootTests : IDisposable
 {
