@@ -90,7 +90,8 @@ internal static class Advice
     public static string ToUnmount(string place) => $"qcow2fuse umount {ShellWord.Of(place)}";
 
     /// <summary>Where an unmount would lose something, and is wanted all the same.</summary>
-    public static string ToDetach(string place) => $"qcow2fuse umount -l {ShellWord.Of(place)} detaches it all the same";
+    public static string ToDetach(string place) =>
+        $"qcow2fuse umount -l {ShellWord.Of(place)} detaches it all the same";
 
     /// <summary>For one image of a directory that is mounted.</summary>
     /// <param name="place">The mount point.</param>

@@ -108,7 +108,8 @@ internal static class LoopEnd
         {
             throw new CommandException(
                 ExitCode.System,
-                $"{mount.MountPoint}: not all that was written could be stored: {Errno.Text(-result)}; it stays mounted",
+                $"{mount.MountPoint}: not all that was written could be stored: {Errno.Text(-result)}; "
+                + "it stays mounted",
                 Advice.ToDetach(mount.MountPoint));
         }
     }
