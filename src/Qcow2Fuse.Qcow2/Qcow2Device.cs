@@ -37,6 +37,8 @@ public sealed partial class Qcow2Device : BlockDevice, IOverlay
         _length = header.Size & ~511L;
         Backing = arguments.Backing;
         IsReadOnly = arguments.ReadOnly;
+        if (IsRawExternal && !IsReadOnly)
+            _data.KeepLength();
         _caches = new MetadataCaches(file, _header, _geometry, arguments, _gate, MarkCorrupt);
         _map = new ClusterMap(
             file, _geometry, _caches, _gate, Backing?.Length,

@@ -106,6 +106,16 @@ public abstract class BlockDevice : IDisposable
     {
     }
 
+    /// <summary>
+    /// Says that the storage has to end where the device does, whenever the process is killed: its length is that of a
+    /// disk. Without it a write to the end of a file may make that longer, up to
+    /// <see cref="BlockLimits.RequestAlignment"/>, until the device is disposed. The default does nothing, for devices
+    /// of which that is always so.
+    /// </summary>
+    public virtual void KeepLength()
+    {
+    }
+
     /// <summary>Changes <see cref="Length"/>; new space reads as zeroes.</summary>
     public virtual void Resize(long length) =>
         throw new BlockException(BlockErrorKind.NotSupported, $"{Name}: cannot be resized");

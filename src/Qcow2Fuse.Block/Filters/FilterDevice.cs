@@ -54,6 +54,9 @@ public abstract class FilterDevice : BlockDevice
         Child.GetRun(offset, length, joinsUnstored);
 
     /// <inheritdoc/>
+    public override void KeepLength() => Child.KeepLength();
+
+    /// <inheritdoc/>
     public override void Resize(long length) => Child.Resize(length);
 
     /// <inheritdoc/>

@@ -20,6 +20,8 @@ public sealed class RawDevice : BlockDevice
         _discard = discard;
         _length = file.Length;
         IsReadOnly = readOnly || file.IsReadOnly;
+        if (!IsReadOnly)
+            file.KeepLength();
     }
 
     /// <inheritdoc/>

@@ -11,15 +11,28 @@ public sealed partial class FileDevice
     private volatile int _tailFd = -1;
 
     private volatile bool _mayBePadded;
+    private volatile bool _keepsLength;
 
-    /// <summary>
-    /// To be called when the file may have got an end inside a block. Where the file cannot be opened once more, as
-    /// after a change of the user, writes to the last block pad it until the device is disposed.
-    /// </summary>
+    /// <inheritdoc/>
+    /// <remarks>
+    /// Where the file cannot be opened once more, as after a change of the user, writes to the last block pad it until
+    /// the device is disposed.
+    /// </remarks>
+    public override void KeepLength()
+    {
+        _keepsLength = true;
+        OpenForTail();
+    }
+
+    /// <summary>To be called when the file may have got an end inside a block.</summary>
     private void OpenForTail()
     {
-        if (_direct is null || _isBlockDevice || IsReadOnly || _tailFd >= 0 || Length % _direct.Alignment == 0)
+        if (!_keepsLength || _direct is null || _isBlockDevice || IsReadOnly || _tailFd >= 0
+            || Length % _direct.Alignment == 0)
+        {
             return;
+        }
+
         int fd = LinuxFile.Reopen(_fd, FileOpener.FlagsOf(new StorageAccess(ReadOnly: false, Direct: false)));
         if (fd >= 0)
             _tailFd = fd;

@@ -10,9 +10,9 @@ namespace Qcow2Fuse.Protocols;
 /// read-modify-write.
 /// </summary>
 /// <remarks>
-/// After a failed flush every later one fails, because what was lost is not known. With O_DIRECT a regular file that
-/// grows may be padded with zeroes up to one alignment past <see cref="Length"/> until the device is disposed. A write
-/// inside of it never makes it longer.
+/// After a failed flush every later one fails, because what was lost is not known. With O_DIRECT a regular file may
+/// be padded with zeroes up to one alignment past <see cref="Length"/> until the device is disposed, but not after
+/// <see cref="KeepLength"/> by writes inside of it.
 /// </remarks>
 public sealed partial class FileDevice : BlockDevice, IStorageFile
 {
@@ -39,7 +39,6 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
         IsReadOnly = readOnly;
         Identity = IdentityOf(status);
         Limits = new BlockLimits(direct?.Alignment ?? 1, GrowsOnWrite: !_isBlockDevice);
-        OpenForTail();
     }
 
     /// <summary>Its descriptor, while it is open.</summary>

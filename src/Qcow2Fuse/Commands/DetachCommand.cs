@@ -53,9 +53,9 @@ internal static class DetachCommand
     {
         using DaemonEnd? end = stack.ProcessId is { } daemon ? DaemonEnd.Watch(daemon) : null;
         bool isFree = true;
-        foreach (StackedLoop loop in stack.Loops)
-            isFree &= Clear(loop);
         bool isDead = stack.ProcessId is null;
+        foreach (StackedLoop loop in stack.Loops)
+            isFree &= Clear(loop, isDead);
         try
         {
             FuseMount.Unmount(stack.Mount, lazy: !isFree || isDead);
@@ -77,7 +77,7 @@ internal static class DetachCommand
     }
 
     /// <summary>False where somebody has the device open, so that it goes only when he closes it.</summary>
-    private static bool Clear(StackedLoop loop)
+    private static bool Clear(StackedLoop loop, bool isDead)
     {
         int device = LoopDevice.OpenExclusively(loop.Loop.Number);
         if (device == -Errno.EBUSY)
@@ -94,9 +94,14 @@ internal static class DetachCommand
         int result;
         try
         {
-            LoopEnd.WriteOut(
-                device, loop.Loop.Path, "it stays attached", ExitCode.Failure,
-                $"losetup -d {loop.Loop.Path} takes it away all the same");
+            // What was left of a dead one is lost, and nothing that waits could bring it back.
+            if (!isDead)
+            {
+                LoopEnd.WriteOut(
+                    device, loop.Loop.Path, "it stays attached", ExitCode.Failure,
+                    $"losetup -d {loop.Loop.Path} takes it away all the same");
+            }
+
             result = LoopDevice.Clear(device);
         }
         finally
