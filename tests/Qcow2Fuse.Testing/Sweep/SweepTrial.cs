@@ -156,7 +156,9 @@ public sealed class SweepTrial
         if (error is not null && !WasHit)
             return "failed although nothing was to fail yet: " + error;
         bool isHitNow = WasHit && !wasHit;
-        _wasRetried |= isHitNow && !failed && step.Kind is ("write" or "zero" or "unmap" or "grow");
+        bool mayWrite = step.Kind is "write" or "zero" or "unmap" or "grow"
+            || (step.Kind == "discard" && _dataFile is not null);
+        _wasRetried |= isHitNow && !failed && mayWrite;
         _isFinal |= WasHit && failed && _fault!.Rule.Op == BlockOp.Flush;
         if (failed && wasHit && !wasFinal)
             return "failed again although one request only was to fail: " + error;
