@@ -60,6 +60,32 @@ public sealed class PartitionStackTests : StackTest
         Assert.Equal(0, Run("run", "-r", image, "--", "sh", "-c", "e2fsck -fn \"$QCOW2FUSE_P2\"").ExitCode);
     }
 
+    /// <summary>What is for the file system inside the image reaches that, and the last word for a flag counts.
+    /// </summary>
+    [SkippableTheory]
+    [InlineData("ro,noload", "noload|norecovery")]
+    [InlineData("noatime,atime,nodiratime,fs_options=data_err=abort", "data_err=abort")]
+    [InlineData("fs_options=commit=77", "commit=77")]
+    public void Options_of_the_inner_file_system_reach_it(string options, string expected)
+    {
+        RequireLoopDevices();
+        string image = NewPartitionedImage();
+        Run("run", image, "--", "sh", "-c", "mkfs.ext4 -q -F \"$QCOW2FUSE_P2\"").ShouldSucceed();
+        string directory = PathOf("fs");
+        Directory.CreateDirectory(directory);
+        Run("mount", "--fs", "-o", options, image + ":2", directory).ShouldSucceed();
+        try
+        {
+            string[] words = Tool("findmnt", "-rno", "OPTIONS", directory).Trim().Split(',');
+            Assert.Contains(words, word => expected.Split('|').Contains(word));
+            Assert.DoesNotContain("noatime", words);
+        }
+        finally
+        {
+            Run("umount", directory).ShouldSucceed();
+        }
+    }
+
     [SkippableFact]
     public void A_directory_is_no_image()
     {
