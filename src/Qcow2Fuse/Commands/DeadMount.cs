@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Diagnostics;
 using Qcow2Fuse.Fuse;
 using Qcow2Fuse.Hosting;
 using Qcow2Fuse.Linux;
@@ -9,10 +10,16 @@ namespace Qcow2Fuse.Commands;
 
 /// <summary>
 /// <c>qcow2fuse umount --dead</c>, for what cleans up behind a service: a mount goes that nobody serves, and that
-/// nobody keeps for the next who will. A mount that lives is left alone, whosever it is.
+/// nobody keeps for the next who will. A mount that lives is left alone, whosever it is. A manager gives up what it has
+/// kept a moment after the end of a service, and is waited for.
 /// </summary>
 internal static class DeadMount
 {
+    /// <summary>How long a mount is watched that is kept and not served.</summary>
+    private static readonly TimeSpan KeptPatience = TimeSpan.FromSeconds(10);
+
+    private static readonly TimeSpan KeptPeriod = TimeSpan.FromMilliseconds(100);
+
     /// <summary>A dead mount says so at once; one whose session somebody keeps does not answer.</summary>
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(2);
 
@@ -24,8 +31,7 @@ internal static class DeadMount
         string place = MountPoint.Resolve(directory);
         if (MountTable.FindAt(place) is not { } mount || mount.Type != "fuse." + MountRequest.Subtype)
             return ExitCode.Success;
-        DaemonTable daemons = DaemonTable.Read();
-        if (daemons.Find(mount) is not null || daemons.IsHeld(mount) || !IsStale(mount))
+        if (IsKeptOrServed(mount) || !IsStale(mount))
             return ExitCode.Success;
 
         try
@@ -37,6 +43,24 @@ internal static class DeadMount
         {
             throw new CommandException(
                 UmountCommand.ExitCodeOf(exception.Error), exception.Message, Advice.For(exception), exception);
+        }
+    }
+
+    /// <summary>Whether somebody serves a mount, or keeps it for longer than a manager does that is done with it.
+    /// </summary>
+    private static bool IsKeptOrServed(MountEntry mount)
+    {
+        Stopwatch waited = Stopwatch.StartNew();
+        while (true)
+        {
+            DaemonTable daemons = DaemonTable.Read();
+            if (daemons.Find(mount) is not null)
+                return true;
+            if (!daemons.IsHeld(mount))
+                return false;
+            if (waited.Elapsed > KeptPatience)
+                return true;
+            Thread.Sleep(KeptPeriod);
         }
     }
 
