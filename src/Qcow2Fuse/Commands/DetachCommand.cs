@@ -99,7 +99,7 @@ internal static class DetachCommand
             {
                 LoopEnd.WriteOut(
                     device, loop.Loop.Path, "it stays attached", ExitCode.Failure,
-                    $"losetup -d {loop.Loop.Path} takes it away all the same");
+                    $"{Advice.ToClearDevice(loop.Loop.Path)} takes it away all the same");
             }
 
             result = LoopDevice.Clear(device);
