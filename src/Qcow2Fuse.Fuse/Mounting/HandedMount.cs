@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
+using Qcow2Fuse.Linux;
 
 namespace Qcow2Fuse.Fuse;
 
@@ -10,7 +11,7 @@ namespace Qcow2Fuse.Fuse;
 public static class HandedMount
 {
     private const string Prefix = "/dev/fd/";
-    private const string ConnectionField = "fuse_connection:";
+    private const string ConnectionField = "fuse_connection";
 
     /// <summary>The descriptor that a mount point stands for; −1 where it is a place in the tree.</summary>
     public static int DescriptorOf(string mountPoint) =>
@@ -22,7 +23,7 @@ public static class HandedMount
 
     /// <summary>Whether a descriptor of this process is one of /dev/fuse.</summary>
     public static bool IsSession(int descriptor) =>
-        MountPoint.DescriptorPath(descriptor) is Linux.FuseDevice.Path;
+        MountPoint.DescriptorPath(descriptor) is FuseDevice.Path;
 
     /// <summary>
     /// The mount that a session serves: the kernel tells its connection (since Linux 6.11), which has the number of the
@@ -49,9 +50,8 @@ public static class HandedMount
     {
         try
         {
-            return File.ReadLines(string.Create(CultureInfo.InvariantCulture, $"/proc/self/fdinfo/{descriptor}"))
-                .FirstOrDefault(static line => line.StartsWith(ConnectionField, StringComparison.Ordinal))
-                ?[ConnectionField.Length..].Trim();
+            return OpenDescriptors.FieldOf(
+                string.Create(CultureInfo.InvariantCulture, $"/proc/self/fdinfo/{descriptor}"), ConnectionField);
         }
         catch (UnauthorizedAccessException)
         {

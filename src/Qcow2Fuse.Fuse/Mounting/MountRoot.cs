@@ -16,7 +16,6 @@ namespace Qcow2Fuse.Fuse;
 public static class MountRoot
 {
     private const int Held = OpenFlags.PathOnly | OpenFlags.CloseOnExec;
-    private const string MountField = "mnt_id:";
 
     /// <summary>
     /// A descriptor that stands for the root (O_PATH), or −errno: −EINVAL where the mount is not at its place any more,
@@ -146,12 +145,9 @@ public static class MountRoot
     {
         try
         {
-            string? line = File.ReadLines(
-                    string.Create(CultureInfo.InvariantCulture, $"/proc/self/fdinfo/{descriptor}"))
-                .FirstOrDefault(static line => line.StartsWith(MountField, StringComparison.Ordinal));
-            return line is not null && int.TryParse(
-                line.AsSpan(MountField.Length).Trim(), NumberStyles.None, CultureInfo.InvariantCulture, out int number)
-                    ? number : null;
+            string? text = OpenDescriptors.FieldOf(
+                string.Create(CultureInfo.InvariantCulture, $"/proc/self/fdinfo/{descriptor}"), "mnt_id");
+            return int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int number) ? number : null;
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {

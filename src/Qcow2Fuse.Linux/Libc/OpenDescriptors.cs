@@ -43,14 +43,14 @@ public static class OpenDescriptors
     public static IEnumerable<ulong?> InodesOf(string process) =>
         Directory.EnumerateFiles(process + "/fdinfo").Select(InodeOf);
 
-    private static ulong? InodeOf(string details)
-    {
-        const string Field = "ino:";
-        string? line = File.ReadLines(details)
-            .FirstOrDefault(static line => line.StartsWith(Field, StringComparison.Ordinal));
-        return line is not null && ulong.TryParse(
-            line.AsSpan(Field.Length).Trim(), NumberStyles.None, CultureInfo.InvariantCulture, out ulong inode)
-                ? inode
-                : null;
-    }
+    /// <summary>What the kernel tells of a descriptor under a name; null where it does not.</summary>
+    /// <param name="details">The file of the descriptor, <c>/proc/PID/fdinfo/N</c>.</param>
+    /// <param name="field">The name, without its colon.</param>
+    /// <inheritdoc cref="Of"/>
+    public static string? FieldOf(string details, string field) => File.ReadLines(details)
+        .FirstOrDefault(line => line.StartsWith(field + ":", StringComparison.Ordinal))
+        ?[(field.Length + 1)..].Trim();
+
+    private static ulong? InodeOf(string details) => ulong.TryParse(
+        FieldOf(details, "ino"), NumberStyles.None, CultureInfo.InvariantCulture, out ulong inode) ? inode : null;
 }

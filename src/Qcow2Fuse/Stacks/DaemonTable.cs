@@ -16,7 +16,7 @@ namespace Qcow2Fuse.Stacks;
 internal sealed class DaemonTable
 {
     private const string DevicePath = "/dev/fuse";
-    private const string ConnectionField = "fuse_connection:";
+    private const string ConnectionField = "fuse_connection";
 
     private readonly List<Candidate> _candidates = [];
 
@@ -126,8 +126,11 @@ internal sealed class DaemonTable
                 candidate.Files.Add(target);
                 if (LastWord.IsLink(target))
                     candidate.Word = number;
-                if (target is DevicePath && ConnectionOf($"{directory}/fdinfo/{number}") is { } connection)
+                if (target is DevicePath
+                    && OpenDescriptors.FieldOf($"{directory}/fdinfo/{number}", ConnectionField) is { } connection)
+                {
                     candidate.Connections.Add(connection);
+                }
             }
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
@@ -138,10 +141,6 @@ internal sealed class DaemonTable
 
         return candidate.Files.Contains(DevicePath) ? candidate : null;
     }
-
-    private static string? ConnectionOf(string fdinfo) => File.ReadLines(fdinfo)
-        .FirstOrDefault(static line => line.StartsWith(ConnectionField, StringComparison.Ordinal))
-        ?[ConnectionField.Length..].Trim();
 
     private sealed record Candidate(int Id)
     {

@@ -79,8 +79,11 @@ internal abstract class DirectoryNode(TreeContext context) : TreeNode
         }
     }
 
-    /// <summary>Adds the entries that are listed.</summary>
-    public abstract void List(List<DirectoryEntry> entries);
+    /// <summary>Adds the entries that are listed at once: none, the default, where <see cref="ListFrom"/> has them.
+    /// </summary>
+    public virtual void List(List<DirectoryEntry> entries)
+    {
+    }
 
     /// <summary>
     /// Lists from a position on, 0 for the first entry, as things are now; for directories that may be too large to be

@@ -24,12 +24,12 @@ internal sealed class PlainTransfer
     public static bool TryBegin(FuseTransfer transfer, RawFileNode node, BlockDevice device, long start)
     {
         long started = Stopwatch.GetTimestamp();
-        if (transfer.IsWrite && !node.TryBeginUnordered())
+        if (transfer.IsWrite && !node.Writes.TryBeginUnordered())
             return false;
         if (!device.TryBeginPlain(start, transfer.Length, transfer.IsWrite, out PlainRun run))
         {
             if (transfer.IsWrite)
-                node.EndUnordered();
+                node.Writes.EndUnordered();
             return false;
         }
 
@@ -55,7 +55,7 @@ internal sealed class PlainTransfer
         if (isDone)
             _node!.HasTransferred(_isWrite, _start, _length, _started);
         if (_isWrite)
-            _node!.EndUnordered();
+            _node!.Writes.EndUnordered();
 
         // An image that is closed meanwhile is not to be kept in memory by what is no longer its.
         _device = null;

@@ -163,11 +163,8 @@ internal sealed partial class RawFileNode : TreeNode
             && PlainTransfer.TryBegin(transfer, this, device, _window.Start + offset);
     }
 
-    /// <summary>As <see cref="SharedWrites.TryBeginUnordered"/>, of its disk.</summary>
-    public bool TryBeginUnordered() => _image.Writes.TryBeginUnordered();
-
-    /// <summary>As <see cref="SharedWrites.EndUnordered"/>.</summary>
-    public void EndUnordered() => _image.Writes.EndUnordered();
+    /// <summary>The order of changes to its disk.</summary>
+    public SharedWrites Writes => _image.Writes;
 
     /// <summary>Counts a transfer that is done, and tells who has to know.</summary>
     public void HasTransferred(bool isWrite, long start, int length, long started)

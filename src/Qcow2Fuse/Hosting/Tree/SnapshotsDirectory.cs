@@ -63,10 +63,6 @@ internal sealed class SnapshotsDirectory : DirectoryNode
     }
 
     /// <inheritdoc/>
-    public override void List(List<DirectoryEntry> entries) =>
-        throw new NotSupportedException("The snapshots are listed bit by bit.");
-
-    /// <inheritdoc/>
     public override void Recall(List<DirectoryEntry> entries) => With<object>((device, index) =>
     {
         List<(string Name, SnapshotInfo Snapshot)> found = [];
