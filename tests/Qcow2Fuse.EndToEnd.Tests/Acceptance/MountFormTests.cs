@@ -172,7 +172,8 @@ public sealed class MountFormTests : MountTest
             chown 65534 disk.qcow2
             mkdir -m 700 root; mkdir -m 777 open; ln -s open link
             mkdir -m 700 own; chown 65534 own
-            nobody="setpriv --reuid=65534 --regid=65534 --clear-groups env TMPDIR=/tmp"
+            mkdir -m 1777 tmp
+            nobody="setpriv --reuid=65534 --regid=65534 --clear-groups env TMPDIR=$1/tmp"
             for directory in root open link own; do
                 echo "$directory: $($nobody XDG_RUNTIME_DIR="$1/$directory" \
                     qcow2fuse run disk.qcow2 -- sh -c 'echo $QCOW2FUSE_DISK' 2>&1 | sed "s:$1/::; s:-[^/]*/:-ID/:")"
@@ -180,7 +181,7 @@ public sealed class MountFormTests : MountTest
             ls root open
             """);
         Assert.Equal(
-            "root: /tmp/qcow2fuse-ID/disk.raw\nopen: /tmp/qcow2fuse-ID/disk.raw\nlink: /tmp/qcow2fuse-ID/disk.raw\n"
+            "root: tmp/qcow2fuse-ID/disk.raw\nopen: tmp/qcow2fuse-ID/disk.raw\nlink: tmp/qcow2fuse-ID/disk.raw\n"
             + "own: own/qcow2fuse/run/ID/disk.raw\nopen:\n\nroot:\n",
             System.Text.RegularExpressions.Regex.Replace(output, "run/[0-9a-f]{16}/", "run/ID/"));
     }

@@ -36,7 +36,10 @@ public sealed class ShownNameTests : MountTest
         using Process daemon = Process.Start(start)!;
 
         byte[] message = new byte[65536];
-        string[] lines = Encoding.UTF8.GetString(message, 0, socket.Receive(message)).Split('\n');
+        string[] lines;
+        do
+            lines = Encoding.UTF8.GetString(message, 0, socket.Receive(message)).Split('\n');
+        while (!lines.Contains("READY=1", StringComparer.Ordinal));
         Assert.Equal(
             ["READY=1", $"STATUS={Escaped}.qcow2 (64 MiB) on {mountPoint}", $"MAINPID={daemon.Id}"], lines);
         Assert.True(File.Exists(Path.Combine(mountPoint, Nasty + ".raw")));
