@@ -64,6 +64,7 @@ public sealed class BitmapCommandTests : CommandTest
 
     [SkippableTheory]
     [MemberData(nameof(CommandLines))]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Exit_code_and_bitmaps_are_those_of_qemu_img(string commandLine)
     {
         MakeImages();

@@ -63,6 +63,7 @@ public sealed class CreateTests : CommandTest
         + "encrypt.hash-alg=sha512,encrypt.iter-time=20,extended_l2=on")]
     [InlineData("encrypt.format=luks,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=plain,encrypt.hash-alg=ripemd160,"
         + "encrypt.iter-time=1,cluster_size=512")]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Encrypted_images_are_opened_and_written_by_QEMU(string options)
     {
         QemuTools.RequireTool("qemu-io");

@@ -55,6 +55,7 @@ public sealed class InfoTests : CommandTest
     [InlineData("aes", "")]
     [InlineData("luks", "")]
     [InlineData("luks", ",encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256,compat=0.10")]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Encryption_is_described_alike_without_a_passphrase(string format, string options)
     {
         QemuTools.RequireTool("qemu-img");

@@ -17,6 +17,7 @@ public sealed class ImageNamesTests : CommandTest
     private const int Many = 20_000;
 
     [Fact]
+    [Trait(Speed.Name, Speed.Slow)]
     public void A_name_among_very_many_is_found_without_a_search()
     {
         string path = PathOf("images");

@@ -169,6 +169,7 @@ public sealed class SnapshotFilesTests : CommandTest
     [InlineData("info", false)]
     [InlineData("snapshot", true)]
     [InlineData("snapshot", false)]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Names_of_64_MiB_are_printed_with_little_memory(string verb, bool json)
     {
         string path = Write(NamesImage.WithSnapshots(480, 65535, 65535));

@@ -26,6 +26,7 @@ public sealed partial class CompressTests : MountTest
     [InlineData("none", "zlib", "qemu-img convert -n -t none -f raw -O raw $1 $2")]
     [InlineData("none", "zstd", "qemu-img convert -n -t writeback -f raw -O raw $1 $2")]
     [InlineData("writeback", "zlib", "qemu-img convert -n -t writeback -W -f raw -O raw $1 $2")]
+    [Trait(Speed.Name, Speed.Slow)]
     public void A_copy_into_the_mount_is_as_small_as_a_compressed_conversion(
         string cache, string compression, string command)
     {

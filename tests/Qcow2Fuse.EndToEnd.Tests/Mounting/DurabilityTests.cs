@@ -74,6 +74,7 @@ public sealed class DurabilityTests : MountTest
 
     [SkippableTheory]
     [MemberData(nameof(Ways))]
+    [Trait(Speed.Name, Speed.Slow)]
     public void It_survives_an_unmount(string file, string way, string options)
     {
         string raw = MountWithPartition(options);
@@ -84,6 +85,7 @@ public sealed class DurabilityTests : MountTest
 
     [SkippableTheory]
     [MemberData(nameof(Ways))]
+    [Trait(Speed.Name, Speed.Slow)]
     public void It_survives_a_clean_stop(string file, string way, string options)
     {
         string raw = MountWithPartition(options);

@@ -80,6 +80,7 @@ public sealed class EncryptedTests : MountTest
     }
 
     [SkippableFact]
+    [Trait(Speed.Name, Speed.Slow)]
     public void A_LUKS_image_of_QEMUs_making()
     {
         QemuSecret secret = NewSecret();
@@ -106,6 +107,7 @@ public sealed class EncryptedTests : MountTest
     [InlineData("snapshot", "-c", "one", "{0}")]
     [InlineData("resize", "{0}", "+1M")]
     [InlineData("bitmap", "--add", "{0}", "b0")]
+    [Trait(Speed.Name, Speed.Slow)]
     public void A_command_that_advises_a_passphrase_takes_one(params string[] arguments)
     {
         QemuSecret secret = NewSecret();

@@ -18,6 +18,7 @@ public sealed class HostileImageTests : MountTest
     [InlineData("bitmap names")]
     [InlineData("zeroes")]
     [InlineData("in turn")]
+    [Trait(Speed.Name, Speed.Slow)]
     public void Whatever_an_image_says_the_daemon_stays_small_and_serves_the_others(string kind)
     {
         string mountPoint = NewMountPoint();

@@ -43,7 +43,8 @@ public sealed class ServiceTests : MountTest
         _ = Await(socket, "READY=1");
 
         Signal(daemon.Id, "HUP");
-        Assert.Contains(Await(socket, "RELOADING=1"), static line => line.StartsWith("MONOTONIC_USEC=", StringComparison.Ordinal));
+        Assert.Contains(
+            Await(socket, "RELOADING=1"), static line => line.StartsWith("MONOTONIC_USEC=", StringComparison.Ordinal));
         _ = Await(socket, "READY=1");
         Assert.True(File.Exists(RawFileOf(image, mountPoint)));
         End(daemon);
@@ -57,7 +58,8 @@ public sealed class ServiceTests : MountTest
         using Socket socket = Listen();
         using Process daemon = Start(image, mountPoint, ("WATCHDOG_USEC", "400000"));
         Assert.Contains(
-            $"STATUS=disk.qcow2 (64 MiB) on {mountPoint}", Await(socket, "READY=1").Single(static line => line[0] == 'S'));
+            $"STATUS=disk.qcow2 (64 MiB) on {mountPoint}",
+            Await(socket, "READY=1").Single(static line => line[0] == 'S'));
         Tool("dd", "if=" + RawFileOf(image, mountPoint), "of=/dev/null", "bs=4k", "iflag=direct", "count=1000");
         int served = 0;
         WaitUntil(
@@ -158,9 +160,10 @@ public sealed class ServiceTests : MountTest
     {
         string? program = FindProgram();
         QemuTools.Require(program is not null, "out/qcow2fuse is not built");
-        ProcessStartInfo start = new(program!) { UseShellExecute = false };
-        foreach (string argument in (string[])["mount", "--foreground"])
-            start.ArgumentList.Add(argument);
+
+        // Whoever runs the tests may ignore hangups, as nohup(1) does, and what he starts does so too.
+        ProcessStartInfo start = new("env", ["--default-signal=HUP", program!, "mount", "--foreground"])
+        { UseShellExecute = false };
         start.Environment["NOTIFY_SOCKET"] = PathOf("notify");
         start.Environment["QCOW2FUSE_SOURCE"] = image;
         start.Environment["QCOW2FUSE_DIRECTORY"] = mountPoint;
