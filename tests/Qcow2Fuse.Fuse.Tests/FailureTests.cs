@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Collections.Concurrent;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
 using Xunit;
 
 namespace Qcow2Fuse.Fuse.Tests;

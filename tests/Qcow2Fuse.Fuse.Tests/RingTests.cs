@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: MIT
 using System.Numerics;
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Server;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Uring;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
@@ -128,14 +133,14 @@ public sealed class RingTests : IDisposable
         int first = 0;
         Thread thread = new(() =>
         {
-            allowed = Linux.Processors.Allowed();
+            allowed = Processors.Allowed();
             first = Array.FindIndex(allowed, static word => word != 0);
             RingPlace place = RingPlace.At((first * 64) + BitOperations.TrailingZeroCount(allowed[first]));
             foreach (int underWay in (int[])[1, 8, 3, 1])
             {
                 for (int i = 0; i < 256; i++)
                     place.Note(underWay);
-                places.Add(Linux.Processors.Allowed());
+                places.Add(Processors.Allowed());
             }
         });
         thread.Start();
@@ -156,7 +161,7 @@ public sealed class RingTests : IDisposable
     [InlineData("0-2,5\n", new[] { 0, 1, 2, 5 })]
     [InlineData("\n", new int[0])]
     public void ListsOfProcessorsAreRead(string text, int[] expected) =>
-        Assert.Equal(expected, Linux.Processors.Parse(text));
+        Assert.Equal(expected, Processors.Parse(text));
 
     private static void ShouldServeAtOnce(SessionFixture session, FailingFileSystem files)
     {

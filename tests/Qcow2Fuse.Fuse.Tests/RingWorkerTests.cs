@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Server;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
 using Qcow2Fuse.Testing;
 using Xunit;
 

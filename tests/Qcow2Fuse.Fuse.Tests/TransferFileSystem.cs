@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Collections.Concurrent;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
 
 namespace Qcow2Fuse.Fuse.Tests;
 

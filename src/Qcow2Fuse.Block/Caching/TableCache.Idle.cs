@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Block;
+namespace Qcow2Fuse.Block.Caching;
 
 /// <summary>What a <see cref="TableCache"/> did since it was made.</summary>
 /// <param name="Hits">Requests for a table that was there.</param>

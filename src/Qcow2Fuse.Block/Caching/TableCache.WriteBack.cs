@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
 
-namespace Qcow2Fuse.Block;
+namespace Qcow2Fuse.Block.Caching;
 
 /// <summary>Freezing and writing of modified tables.</summary>
 public sealed unsafe partial class TableCache

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Numerics;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
 
-namespace Qcow2Fuse.Block;
+namespace Qcow2Fuse.Block.Caching;
 
 /// <summary>What a <see cref="TableCache"/> does when only modified tables are left to evict.</summary>
 public enum DirtyEviction

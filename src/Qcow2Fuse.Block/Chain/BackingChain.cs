@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Filters;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>Questions about a device together with everything below it.</summary>
 public static class BackingChain

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Filters;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>One run of <see cref="ImageOpener.Open"/>: the options and what has been opened so far.</summary>
 internal sealed class ChainOpening(

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>
 /// What a file is that was taken for an image and is none: for the message only, never to open it. A raw disk may begin

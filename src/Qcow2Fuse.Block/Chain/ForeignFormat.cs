@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>Disk images of formats that are known by their magic and not read here, so that none is taken for raw.
 /// </summary>

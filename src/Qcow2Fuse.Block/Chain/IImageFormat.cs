@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>An image format: how to recognise it, what other files it names, and how to open it.</summary>
 public interface IImageFormat

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>A device that answers from another one where it stores nothing itself.</summary>
 public interface IOverlay

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>Opens the storage that images lie in, and keeps the policy for the files that images name.</summary>
 public interface IStorageOpener
@@ -64,16 +67,6 @@ public readonly record struct StorageIdentity(ulong Device, ulong Inode);
 /// <param name="ReadOnly">For reading only.</param>
 /// <param name="Direct">Past the page cache of the host (O_DIRECT).</param>
 public readonly record struct StorageAccess(bool ReadOnly, bool Direct);
-
-/// <summary>What an image names another file for.</summary>
-public enum ReferenceKind
-{
-    /// <summary>Read where the image stores nothing.</summary>
-    Backing,
-
-    /// <summary>Holds the guest's data, and is written.</summary>
-    DataFile,
-}
 
 /// <summary>A file named by an image.</summary>
 /// <param name="Image">The open image that names it; names are looked up from where that one was found.</param>

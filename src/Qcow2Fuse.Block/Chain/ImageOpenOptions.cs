@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Memory;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>How the image file is cached by the host and when writes become durable; QEMU's meaning.</summary>
 public enum CacheMode

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Filters;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>
 /// The layers below the top of a chain, with a map of them: a read goes straight to the layer that answers, where the

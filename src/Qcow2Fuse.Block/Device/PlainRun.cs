@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Ranges;
+
+namespace Qcow2Fuse.Block.Device;
 
 /// <summary>
 /// A range of a device that is one run of bytes in an open file, for whoever reads or writes it there himself. It stays

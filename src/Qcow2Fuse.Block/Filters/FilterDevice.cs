@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+
+namespace Qcow2Fuse.Block.Filters;
 
 /// <summary>A device that stands in front of one child and forwards everything to it. It owns the child.</summary>
 public abstract class FilterDevice : BlockDevice
@@ -9,6 +11,14 @@ public abstract class FilterDevice : BlockDevice
 
     /// <summary>The device behind the filter.</summary>
     public BlockDevice Child { get; }
+
+    /// <summary>The device below all filters; the device itself where it is none.</summary>
+    public static BlockDevice Unwrap(BlockDevice device)
+    {
+        while (device is FilterDevice filter)
+            device = filter.Child;
+        return device;
+    }
 
     /// <inheritdoc/>
     public override string Name => Child.Name;

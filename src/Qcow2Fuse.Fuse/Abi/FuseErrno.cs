@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Abi;
 
 /// <summary>Error numbers (errno(3)) a file system answers with; the same on x86-64 and arm64.</summary>
 public static class FuseErrno

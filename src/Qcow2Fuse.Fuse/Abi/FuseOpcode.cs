@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Abi;
 
 /// <summary>Operations of the protocol (enum fuse_opcode).</summary>
 internal enum FuseOpcode : uint

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Mounting;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>A FUSE mount made by this process.</summary>
 /// <remarks>
@@ -58,7 +63,7 @@ public sealed partial class FuseMount : IDisposable
 
     /// <summary>
     /// Mounts. A dead mount of the same type at the same place is unmounted first. Requests wait until a
-    /// <see cref="FuseServer"/> serves them through <see cref="OpenTransport()"/>.
+    /// The server serves them through <see cref="OpenTransport()"/>.
     /// </summary>
     /// <remarks>
     /// Whoever may mount does so by mount(2). Others, and who is refused by a user namespace or asks for
@@ -109,7 +114,7 @@ public sealed partial class FuseMount : IDisposable
             case Errno.ESTALE:
                 throw new FuseMountException(FuseMountError.System, $"{path}: umount: another mount covers it");
             default:
-                throw new FuseMountException(FuseMountError.System, $"{path}: umount: {FuseMountErrors.Text(-result)}");
+                throw new FuseMountException(FuseMountError.System, $"{path}: umount: {Errno.Text(-result)}");
         }
     }
 
@@ -123,7 +128,7 @@ public sealed partial class FuseMount : IDisposable
         if (root < 0)
             throw FuseMountErrors.MountCall(mount.MountPoint, -root);
         int result = MountCalls.Mount(
-            mount.Source, Fuse.MountPoint.DescriptorLink(root), mount.Type, (ulong)flags | RemountFlag, "");
+            mount.Source, Mounting.MountPoint.DescriptorLink(root), mount.Type, (ulong)flags | RemountFlag, "");
         FuseDevice.Close(root);
         if (result < 0)
             throw FuseMountErrors.MountCall(mount.MountPoint, -result);
@@ -243,7 +248,7 @@ public sealed partial class FuseMount : IDisposable
     {
         for (int attempt = 0; ; attempt++)
         {
-            MountPoint place = Fuse.MountPoint.Inspect(spec.MountPoint, spec.Subtype);
+            MountPoint place = Mounting.MountPoint.Inspect(spec.MountPoint, spec.Subtype);
             switch (place.State)
             {
                 case MountPointState.Free:
@@ -305,7 +310,7 @@ public sealed partial class FuseMount : IDisposable
             // By way of the descriptor, so that a path changed meanwhile is not what gets mounted on.
             int result = MountCalls.Mount(
                 spec.Source,
-                Fuse.MountPoint.DescriptorLink(target),
+                Mounting.MountPoint.DescriptorLink(target),
                 "fuse." + spec.Subtype,
                 (ulong)spec.Flags,
                 KernelOptions(spec, device, mode));

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>
 /// A session that another program has mounted and hands to this process as the descriptor in <c>/dev/fd/N</c>, so that

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Mounting;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>
 /// The root of a mount, reached where the kernel's table has it, and used only where it is that mount.

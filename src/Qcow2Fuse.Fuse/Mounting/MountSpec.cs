@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>What to mount, where and how.</summary>
 public sealed record MountSpec

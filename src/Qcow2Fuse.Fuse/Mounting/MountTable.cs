@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>One mount of this process's mount namespace.</summary>
 /// <param name="Id">Number of the mount.</param>

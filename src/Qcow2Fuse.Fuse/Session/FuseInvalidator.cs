@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Transport;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>
 /// Something whose pages the kernel may hold, and which changes behind the kernel's back. One per node.

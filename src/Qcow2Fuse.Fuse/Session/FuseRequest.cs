@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>A request whose lengths have been checked against its header and its operation.</summary>
 internal readonly unsafe ref struct FuseRequest

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Transport;
+
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>Requests on open files.</summary>
 public sealed unsafe partial class FuseSession

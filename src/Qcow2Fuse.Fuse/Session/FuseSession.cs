@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Transport;
+
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>
 /// The protocol's state for one mount, and the place where requests become calls of a file system. No request,

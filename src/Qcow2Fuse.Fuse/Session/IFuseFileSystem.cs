@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Transport;
+
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>
 /// What a mount shows. The session calls these methods from all of its workers at once, one call per request, and

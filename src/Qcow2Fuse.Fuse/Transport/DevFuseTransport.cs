@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Transport;
 
 /// <summary>
 /// Requests by read(2) from /dev/fuse and replies by write(2) to it (fuse(4)), each worker on a clone of the
@@ -54,7 +57,7 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
         if (descriptor < 0)
         {
             throw new FuseMountException(
-                FuseMountError.System, $"{FuseDevice.Path}: {FuseMountErrors.Text(-descriptor)}");
+                FuseMountError.System, $"{FuseDevice.Path}: {Errno.Text(-descriptor)}");
         }
 
         return new FuseSlot(payloadCapacity, descriptor);

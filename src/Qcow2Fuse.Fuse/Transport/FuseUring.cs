@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Uring;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Transport;
 
 /// <summary>
 /// A ring of FUSE over io_uring (Documentation/filesystems/fuse-io-uring.rst): entries are registered with queues of

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Uring;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Transport;
 
 /// <summary>Whether a session can have rings, and which.</summary>
 internal static class FuseUringPlan
@@ -63,7 +65,7 @@ internal static class FuseUringPlan
         FuseErrno.EPERM or FuseErrno.EACCES => "io_uring is forbidden to this process",
         FuseErrno.EOPNOTSUPP => $"{Parameter} is N",
         FuseErrno.EINVAL => "this kernel's io_uring is too old",
-        _ => $"io_uring: {FuseMountErrors.Text(-result)}",
+        _ => $"io_uring: {Errno.Text(-result)}",
     };
 
     private static string FindRefusal(int session)

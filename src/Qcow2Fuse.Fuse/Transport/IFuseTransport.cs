@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+
+namespace Qcow2Fuse.Fuse.Transport;
 
 /// <summary>The way to the kernel: requests come from it and replies go to it.</summary>
 /// <remarks>

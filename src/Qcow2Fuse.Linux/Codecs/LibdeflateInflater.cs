@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>
 /// Decompresses raw deflate streams with libdeflate where it is installed, which is much faster than zlib. It

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>
 /// Decompresses raw deflate streams with zlib. One stream state, reset for every call; for one thread at a time.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>
 /// Decompresses Zstandard frames with libzstd. One context, reset for every call; for one thread at a time.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>
 /// Compresses to one Zstandard frame with libzstd at its default level. One context, reset for every call; for one

@@ -2,7 +2,7 @@
 using System.Buffers;
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Crypto;
 
 /// <summary>
 /// Memory for a key or a passphrase, of pages of its own: kept from swap where the limit on locked memory allows it

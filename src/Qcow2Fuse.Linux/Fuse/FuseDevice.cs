@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Fuse;
 
 /// <summary>
 /// System calls on /dev/fuse (fuse(4)). Every call returns its result, or the negated error number; none allocates

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Libc;
 
 /// <summary>Error numbers of Linux (errno(3)), as system calls return them; the same on x86-64 and arm64.</summary>
 public static class Errno

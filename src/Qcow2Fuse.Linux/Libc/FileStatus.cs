@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Libc;
 
 /// <summary>What kind of thing a file name stands for (S_IFMT).</summary>
 public enum FileType

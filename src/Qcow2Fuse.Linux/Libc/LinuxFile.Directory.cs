@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Libc;
 
 /// <summary>What is asked of a file by its descriptor, or of a name by the descriptor of its directory.</summary>
 public static unsafe partial class LinuxFile

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Libc;
 
 /// <summary>Flags of open(2). Three of them differ between processor families.</summary>
 public static class OpenFlags

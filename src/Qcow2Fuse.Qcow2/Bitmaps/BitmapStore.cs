@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Bitmaps;
 
 /// <summary>
 /// Writes bitmaps into an image: always to new clusters, with a new directory, which one change of the header puts in

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Check;
 
 /// <content>Persistent bitmaps; specification section "Bitmaps".</content>
 internal sealed partial class CheckRun

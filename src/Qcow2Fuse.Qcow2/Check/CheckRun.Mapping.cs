@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Check;
 
 /// <content>L1 and L2 tables; specification section "Cluster mapping".</content>
 internal sealed partial class CheckRun

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Linux.Codecs;
+using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Compression;
 
 /// <summary>
 /// Reads compressed clusters and keeps the last few decompressed, as sequential readers ask for a cluster in many

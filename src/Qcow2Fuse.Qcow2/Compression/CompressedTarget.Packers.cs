@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Linux.Processes;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Compression;
 
 /// <summary>
 /// Threads that store finished clusters while the guest writes the next ones: they compress side by side and link one

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Qcow2.Layout;
+
+namespace Qcow2Fuse.Qcow2.Compression;
 
 /// <summary>Slots: who gets one, and how it becomes a cluster of the image.</summary>
 internal sealed unsafe partial class CompressedTarget

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Device;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Compression;
 
 /// <summary>
 /// Gathers writes of any size and order into whole clusters, as only whole clusters can be compressed. A cluster is

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Layout;
 
 /// <summary>Bits of L1 entries (specification section "Cluster mapping", "L1 table entry").</summary>
 public static class L1Entry

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Layout;
 
 /// <summary>A byte offset in the virtual disk. Never a place in the image file.</summary>
 /// <param name="Value">Bytes from the start of the disk.</param>

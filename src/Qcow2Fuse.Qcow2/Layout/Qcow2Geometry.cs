@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Layout;
 
 /// <summary>
 /// Every shift, mask and index function that follows from cluster size, entry size and refcount width; specification

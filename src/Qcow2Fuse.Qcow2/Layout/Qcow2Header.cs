@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Layout;
 
 /// <summary>How the compressed clusters of an image are compressed.</summary>
 public enum CompressionType

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>Where writes go: in place, into reserved subclusters, or into new clusters.</summary>
 internal sealed partial class ClusterMap

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>
 /// Holding guest writes back while the whole image changes: a snapshot, a shrink, a table that moves.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>Publishing of what was written, and freeing of what it replaced.</summary>
 internal sealed partial class ClusterMap

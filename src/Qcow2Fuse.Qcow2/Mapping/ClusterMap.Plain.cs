@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>Lookups that do no I/O and never release the gate, for callers that must not wait.</summary>
 internal sealed partial class ClusterMap

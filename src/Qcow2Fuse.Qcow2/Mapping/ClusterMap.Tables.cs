@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>New L2 tables, and private copies of shared ones.</summary>
 internal sealed partial class ClusterMap

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>Giving up everything beyond the end of a disk that shrinks.</summary>
 internal sealed partial class ClusterMap

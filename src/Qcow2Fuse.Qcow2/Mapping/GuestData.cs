@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Block.Ranges;
+using Qcow2Fuse.Linux.Crypto;
+using Qcow2Fuse.Qcow2.Encryption;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>
 /// The guest's data where it lies, plain or encrypted. Everything that reads or writes it goes through here; the gate

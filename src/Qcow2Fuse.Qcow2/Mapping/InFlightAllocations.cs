@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Qcow2.Layout;
+
+namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>
 /// The allocations under way. Many run at once; a request waits only for one that touches its own clusters.

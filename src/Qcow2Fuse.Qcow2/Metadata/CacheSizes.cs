@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Metadata;
 
 /// <summary>How large the metadata caches are, by default as QEMU's are.</summary>
 internal static class CacheSizes

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Metadata;
 
 /// <summary>A run of host clusters that was just allocated.</summary>
 /// <param name="Start">Host offset of the first cluster.</param>

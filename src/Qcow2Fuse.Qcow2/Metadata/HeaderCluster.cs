@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Metadata;
 
 /// <summary>
 /// The first cluster of an image as bytes: fixed fields, header extensions, end marker, backing file name;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Metadata;
 
 /// <summary>Changing the parts of the header that have no fixed place.</summary>
 /// <remarks>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Metadata;
 
 /// <summary>
 /// The header of an open image: what it says now, and the only way it is changed. Safe to use from any thread, with or

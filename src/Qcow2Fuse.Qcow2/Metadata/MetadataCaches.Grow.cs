@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Metadata;
 
 /// <summary>Growing of the refcount table, and cutting the file behind the last cluster in use.</summary>
 internal sealed partial class MetadataCaches

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Device;
+using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Mapping;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Snapshots;
 
 /// <summary>
 /// The disk as it was when a snapshot was taken, at its own size, read through the open image.

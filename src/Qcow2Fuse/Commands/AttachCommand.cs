@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Loop;
+using Qcow2Fuse.Linux.Mounting;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Protocols.Files;
 using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Commands;

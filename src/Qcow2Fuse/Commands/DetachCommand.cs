@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Control;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Control.Messages;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Hints;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Loop;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Stacks;
 

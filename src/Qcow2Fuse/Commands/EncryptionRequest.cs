@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Text;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Qcow2.Encryption;
 
 namespace Qcow2Fuse.Commands;
 

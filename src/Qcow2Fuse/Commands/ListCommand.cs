@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
-using Qcow2Fuse.Control;
+using Qcow2Fuse.Control.Client;
+using Qcow2Fuse.Control.Messages;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Stacks;
+using Qcow2Fuse.Settings;
 
 namespace Qcow2Fuse.Commands;
 

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Fuse.Errors;
+
 namespace Qcow2Fuse.Output;
 
 /// <summary>Exit codes; those of <c>mount</c> and <c>umount</c> are the bits of mount(8).</summary>
@@ -39,4 +42,12 @@ internal static class ExitCode
 
     /// <summary>mount: the mount was left to the next process, which the service manager starts.</summary>
     public const int HandedOver = 75;
+
+    /// <summary>What a verb on an image ends with when the engine refuses it.</summary>
+    public static int Of(BlockException exception) =>
+        exception.Cause?.Code == FailureCode.NothingToCheck ? NoCheck : Failure;
+
+    /// <summary>The bit of umount(8) for a failure: 1 for what is not permitted, 32 for all else.</summary>
+    public static int OfUnmount(FuseMountError error) =>
+        error is FuseMountError.NotPermitted or FuseMountError.OtherUser ? Usage : MountFailed;
 }

@@ -3,7 +3,7 @@ using System.Globalization;
 using System.Net.Sockets;
 using System.Text;
 using Microsoft.Extensions.Logging;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
 
 namespace Qcow2Fuse.Output;
 

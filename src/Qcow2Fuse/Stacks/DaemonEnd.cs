@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Hints;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Processes;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Stacks;

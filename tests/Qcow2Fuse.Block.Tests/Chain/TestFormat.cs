@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Block.Tests;
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
-using Qcow2Fuse.Linux;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Protocols.Files;
 using Xunit;
 
 namespace Qcow2Fuse.Block.Tests;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Linux.Uring;
 using Qcow2Fuse.Testing;
 using Xunit;
 

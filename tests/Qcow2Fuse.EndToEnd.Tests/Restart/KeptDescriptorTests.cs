@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Text.Json;
+using Qcow2Fuse.Fuse.Mounting;
 using Qcow2Fuse.Testing;
 using Xunit;
 

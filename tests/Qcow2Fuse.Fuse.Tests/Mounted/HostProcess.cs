@@ -2,6 +2,8 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Text;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Protocols.Files;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;

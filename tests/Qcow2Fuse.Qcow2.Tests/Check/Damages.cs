@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Qcow2.Metadata;
+
 namespace Qcow2Fuse.Qcow2.Tests.Check;
 
 /// <summary>How the two checks compare on a damage.</summary>

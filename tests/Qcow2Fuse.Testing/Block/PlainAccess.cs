@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Testing;
 

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
 using System.Text;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Qcow2.Creation;
+using Qcow2Fuse.Qcow2.Device;
+using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Testing.Crash;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
 
 namespace Qcow2Fuse.Testing.Fuse;
 

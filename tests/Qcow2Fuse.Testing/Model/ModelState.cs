@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Check;
+using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Testing.Oracle;
 
 namespace Qcow2Fuse.Testing.Model;

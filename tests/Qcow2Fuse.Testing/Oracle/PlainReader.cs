@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
 using System.Text;
+using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Testing.Oracle;
 

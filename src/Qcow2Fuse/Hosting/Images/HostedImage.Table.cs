@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Partitions;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Images;
 
 /// <summary>The partition table of the disk, also while the image is closed.</summary>
 internal sealed partial class HostedImage

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: MIT
 using Microsoft.Extensions.Logging;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Commands;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Hosting.Restart;
+using Qcow2Fuse.Images.Opening;
+using Qcow2Fuse.Images.Reports;
+using Qcow2Fuse.Images.Verbs;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Protocols;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Protocols.Files;
+using Qcow2Fuse.Qcow2.Device;
+using Qcow2Fuse.Settings;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Images;
 
 /// <summary>
 /// One image of a mount with what its files have in common: the open disk, its partition table, its counters and the
@@ -29,7 +35,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     private FileStamp _complainedOf;
     private Lock? _changeLock;
     private SharedWrites? _writes;
-    private RawFileNode[] _views = [];
+    private IDiskView[] _views = [];
     private long _modifiedTicks;
     private int _openings;
     private int _resizeWasRefused;
@@ -158,17 +164,17 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     /// What the header says now. Lists in the report are read from the file, bit by bit, by whoever goes through them.
     /// </summary>
     /// <exception cref="BlockException">It is no image, or cannot be read.</exception>
-    public ImageReport OpenReport() => InfoCommand.Read(new ReopenedFile(Path, OpenFile), Path, _settings.Format);
+    public ImageReport OpenReport() => InfoVerb.Of(new ReopenedFile(Path, OpenFile), Path, _settings.Format);
 
     /// <summary>Adds a file that shows a part of the disk.</summary>
-    public void AddView(RawFileNode view)
+    public void AddView(IDiskView view)
     {
         lock (_stateLock)
             Volatile.Write(ref _views, [.. _views, view]);
     }
 
     /// <summary>Removes it again.</summary>
-    public void RemoveView(RawFileNode view)
+    public void RemoveView(IDiskView view)
     {
         lock (_stateLock)
             Volatile.Write(ref _views, [.. _views.Where(other => !ReferenceEquals(other, view))]);
@@ -178,7 +184,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     /// To be called after a range of the disk was changed through one of its files: the others may have it cached,
     /// and the partition table may lie in it.
     /// </summary>
-    public void HasChanged(RawFileNode through, long start, long length)
+    public void HasChanged(IDiskView through, long start, long length)
     {
         Volatile.Write(ref _modifiedTicks, DateTime.UtcNow.Ticks);
         if (Volatile.Read(ref _table).LiesIn(start, length))
@@ -186,7 +192,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
 
         long ticket = 0;
         bool isRemembered = false;
-        foreach (RawFileNode view in Volatile.Read(ref _views))
+        foreach (IDiskView view in Volatile.Read(ref _views))
         {
             if (ReferenceEquals(view, through) || view.Forget(start, length) is not (> 0 and var own))
                 continue;
@@ -207,7 +213,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     public bool AskForPages(long from = 0)
     {
         bool isAsked = false;
-        foreach (RawFileNode view in Volatile.Read(ref _views))
+        foreach (IDiskView view in Volatile.Read(ref _views))
         {
             if (!view.MayHaveChangedPages)
                 continue;
@@ -224,12 +230,12 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     /// </summary>
     /// <param name="from">The smaller of the old and the new size.</param>
     /// <param name="through">The file by which the kernel knows of it.</param>
-    public void WasResized(long from, RawFileNode? through = null)
+    public void WasResized(long from, IDiskView? through = null)
     {
         Volatile.Write(ref _tableIsStale, 1);
         Volatile.Write(ref _modifiedTicks, DateTime.UtcNow.Ticks);
         long ticket = 0;
-        foreach (RawFileNode view in Volatile.Read(ref _views))
+        foreach (IDiskView view in Volatile.Read(ref _views))
         {
             if (!ReferenceEquals(view, through))
                 ticket = Math.Max(ticket, view.ForgetEnd(from));
@@ -347,12 +353,12 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         finally
         {
             // Others may change the file from now on.
-            foreach (RawFileNode view in Volatile.Read(ref _views))
+            foreach (IDiskView view in Volatile.Read(ref _views))
                 view.Forget(0, long.MaxValue);
         }
     }
 
-    private void Remember(RawFileNode? through, long start, long end, long ticket) =>
+    private void Remember(IDiskView? through, long start, long end, long ticket) =>
         Writes.Newer.Add(start, end, through?.Number ?? 0, ticket, through?.Delivered ?? 0);
 
     private SharedWrites MakeWrites()
@@ -366,7 +372,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     }
 
     private Qcow2HeaderInfo? ReadHeader(FileDevice file) =>
-        InfoCommand.IsQcow2(file, _settings.Format) ? Qcow2HeaderInfo.Read(file) : null;
+        ImageFormats.Of(file, _settings.Format).ReadHeader(file);
 
     private ImageFacts ReadFacts()
     {

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Hosting.Nodes;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Processes;
+using Qcow2Fuse.Output;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Tree;
 
 /// <summary>Finds the node that a request is about and lets it answer.</summary>
 /// <param name="context">What all nodes share; its first node is the root.</param>
@@ -242,8 +247,8 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         return exception switch
         {
             BlockException failure => BlockErrnos.Of(failure.Kind),
-            HandlesExhaustedException => Linux.Errno.ENFILE,
-            OutOfMemoryException => Linux.Errno.ENOMEM,
+            HandlesExhaustedException => Errno.ENFILE,
+            OutOfMemoryException => Errno.ENOMEM,
             _ => FuseErrno.EIO,
         };
     }

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Layout;
+
+namespace Qcow2Fuse.Qcow2.Metadata;
+
+/// <summary>
+/// Where compressed clusters are put: byte after byte into the same host clusters, through a
+/// <see cref="SequentialWriteCache"/> that makes whole clusters of them.
+/// </summary>
+/// <remarks>
+/// Every host cluster that an extent touches counts one reference for it ("Compressed Clusters Descriptor"). One
+/// extent is packed at a time, allocation and write to the cache together, so that the cache sees one sequence although
+/// the gate is released while refcounts are loaded.
+/// </remarks>
+internal sealed class PackedClusters : IDisposable
+{
+    private const int CachedBytes = 4 << 20;
+    private const int CachedMin = 4;
+    private const int CachedMax = 32;
+
+    /// <summary>An extent is shorter than a cluster, so it touches at most two.</summary>
+    private const int TouchedMax = 2;
+
+    /// <summary>
+    /// How many clusters are kept free behind the one that is filled: one for so many that were filled, so that few are
+    /// left partly filled, few are left unused at the end, and what was freed is used again.
+    /// </summary>
+    private const int FilledPerKept = 64;
+
+    private const int KeptMax = 16;
+
+    private readonly BlockDevice _file;
+    private readonly Qcow2Geometry _geometry;
+    private readonly Refcounts _refcounts;
+    private readonly ClusterAllocator _allocator;
+    private readonly object _gate;
+    private readonly SequentialWriteCache _cache;
+    private bool _busy;
+    private long _filled;
+
+    /// <summary>Host offset behind the last extent; on a cluster boundary there is nothing to continue.</summary>
+    private long _end;
+
+    public PackedClusters(
+        BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, ClusterAllocator allocator, object gate)
+    {
+        _file = file;
+        _geometry = geometry;
+        _refcounts = refcounts;
+        _allocator = allocator;
+        _gate = gate;
+        _cache = new SequentialWriteCache(
+            file, geometry.ClusterSize, Math.Clamp(CachedBytes / geometry.ClusterSize, CachedMin, CachedMax));
+    }
+
+    /// <summary>The first failed write; it is final. Null while there is none.</summary>
+    public BlockException? Failure => _cache.Failure;
+
+    /// <summary>Throws if a write has failed.</summary>
+    public void ThrowIfFailed() => _cache.ThrowIfFailed();
+
+    /// <summary>
+    /// Allocates room for compressed bytes, counts it, and has them written in their turn. The gate is held and
+    /// released meanwhile.
+    /// </summary>
+    /// <param name="bytes">At least one, fewer than a cluster.</param>
+    /// <param name="descriptor">The L2 descriptor of the extent.</param>
+    /// <returns>False where the place has an offset that no descriptor can hold; nothing is allocated then.</returns>
+    public bool TryPack(ReadOnlySpan<byte> bytes, out ulong descriptor)
+    {
+        while (_busy)
+            Monitor.Wait(_gate);
+        _busy = true;
+        try
+        {
+            MakeRoom();
+            HostOffset start = Place(bytes.Length);
+            if (!CompressedExtent.TryEncode(start, bytes.Length, _geometry, out descriptor))
+            {
+                Release(start, bytes.Length);
+                return false;
+            }
+
+            _cache.Write(start.Value, bytes);
+            _end = start.Value + bytes.Length;
+            return true;
+        }
+        finally
+        {
+            _busy = false;
+            Monitor.PulseAll(_gate);
+        }
+    }
+
+    /// <summary>Takes an extent back that was not linked; the gate is held.</summary>
+    public void Unpack(ulong descriptor)
+    {
+        CompressedExtent extent = CompressedExtent.Decode(descriptor, _geometry);
+        Release(extent.Host, extent.BytesMax);
+    }
+
+    /// <summary>
+    /// Says that the last reference to <paramref name="cluster"/> is about to go: nothing is packed into it any more,
+    /// and no write of it is under way or to come when this returns. The gate is held.
+    /// </summary>
+    public void Forget(long cluster)
+    {
+        if (_end >> _geometry.ClusterBits == cluster)
+            _end = 0;
+        _cache.Discard(cluster << _geometry.ClusterBits);
+    }
+
+    /// <summary>Reads compressed bytes, from the cache where it has them; zeroes beyond the end of the file.</summary>
+    public void Read(HostOffset host, Span<byte> destination)
+    {
+        while (!destination.IsEmpty)
+        {
+            int step = Math.Min(
+                destination.Length, _geometry.ClusterSize - (int)(host.Value & _geometry.ClusterMask));
+            Span<byte> part = destination[..step];
+            int cached = _cache.Read(host.Value, part);
+            if (cached > 0)
+                part[cached..].Clear();
+            else
+                _file.ReadPadded(host.Value, part);
+            host += step;
+            destination = destination[step..];
+        }
+    }
+
+    /// <summary>Writes the clusters that are finished; the gate is not held.</summary>
+    public void WriteFinished() => _cache.WriteFinished();
+
+    /// <summary>Writes everything packed before the call; the gate is not held. The file is not flushed.</summary>
+    public void Flush() => _cache.Flush();
+
+    public void Dispose() => _cache.Dispose();
+
+    /// <summary>Nobody else takes room while an extent is packed, so what was made stays.</summary>
+    private void MakeRoom()
+    {
+        _cache.ThrowIfFailed();
+        if (_cache.HasRoom(TouchedMax))
+            return;
+        Monitor.Exit(_gate);
+        try
+        {
+            _cache.MakeRoom(TouchedMax);
+        }
+        finally
+        {
+            Monitor.Enter(_gate);
+        }
+    }
+
+    /// <summary>
+    /// Where the extent goes, counted: behind the last one if it fits there or the next cluster is the adjacent one;
+    /// else to the start of that next cluster.
+    /// </summary>
+    private HostOffset Place(int length)
+    {
+        long end = _end;
+        int room = (int)(-end & _geometry.ClusterMask);
+        if (room == 0)
+            return NextCluster();
+        long cluster = end >> _geometry.ClusterBits;
+        HostOffset next = default;
+        bool crosses = length > room;
+        if (crosses)
+        {
+            next = NextCluster();
+            if (next.Value >> _geometry.ClusterBits != cluster + 1)
+                return next;
+        }
+
+        if (TryCount(cluster, end, crosses, next))
+            return new HostOffset(end);
+        return crosses ? next : NextCluster();
+    }
+
+    /// <summary>
+    /// The next cluster to fill. Those behind it are kept free, or any other allocation would leave the rest of this
+    /// one empty.
+    /// </summary>
+    private HostOffset NextCluster()
+    {
+        _filled++;
+        if (_allocator.TryAllocateReserved(out HostOffset start))
+            return start;
+        start = _allocator.Allocate(1, alsoReserved: true).Start;
+        _allocator.Reserve(
+            (start.Value >> _geometry.ClusterBits) + 1, (int)Math.Clamp(_filled / FilledPerKept, 1, KeptMax));
+        return start;
+    }
+
+    /// <summary>
+    /// Counts one more extent in the cluster that is being filled; false where it was given up meanwhile or counts as
+    /// many as it can.
+    /// </summary>
+    private bool TryCount(long cluster, long end, bool crosses, HostOffset next)
+    {
+        try
+        {
+            // Loading the refcount releases the gate; once it is there, nothing comes between it and the increment.
+            ulong count = _refcounts.Get(cluster);
+            if (_end != end || count == 0 || count >= _refcounts.RefcountMax)
+                return false;
+            _refcounts.Increment(cluster, 1);
+            return true;
+        }
+        catch
+        {
+            if (crosses)
+                _allocator.FreeUnlinked(next, 1);
+            throw;
+        }
+    }
+
+    private void Release(HostOffset host, int length)
+    {
+        long first = host.Value >> _geometry.ClusterBits;
+        long last = (host.Value + length - 1) >> _geometry.ClusterBits;
+        for (long cluster = first; cluster <= last; cluster++)
+        {
+            if (_refcounts.Get(cluster) == 1)
+                Forget(cluster);
+            if (_refcounts.Decrement(cluster) == 0)
+                _allocator.NoteFree(cluster);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+using System.Globalization;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Mounts;
+using Qcow2Fuse.Qcow2.Device;
+
+namespace Qcow2Fuse.Hosting.Nodes;
+
+/// <summary>Size, times, modes and extended attributes of the file.</summary>
+internal sealed partial class RawFileNode
+{
+    private static readonly TimeSpan VolatileTimeout = TimeSpan.FromSeconds(1);
+
+    private bool MayResize => _context.Settings.Resize && IsWholeDisk;
+
+    /// <inheritdoc/>
+    public override FuseAttributes Attributes()
+    {
+        FuseTime modified = FuseTime.FromUtc(new DateTime(_image.ModifiedTicks, DateTimeKind.Utc));
+        uint mode = _mode ?? _context.Ownership.FileMode(_source.IsReadOnly);
+        return _context.Attributes(this, mode, links: 1) with
+        {
+            Size = Length,
+            AllocatedBytes = AllocatedBytes,
+            Accessed = modified,
+            Modified = modified,
+            Changed = modified,
+            CacheTimeout = _isView ? TimeSpan.Zero : _image.IsVolatile ? VolatileTimeout : null,
+        };
+    }
+
+    /// <inheritdoc/>
+    public override int SetAttributes(in FuseAttributeChange change, out FuseAttributes attributes)
+    {
+        attributes = default;
+        FileOwnership ownership = _context.Ownership;
+        if ((change.Uid is { } uid && uid != ownership.UserId) || (change.Gid is { } gid && gid != ownership.GroupId))
+            return -FuseErrno.EPERM;
+
+        if (change.Size is { } size && size != Length && TryResize(size) is not 0 and var error)
+            return error;
+
+        if (change.Mode is { } mode)
+            _mode = mode & PermissionMask;
+        if (change.Modified is { } time)
+            _image.ModifiedTicks = TicksOf(time);
+        attributes = Attributes();
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<(string Name, string Value)> ExtendedAttributes()
+    {
+        Qcow2HeaderInfo? known = _image.ReadHeader();
+        List<(string, string)> attributes =
+        [
+            ("user.qcow2fuse.image", _image.Path),
+            ("user.qcow2fuse.format", known is null ? "raw" : "qcow2"),
+            ("user.qcow2fuse.virtual-size", _image.Length.ToString(CultureInfo.InvariantCulture)),
+        ];
+        if (known is { } header)
+        {
+            attributes.Add(
+                ("user.qcow2fuse.cluster-size", header.ClusterSize.ToString(CultureInfo.InvariantCulture)));
+            if (header.BackingFile is { } backing)
+                attributes.Add(("user.qcow2fuse.backing-file", backing));
+        }
+
+        return attributes;
+    }
+
+    /// <summary>Resizes the disk where the user allows it; else says in the log, once, how to.</summary>
+    private int TryResize(long size)
+    {
+        if (!MayResize)
+        {
+            if (IsWholeDisk)
+                _image.RefuseResize(RawFileName.For(_image.Path));
+            return -FuseErrno.EPERM;
+        }
+
+        // truncate(2) works on a file that nobody has open.
+        BlockDevice device = _source.Acquire();
+        try
+        {
+            if (device.IsReadOnly)
+                return -FuseErrno.EROFS;
+            using Lock.Scope scope = _image.Writes.Enter();
+            long old = device.Length;
+            try
+            {
+                device.Resize(size);
+            }
+            finally
+            {
+                // The kernel changes what it has of this file itself.
+                _image.WasResized(Math.Min(old, device.Length), through: this);
+            }
+        }
+        finally
+        {
+            _source.Release();
+        }
+
+        return 0;
+    }
+
+    private static long TicksOf(FuseTime time)
+    {
+        long latest = (DateTime.MaxValue - DateTime.UnixEpoch).Ticks / TimeSpan.TicksPerSecond;
+        long seconds = Math.Clamp(time.Seconds, 0, latest - 1);
+        return DateTime.UnixEpoch.Ticks + (seconds * TimeSpan.TicksPerSecond) + (time.Nanoseconds / 100);
+    }
+}

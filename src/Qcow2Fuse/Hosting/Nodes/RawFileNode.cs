@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: MIT
+using System.Diagnostics;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Hosting.Images;
+
+namespace Qcow2Fuse.Hosting.Nodes;
+
+/// <summary>The part of a disk that a file shows.</summary>
+/// <param name="Start">Where it begins on the disk, in bytes.</param>
+/// <param name="Length">Its length in bytes; null for all up to the end of the disk.</param>
+internal readonly record struct DiskWindow(long Start, long? Length)
+{
+    /// <summary>All of a disk.</summary>
+    public static DiskWindow Whole => new(0, null);
+}
+
+/// <summary>
+/// A disk, or a window of it, as a file. Like a block device it cannot change its size (unless the user lets it), and
+/// is not emptied when opened for writing.
+/// </summary>
+internal sealed partial class RawFileNode : TreeNode, IDiskView
+{
+    private const uint PermissionMask = 0xFFF;
+
+    /// <summary>Bytes that are zeroed before somebody is asked whether to go on.</summary>
+    private const long ZeroStep = 1L << 36;
+
+    private static readonly TimeSpan InterruptibleFrom = TimeSpan.FromSeconds(1);
+
+    private readonly TreeContext _context;
+    private readonly DiskSource _source;
+    private readonly HostedImage _image;
+    private readonly DiskWindow _window;
+    private readonly bool _isView;
+    private readonly Lock _openLock = new();
+    private FuseCachedNode? _cached;
+    private uint? _mode;
+    private int _opens;
+    private int _seenOpening;
+    private bool _isRetired;
+    private volatile bool _isResumed;
+
+    /// <summary>Shows a window of an image's own disk.</summary>
+    /// <param name="context">What all nodes share.</param>
+    /// <param name="image">The image.</param>
+    /// <param name="window">What is shown of it.</param>
+    /// <param name="isPartition">Whether the same bytes are shown by the file of the whole disk.</param>
+    public RawFileNode(TreeContext context, HostedImage image, DiskWindow window, bool isPartition)
+    {
+        _context = context;
+        _source = image;
+        _image = image;
+        _window = window;
+        _isView = isPartition;
+    }
+
+    /// <summary>Shows a disk inside an image that is only read, such as one of its layers.</summary>
+    public RawFileNode(TreeContext context, HostedImage image, DiskSource source)
+    {
+        _context = context;
+        _source = source;
+        _image = image;
+        _window = DiskWindow.Whole;
+        _isView = true;
+    }
+
+    /// <inheritdoc/>
+    public override uint Kind => FuseAttributes.RegularFile;
+
+    /// <inheritdoc/>
+    /// <remarks>A disk that is closed is opened: its image says how long that takes.</remarks>
+    public override bool MayTakeLong => _source.Current is null;
+
+    /// <summary>Size of the file in bytes.</summary>
+    public long Length
+    {
+        get
+        {
+            long left = Math.Max(_source.Length - _window.Start, 0);
+            return Math.Min(_window.Length ?? left, left);
+        }
+    }
+
+    /// <summary>Bytes of storage in use.</summary>
+    public long AllocatedBytes
+    {
+        get
+        {
+            long all = _source.AllocatedBytes;
+            BlockDevice? device = _window == DiskWindow.Whole ? null : _source.AcquireOpen();
+            if (device is null)
+                return Math.Min(all, _window == DiskWindow.Whole ? all : Length);
+            try
+            {
+                return Math.Min(all, DataRun.EstimateBytes(device, _window.Start, Length));
+            }
+            finally
+            {
+                _source.Release();
+            }
+        }
+    }
+
+    /// <summary>Its size and what it occupies as far as is known without asking.</summary>
+    public (long Length, long AllocatedBytes) LastKnown
+    {
+        get
+        {
+            (long all, long allocated) = _image.LastKnown;
+            long left = Math.Max(all - _window.Start, 0);
+            long length = Math.Min(_window.Length ?? left, left);
+            return (length, _window == DiskWindow.Whole ? allocated : Math.Min(allocated, length));
+        }
+    }
+
+    /// <summary>The open disk. Files are read and written while they are open, and so is the disk then.</summary>
+    private BlockDevice Device =>
+        _source.Current ?? throw new BlockException(BlockErrorKind.Io, $"{_image.Path}: is not open");
+
+    private bool IsWholeDisk => _window == DiskWindow.Whole && !_isView;
+
+    /// <inheritdoc/>
+    public override int Read(ulong handle, long offset, Span<byte> destination)
+    {
+        long started = Stopwatch.GetTimestamp();
+        BlockDevice device = Device;
+        long left = Length - offset;
+        if (left <= 0)
+            return 0;
+        int length = (int)Math.Min(left, destination.Length);
+        device.Read(_window.Start + offset, destination[..length]);
+        HasTransferred(isWrite: false, _window.Start + offset, length, started);
+        return length;
+    }
+
+    /// <inheritdoc/>
+    public override int Write(ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind)
+    {
+        long started = Stopwatch.GetTimestamp();
+        BlockDevice device = Device;
+        if (device.IsReadOnly)
+            return -FuseErrno.EROFS;
+        long left = Length - offset;
+
+        // At its end a disk is full.
+        if (left <= 0)
+            return source.IsEmpty ? 0 : -FuseErrno.ENOSPC;
+        int length = (int)Math.Min(left, source.Length);
+        WriteInOrder(device, _window.Start + offset, source[..length], kind);
+        _image.Counters.CountWrite(length, started);
+        if ((kind & FuseWriteKind.Synchronous) == FuseWriteKind.Synchronous && _context.MayBeDirect(handle))
+            Fsync();
+        return length;
+    }
+
+    /// <inheritdoc/>
+    public override bool TryBeginTransfer(long offset, FuseTransfer transfer)
+    {
+        // What reaches beyond the end is cut, or refused, the usual way.
+        bool isInside = offset <= Length - transfer.Length;
+        return isInside && _source.Current is { } device
+            && !(transfer.IsWrite && device.IsReadOnly)
+            && PlainTransfer.TryBegin(transfer, this, device, _window.Start + offset);
+    }
+
+    /// <summary>The order of changes to its disk.</summary>
+    public SharedWrites Writes => _image.Writes;
+
+    /// <summary>Counts a transfer that is done, and tells who has to know.</summary>
+    public void HasTransferred(bool isWrite, long start, int length, long started)
+    {
+        if (!isWrite)
+        {
+            _image.Counters.CountRead(length, started);
+            return;
+        }
+
+        _image.Counters.CountWrite(length, started);
+        _image.HasChanged(this, start, length);
+    }
+
+    /// <inheritdoc/>
+    public override int Fsync()
+    {
+        long started = Stopwatch.GetTimestamp();
+        BlockDevice device = Device;
+        if (!device.IsReadOnly)
+            device.Flush();
+        _image.Counters.CountFlush(started);
+        _context.AwaitInvalidations();
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public override int Allocate(FuseAllocateMode mode, long offset, long length)
+    {
+        if (Device.IsReadOnly)
+            return -FuseErrno.EROFS;
+        long size = Length;
+        bool isInside = length <= size - offset;
+        switch (mode)
+        {
+            // Space is taken when it is written; what counts for the caller is that the range can be.
+            case FuseAllocateMode.Allocate when !isInside && MayResize && offset <= long.MaxValue - length:
+                return TryResize(offset + length);
+            case FuseAllocateMode.Allocate or FuseAllocateMode.KeepSize:
+                return isInside ? 0 : -FuseErrno.EFBIG;
+            case FuseAllocateMode.ZeroRange when !isInside:
+                return -FuseErrno.EFBIG;
+            case FuseAllocateMode.PunchHole | FuseAllocateMode.KeepSize:
+                return Zero(offset, Math.Min(length, size - offset), _context.Settings.Discard != DiscardMode.Ignore);
+            case FuseAllocateMode.ZeroRange or (FuseAllocateMode.ZeroRange | FuseAllocateMode.KeepSize):
+                return Zero(offset, Math.Min(length, size - offset), mayUnmap: false);
+            default:
+                return -FuseErrno.EOPNOTSUPP;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override long Seek(long offset, FuseSeekKind kind)
+    {
+        BlockDevice device = Device;
+        long size = Length;
+        if (offset >= size)
+            return -FuseErrno.ENXIO;
+        using Walk walk = _context.Walks.Begin();
+        if (_image.AskForPages(_window.Start + offset) && !_context.HasDelivered(walk.Patience))
+            return kind == FuseSeekKind.Data ? offset : size;
+        while (offset < size)
+        {
+            // No file system has to tell all holes: what is left may count as data.
+            if (walk.IsOver)
+                return kind == FuseSeekKind.Data ? offset : size;
+            DataRun run = DataRun.FarAt(device, _window.Start + offset, size - offset);
+            if (run.IsData == (kind == FuseSeekKind.Data))
+                return offset;
+            offset += run.Length;
+        }
+
+        // The end of a file counts as a hole.
+        return kind == FuseSeekKind.Hole ? size : -FuseErrno.ENXIO;
+    }
+
+    private int Zero(long offset, long length, bool mayUnmap)
+    {
+        if (length <= 0)
+            return 0;
+        long started = Stopwatch.GetTimestamp();
+        BlockDevice device = Device;
+        long done = 0;
+        long begun = 0;
+        try
+        {
+            while (done < length)
+            {
+                // A signal that does not kill interrupts too, and must not spoil what is soon done.
+                bool isInterrupted = FuseCall.Current is { IsInterrupted: true };
+                if (isInterrupted && Stopwatch.GetElapsedTime(started) >= InterruptibleFrom)
+                    return -FuseErrno.EINTR;
+                long at = _window.Start + offset + done;
+                long step = Math.Min(length - done, ZeroStep - (at & (ZeroStep - 1)));
+                begun = done + step;
+                ZeroInOrder(device, at, step, mayUnmap);
+                done = begun;
+            }
+        }
+        finally
+        {
+            // The kernel drops its pages of a range that is zeroed, and keeps them all where that fails half-way. What
+            // a program has stored there since is still to be written.
+            if (done < length && begun > 0 && Volatile.Read(ref _cached) is { } cached)
+                Ask(cached, offset, begun);
+        }
+
+        _image.Counters.CountZeroes(length, started);
+        return 0;
+    }
+}
