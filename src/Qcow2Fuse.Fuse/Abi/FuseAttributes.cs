@@ -72,10 +72,7 @@ public record struct FuseAttributes
     /// <summary>Time of the last change of the attributes.</summary>
     public FuseTime Changed { get; set; }
 
-    /// <summary>
-    /// How long the kernel may use name and attributes without asking; null for
-    /// the timeout of the server.
-    /// </summary>
+    /// <summary>How long the kernel may use name and attributes without asking; null for the server's timeout.</summary>
     public TimeSpan? CacheTimeout { get; set; }
 }
 

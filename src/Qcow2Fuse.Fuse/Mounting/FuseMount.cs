@@ -63,7 +63,7 @@ public sealed partial class FuseMount : IDisposable
 
     /// <summary>
     /// Mounts. A dead mount of the same type at the same place is unmounted first. Requests wait until a
-    /// The server serves them through <see cref="OpenTransport()"/>.
+    /// server serves them through <see cref="OpenTransport()"/>.
     /// </summary>
     /// <remarks>
     /// Whoever may mount does so by mount(2). Others, and who is refused by a user namespace or asks for
