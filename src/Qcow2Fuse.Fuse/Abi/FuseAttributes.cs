@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-
 namespace Qcow2Fuse.Fuse.Abi;
 
 /// <summary>
@@ -72,7 +71,8 @@ public record struct FuseAttributes
     /// <summary>Time of the last change of the attributes.</summary>
     public FuseTime Changed { get; set; }
 
-    /// <summary>How long the kernel may use name and attributes without asking; null for the server's timeout.</summary>
+    /// <summary>How long the kernel may use name and attributes without asking; null for the server's timeout.
+    /// </summary>
     public TimeSpan? CacheTimeout { get; set; }
 }
 
@@ -140,7 +140,7 @@ public enum FuseAllocateMode : uint
     ZeroRange = 0x10,
 }
 
-/// <summary>What <see cref="IFuseFileSystem.Seek"/> looks for.</summary>
+/// <summary>What a seek looks for.</summary>
 public enum FuseSeekKind
 {
     /// <summary>SEEK_DATA: the first byte of data at or behind the offset.</summary>

@@ -37,8 +37,8 @@ public static class ImageFormats
     /// <param name="file">The image file.</param>
     /// <param name="name">The name of the format, or null.</param>
     /// <exception cref="BlockException">
-    /// The name is not known. Or none is given, and the file is of a format that is known by its magic only, or known to
-    /// be no disk: what a guest sees of such a file is not the file.
+    /// The name is not known. Or none is given, and the file is of a format that is known by its magic only, or known
+    /// to be no disk: what a guest sees of such a file is not the file.
     /// </exception>
     public static KnownFormat Of(BlockDevice file, string? name)
     {

@@ -8,10 +8,32 @@ using Qcow2Fuse.Protocols.Files;
 
 namespace Qcow2Fuse.Images.Verbs;
 
-/// <summary>One action of <c>bitmap</c>, such as <c>--add</c>.</summary>
-/// <param name="Action">As on the command line.</param>
-/// <param name="Source">The bitmap to merge, for <c>--merge</c>.</param>
-public sealed record BitmapStep(string Action, string? Source = null);
+/// <summary>What can be done with a bitmap.</summary>
+public enum BitmapAction
+{
+    /// <summary>Make it, recording.</summary>
+    Add,
+
+    /// <summary>Remove it.</summary>
+    Remove,
+
+    /// <summary>Make it empty.</summary>
+    Clear,
+
+    /// <summary>Let it record.</summary>
+    Enable,
+
+    /// <summary>Stop it from recording.</summary>
+    Disable,
+
+    /// <summary>Set in it what is set in another one.</summary>
+    Merge,
+}
+
+/// <summary>One action.</summary>
+/// <param name="Action">What to do.</param>
+/// <param name="Source">The bitmap to merge; null for all other actions.</param>
+public sealed record BitmapStep(BitmapAction Action, string? Source = null);
 
 /// <summary>What <c>bitmap</c> is asked for.</summary>
 /// <param name="Name">The bitmap.</param>
@@ -22,25 +44,6 @@ public sealed record BitmapRequest(string Name, IReadOnlyList<BitmapStep> Steps,
 /// <summary><c>bitmap</c>: changes a persistent bitmap of an image.</summary>
 public static class BitmapVerb
 {
-    /// <summary>The action with a bitmap to merge.</summary>
-    public const string Merge = "--merge";
-
-    /// <summary>The action that makes a bitmap.</summary>
-    public const string Add = "--add";
-
-    /// <summary>The actions without a value, each for a bitmap of an open image.</summary>
-    private static readonly Dictionary<string, Action<IBitmaps, BitmapRequest>> Actions = new(StringComparer.Ordinal)
-    {
-        [Add] = static (image, request) => image.AddBitmap(request.Name, request.Granularity, enabled: true),
-        ["--remove"] = static (image, request) => image.RemoveBitmap(request.Name),
-        ["--clear"] = static (image, request) => image.ClearBitmap(request.Name),
-        ["--enable"] = static (image, request) => image.EnableBitmap(request.Name),
-        ["--disable"] = static (image, request) => image.DisableBitmap(request.Name),
-    };
-
-    /// <summary>Whether a word is an action without a value.</summary>
-    public static bool IsAction(string word) => Actions.ContainsKey(word);
-
     /// <summary>Opens an image alone, without its backing file: bitmaps need none.</summary>
     /// <exception cref="BlockException">It cannot be opened, or not for writing.</exception>
     public static OpenedImage Open(string path, string? format, bool readOnly, ImageSecrets? secrets = null)
@@ -69,31 +72,47 @@ public static class BitmapVerb
     public static void Apply(BlockDevice device, string name, OpenedImage? source, BitmapRequest request)
     {
         IBitmaps image = BitmapsOf(device, name);
-        foreach ((string action, string? merged) in request.Steps)
+        foreach (BitmapStep step in request.Steps)
+            Apply(image, source, request, step);
+    }
+
+    private static void Apply(IBitmaps image, OpenedImage? source, BitmapRequest request, BitmapStep step)
+    {
+        switch (step.Action)
         {
-            if (action is not Merge)
-            {
-                if (!Actions.TryGetValue(action, out Action<IBitmaps, BitmapRequest>? change))
-                    throw Invalid($"unknown action {Printable.Text(action)}");
-                change(image, request);
-            }
-            else if (merged is null)
-            {
-                throw Invalid("--merge needs the name of a bitmap");
-            }
-            else if (source is null)
-            {
-                image.MergeBitmap(merged, request.Name);
-            }
-            else
-            {
-                image.MergeBitmap(BitmapsOf(source.Device, source.Device.Name), merged, request.Name);
-            }
+            case BitmapAction.Add:
+                image.AddBitmap(request.Name, request.Granularity, enabled: true);
+                break;
+            case BitmapAction.Remove:
+                image.RemoveBitmap(request.Name);
+                break;
+            case BitmapAction.Clear:
+                image.ClearBitmap(request.Name);
+                break;
+            case BitmapAction.Enable:
+                image.EnableBitmap(request.Name);
+                break;
+            case BitmapAction.Disable:
+                image.DisableBitmap(request.Name);
+                break;
+            case BitmapAction.Merge:
+                Merge(image, source, request, step.Source);
+                break;
+            default:
+                throw new ArgumentOutOfRangeException(nameof(step), step.Action, "Unknown action.");
         }
+    }
+
+    private static void Merge(IBitmaps image, OpenedImage? source, BitmapRequest request, string? merged)
+    {
+        if (merged is null)
+            throw new BlockException(BlockErrorKind.OutOfRange, "the bitmap to merge is missing");
+        if (source is null)
+            image.MergeBitmap(merged, request.Name);
+        else
+            image.MergeBitmap(BitmapsOf(source.Device, source.Device.Name), merged, request.Name);
     }
 
     private static IBitmaps BitmapsOf(BlockDevice device, string name) => device as IBitmaps
         ?? throw new BlockException(BlockErrorKind.NotSupported, $"{name}: only qcow2 images hold bitmaps");
-
-    private static BlockException Invalid(string message) => new(BlockErrorKind.OutOfRange, message);
 }

@@ -21,7 +21,7 @@ internal static class BitmapCommand
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
-        Option<string[]> merge = new(BitmapVerb.Merge)
+        Option<string[]> merge = new(BitmapStepCall.Merge)
         { Description = "Set in NAME what is set in the bitmap SOURCE", HelpName = "SOURCE" };
         Option<string[]> granularity = new("-g", "--granularity")
         { Description = "Bytes per bit of a bitmap that is added (default: 64k, or smaller clusters)", HelpName = "N" };
@@ -35,7 +35,7 @@ internal static class BitmapCommand
         Argument<string> name = new("NAME") { Description = "The bitmap" };
         Command command = new("bitmap", "Change a persistent bitmap of an image")
         {
-            Flag(BitmapVerb.Add, "Make the bitmap; it records what is written from now on"),
+            Flag(BitmapStepCall.Add, "Make the bitmap; it records what is written from now on"),
             Flag("--remove", "Remove it"),
             Flag("--clear", "Make it empty"),
             Flag("--enable", "Let it record what is written from now on"),
@@ -60,24 +60,25 @@ internal static class BitmapCommand
         new(name) { Description = description, Arity = ArgumentArity.Zero };
 
     /// <summary>The actions in the order of the command line, which the values of the options do not tell.</summary>
-    private static IEnumerable<BitmapStep> StepsOf(IReadOnlyList<Token> tokens)
+    private static IEnumerable<BitmapStepCall> StepsOf(IReadOnlyList<Token> tokens)
     {
         for (int i = 0; i < tokens.Count; i++)
         {
             if (tokens[i].Type != TokenType.Option)
                 continue;
-            if (tokens[i].Value is BitmapVerb.Merge)
-                yield return new BitmapStep(BitmapVerb.Merge, tokens[++i].Value);
-            else if (BitmapVerb.IsAction(tokens[i].Value))
-                yield return new BitmapStep(tokens[i].Value);
+            if (tokens[i].Value is BitmapStepCall.Merge)
+                yield return new BitmapStepCall(BitmapStepCall.Merge, tokens[++i].Value);
+            else if (BitmapStepCall.IsAction(tokens[i].Value))
+                yield return new BitmapStepCall(tokens[i].Value);
         }
     }
 
     private static int Run(
-        List<BitmapStep> steps, Files files, IReadOnlyList<SecretSource> secrets, string name, string? granularityText)
+        List<BitmapStepCall> steps, Files files, IReadOnlyList<SecretSource> secrets, string name,
+        string? granularityText)
     {
-        bool adds = steps.Exists(static step => step.Action is BitmapVerb.Add);
-        bool merges = steps.Exists(static step => step.Action is BitmapVerb.Merge);
+        bool adds = steps.Exists(static step => step.Action is BitmapStepCall.Add);
+        bool merges = steps.Exists(static step => step.Action is BitmapStepCall.Merge);
         if (steps.Count == 0)
             throw CommandException.Usage(
                 "what to do is missing: --add, --remove, --clear, --enable, --disable or --merge");
@@ -93,7 +94,10 @@ internal static class BitmapCommand
 
         return RunningImage.OrElse(
             files.Image,
-            () => RunOffline(files, new BitmapRequest(name, steps, granularity), secrets),
+            () => RunOffline(
+                files,
+                new BitmapRequest(name, [.. steps.Select(static step => step.ToStep())], granularity),
+                secrets),
             running => running.Do(
                 "bitmap",
                 new BitmapCall(

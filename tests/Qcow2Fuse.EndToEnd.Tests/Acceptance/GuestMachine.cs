@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux.Uring;
 using Qcow2Fuse.Testing;
 using Xunit;
 

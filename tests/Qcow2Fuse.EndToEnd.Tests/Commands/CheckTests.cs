@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
 using System.Text.Json.Nodes;
-using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Testing;
 using Xunit;
 

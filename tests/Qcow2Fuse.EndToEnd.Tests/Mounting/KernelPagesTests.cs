@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block.Partitions;
 using Qcow2Fuse.Testing;
 using Xunit;
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.IO.MemoryMappedFiles;
-using Qcow2Fuse.Block.Partitions;
 using Qcow2Fuse.Testing;
 using Xunit;
 

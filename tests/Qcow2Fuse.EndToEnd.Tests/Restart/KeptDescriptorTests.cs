@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Text.Json;
-using Qcow2Fuse.Fuse.Mounting;
 using Qcow2Fuse.Testing;
 using Xunit;
 

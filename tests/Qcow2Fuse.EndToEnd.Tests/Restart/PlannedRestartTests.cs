@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
-using Qcow2Fuse.Fuse.Mounting;
 using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing;
 using Xunit;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
 using Qcow2Fuse.EndToEnd.Tests.Mounting;
-using Qcow2Fuse.Fuse.Mounting;
 using Qcow2Fuse.Testing;
 using Xunit;
 

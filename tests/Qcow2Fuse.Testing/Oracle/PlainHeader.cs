@@ -2,7 +2,6 @@
 using System.Buffers.Binary;
 using System.Globalization;
 using System.Text;
-using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Testing.Oracle;
 

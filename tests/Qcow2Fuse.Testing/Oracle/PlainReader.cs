@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
 using System.Text;
-using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Testing.Oracle;
 

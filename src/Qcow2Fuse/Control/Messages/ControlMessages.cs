@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Text.Json.Serialization;
+using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Images.Reports;
 using Qcow2Fuse.Images.Verbs;
+using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Control.Messages;
 
@@ -52,10 +54,41 @@ internal sealed record ResizeCall(
     string Image, string Size, string? Name = null, string? Preallocation = null, bool Shrink = false,
     bool Quiet = false) : ControlCall(Image, Name);
 
+/// <summary>One action of <c>bitmap</c>, such as <c>--add</c>.</summary>
+/// <param name="Action">As on the command line.</param>
+/// <param name="Source">For <c>--merge</c> the bitmap that is read.</param>
+internal sealed record BitmapStepCall(string Action, string? Source = null)
+{
+    /// <summary>The action with a bitmap to merge.</summary>
+    public const string Merge = "--merge";
+
+    /// <summary>The action that makes a bitmap.</summary>
+    public const string Add = "--add";
+
+    private static readonly Dictionary<string, BitmapAction> Actions = new(StringComparer.Ordinal)
+    {
+        [Add] = BitmapAction.Add,
+        ["--remove"] = BitmapAction.Remove,
+        ["--clear"] = BitmapAction.Clear,
+        ["--enable"] = BitmapAction.Enable,
+        ["--disable"] = BitmapAction.Disable,
+        [Merge] = BitmapAction.Merge,
+    };
+
+    /// <summary>Whether a word is an action.</summary>
+    public static bool IsAction(string word) => Actions.ContainsKey(word);
+
+    /// <summary>The step that is meant.</summary>
+    /// <exception cref="CommandException">There is no such action.</exception>
+    public BitmapStep ToStep() => Actions.TryGetValue(Action, out BitmapAction action)
+        ? new BitmapStep(action, Source)
+        : throw CommandException.Usage($"unknown action {Printable.Text(Action)}");
+}
+
 /// <summary><c>bitmap</c>.</summary>
 /// <param name="SourceFile">Absolute path of the image that has the bitmaps to merge, or null.</param>
 internal sealed record BitmapCall(
-    string Image, string Bitmap, IReadOnlyList<BitmapStep> Steps, string? Name = null, long Granularity = 0,
+    string Image, string Bitmap, IReadOnlyList<BitmapStepCall> Steps, string? Name = null, long Granularity = 0,
     string? SourceFile = null, string? SourceFormat = null) : ControlCall(Image, Name);
 
 /// <summary><c>umount</c>.</summary>

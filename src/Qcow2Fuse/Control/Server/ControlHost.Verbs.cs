@@ -93,7 +93,8 @@ internal sealed partial class ControlHost
         using OpenedImage? source = call.SourceFile is null
             ? null : BitmapVerb.Open(call.SourceFile, call.SourceFormat, readOnly: true);
         BitmapVerb.Apply(
-            device, Printable.Text(call.Shown), source, new BitmapRequest(call.Bitmap, call.Steps, call.Granularity));
+            device, Printable.Text(call.Shown), source,
+            new BitmapRequest(call.Bitmap, [.. call.Steps.Select(static step => step.ToStep())], call.Granularity));
         HostLog.Asked(context.Logger, device.Name, "a bitmap was changed");
         return new ControlAnswer();
     });
