@@ -53,6 +53,7 @@ internal sealed class TransferFileSystem : IFuseFileSystem, IDisposable
         if (Refuses)
             return false;
         Note(transfer.IsWrite ? "begin write" : "begin read");
+        transfer.Kind = IsZero ? FuseTransferKind.Zeroes : FuseTransferKind.File;
         transfer.Descriptor = IsZero ? -1 : Descriptor ?? (int)_file.SafeFileHandle.DangerousGetHandle();
         transfer.Offset = offset + Missing;
         transfer.IsCached = IsCached;

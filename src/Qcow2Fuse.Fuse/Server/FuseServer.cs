@@ -4,34 +4,32 @@ using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Errors;
 using Qcow2Fuse.Fuse.Session;
 using Qcow2Fuse.Fuse.Transport;
-using Qcow2Fuse.Linux.Fuse;
 using Qcow2Fuse.Linux.Libc;
-using Qcow2Fuse.Linux.Processes;
 
 namespace Qcow2Fuse.Fuse.Server;
 
-/// <summary>Serves a file system: a session, a transport and the threads between them.</summary>
+/// <summary>Serves a file system: a session, a transport and the loops of threads between them.</summary>
 /// <remarks>
 /// An unmount, by whomever, ends it. After a lazy unmount the kernel goes on sending requests until the last open
 /// file is closed.
 /// </remarks>
-public sealed partial class FuseServer : IDisposable
+public sealed class FuseServer : IDisposable
 {
-    private const int WorkerStackSize = 256 * 1024;
     private const int MaxWorkers = 256;
 
     private static readonly TimeSpan InterruptPeriod = TimeSpan.FromMilliseconds(5);
 
     private readonly IFuseTransport _transport;
     private readonly FuseServerOptions _options;
-    private readonly List<FuseSlot> _slots = [];
-    private readonly ReaderGate _readers = new(
-        least: Math.Max(2, Environment.ProcessorCount), most: Math.Max(4, 2 * Environment.ProcessorCount));
+    private readonly ServerThreads _threads;
+    private readonly LongCalls _longCalls;
+    private readonly WorkerLoop _workers;
     private readonly ManualResetEventSlim _initialised = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
+    private RingLoop? _rings;
+    private int _uringFailure;
     private int _announced;
-    private int _running;
     private bool _started;
     private bool _disposed;
     private volatile bool _stopping;
@@ -45,6 +43,9 @@ public sealed partial class FuseServer : IDisposable
         _options = options;
         Session = new FuseSession(fileSystem, options);
         Invalidator = new FuseInvalidator(transport);
+        _threads = new ServerThreads(OnThreadsEnded);
+        _longCalls = new LongCalls(Session, transport, _threads, options);
+        _workers = new WorkerLoop(Session, transport, _threads, _longCalls, options, OnInitAnswered, OnWorkerEnded);
     }
 
     /// <summary>Tells the kernel what changed behind its back; its thread runs from start to stop.</summary>
@@ -54,10 +55,33 @@ public sealed partial class FuseServer : IDisposable
     public FuseSession Session { get; }
 
     /// <summary>What the workers have done and are doing. After <see cref="Start"/>, from any thread.</summary>
-    public FuseActivity Activity => UsesUring ? RingActivity() : WorkerActivity();
+    public FuseActivity Activity
+    {
+        get
+        {
+            if (Volatile.Read(ref _rings) is not { IsUsed: true } rings)
+                return _workers.Activity;
+            FuseActivity activity = rings.Activity;
+            return activity with { Served = activity.Served + _workers.ServedByFirst };
+        }
+    }
 
     /// <summary>Completes when all workers have ended.</summary>
     public Task Ended => _ended.Task;
+
+    /// <summary>Whether requests come over io_uring. Settled once <see cref="WaitForInit"/> has returned.</summary>
+    public bool UsesUring => Volatile.Read(ref _rings) is { IsUsed: true };
+
+    /// <summary>
+    /// Why requests do not come over io_uring although the options ask for it, for people; null where they do, or
+    /// nobody has asked. Settled once <see cref="WaitForInit"/> has returned.
+    /// </summary>
+    public string? UringRefusal { get; private set; }
+
+    /// <summary>
+    /// 0, or the negated error number with which the kernel refused what it had agreed to; the server then ends.
+    /// </summary>
+    public int UringFailure => Volatile.Read(ref _uringFailure);
 
     /// <summary>Creates the workers and begins to serve. Once.</summary>
     public void Start()
@@ -65,38 +89,29 @@ public sealed partial class FuseServer : IDisposable
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (_started)
             throw new InvalidOperationException("the server has been started before");
-        for (int i = 0; i < _options.Workers; i++)
-        {
-            FuseSlot slot = _transport.CreateSlot(Session.PayloadCapacity);
-            _slots.Add(slot);
-            if (_options.PopulateBuffers)
-                slot.Populate();
-        }
-
+        _workers.Prepare();
         if (_options.Resumption is { CanResend: true })
             Resend();
 
-        // This method counts as a worker while it starts the others.
+        // This method counts as a thread while it starts the others.
         _started = true;
-        _running = 1;
+        _threads.CountUp();
         try
         {
             if (_options.Uring)
                 PrepareRings();
 
             // With rings one worker is left what does not come by them; the others begin if the kernel wants no rings.
-            int workers = Session.HasRings ? 1 : _slots.Count;
             if (!Session.HasRings)
-                StartTransfers();
-            for (int i = 0; i < workers; i++)
-                StartWorker(_slots[i]);
+                _workers.StartTransfers(SetEnded);
+            _workers.Start(0, Session.HasRings ? 1 : _workers.Count);
             Invalidator.Start();
             if (_options.Resumption is not null)
                 AnnounceInit();
         }
         finally
         {
-            CountDown();
+            _threads.CountDown();
         }
     }
 
@@ -125,16 +140,14 @@ public sealed partial class FuseServer : IDisposable
         // First, because a notification under way may need a worker to end.
         Invalidator.Dispose();
         _stopping = true;
-        _readers.Open();
-        SettleRings(RingState.Unused);
+        _workers.Stop();
+        _rings?.Stop();
 
         // A worker may be on its way into the blocking call just when it is interrupted, hence again and again.
         do
         {
-            foreach (FuseSlot slot in _slots)
-                _transport.Interrupt(slot);
-            foreach (RingWorker worker in _ringWorkers)
-                worker.Ring.Wake();
+            foreach (IRequestLoop loop in Loops)
+                loop.Interrupt();
         }
         while (!Ended.Wait(InterruptPeriod));
     }
@@ -146,16 +159,13 @@ public sealed partial class FuseServer : IDisposable
             return;
         Stop();
         _disposed = true;
-        foreach (RingWorker worker in _ringWorkers)
-            worker.Ring.Dispose();
-        _transfers?.Dispose();
-        foreach (FuseSlot slot in _slots)
-            _transport.ReleaseSlot(slot);
-
+        foreach (IRequestLoop loop in Loops)
+            loop.Dispose();
         _transport.Dispose();
         _initialised.Dispose();
-        _ringsSettled.Dispose();
     }
+
+    private IEnumerable<IRequestLoop> Loops => _rings is null ? (IRequestLoop[])[_workers] : [_workers, _rings];
 
     /// <summary>
     /// Before any worker has a request of its own: one that is in work would come to a second worker too, which could
@@ -172,70 +182,57 @@ public sealed partial class FuseServer : IDisposable
         }
     }
 
-    private void StartWorker(FuseSlot slot) => StartThread(() => Work(slot));
-
-    /// <summary>As <see cref="TryStartThread"/>.</summary>
-    /// <exception cref="InsufficientMemoryException">There is no room for one.</exception>
-    private void StartThread(ThreadStart work)
+    /// <summary>Makes rings and their threads and opens them. Where that fails none are left.</summary>
+    private void PrepareRings()
     {
-        if (!TryStartThread(work))
-            throw new InsufficientMemoryException("no thread can be started");
-    }
-
-    /// <summary>Starts a thread that counts as running and ends with <see cref="CountDown"/>.</summary>
-    /// <returns>False where there is no room for one.</returns>
-    /// <exception cref="OutOfMemoryException">There is no memory to ask for one. Nothing was counted.</exception>
-    private bool TryStartThread(ThreadStart work)
-    {
-        Thread thread = NewThread(work);
-        bool isStarted = false;
-        Interlocked.Increment(ref _running);
-        try
+        IReadOnlyList<IFuseRing> rings = _transport.CreateRings(Session.PayloadCapacity, out string refusal);
+        if (rings.Count == 0)
         {
-            isStarted = ManagedRoom.TryStart(thread);
-        }
-        finally
-        {
-            if (!isStarted)
-                CountDown();
-        }
-
-        return isStarted;
-    }
-
-    /// <summary>A thread, not started, that serves requests.</summary>
-    internal static Thread NewThread(ThreadStart work) => new(work, WorkerStackSize)
-    {
-        IsBackground = true,
-        Name = "fuse",
-    };
-
-    private void Work(FuseSlot slot)
-    {
-        _ = ServingThread.TrySetIOFlusher();
-        slot.ThreadId = ServingThread.CurrentId();
-        try
-        {
-            Serve(slot);
-        }
-        finally
-        {
-            slot.ThreadId = 0;
-
-            // After an end before INIT there is nothing to come for the rings.
-            SettleRings(RingState.Unused);
-            CountDown();
-        }
-    }
-
-    private void CountDown()
-    {
-        if (Interlocked.Decrement(ref _running) != 0)
+            UringRefusal = refusal;
             return;
-        if (_transfers is null)
-            SetEnded();
+        }
+
+        RingLoop loop = new(rings, Session, _threads, _longCalls, _options.Workers, AnnounceInit, Fail);
+        Volatile.Write(ref _rings, loop);
+        int failure = loop.Start();
+        if (failure < 0)
+            UringRefusal = FuseUringPlan.Describe(failure);
         else
-            _transfers.Close();
+            Session.HasRings = true;
+    }
+
+    /// <summary>Called by the one worker there is beside rings, or by any where there are none.</summary>
+    private void OnInitAnswered()
+    {
+        if (!Session.HasRings)
+        {
+            AnnounceInit();
+            return;
+        }
+
+        if ((Session.Features & FuseInitFlags.OverIOUring) == FuseInitFlags.OverIOUring)
+        {
+            _ = _rings!.TrySettle(areUsed: true);
+            return;
+        }
+
+        if (!_rings!.TrySettle(areUsed: false))
+            return;
+        UringRefusal = "the kernel does not offer it";
+        _workers.StartTransfers(SetEnded);
+        _workers.Start(1, _workers.Count);
+        AnnounceInit();
+    }
+
+    /// <summary>After an end before INIT there is nothing to come for the rings.</summary>
+    private void OnWorkerEnded() => _ = _rings?.TrySettle(areUsed: false);
+
+    private void OnThreadsEnded()
+    {
+        if (_workers.Transfers is { } transfers)
+            transfers.Close();
+        else
+            SetEnded();
     }
 
     private void SetEnded()
@@ -244,54 +241,24 @@ public sealed partial class FuseServer : IDisposable
         _ended.SetResult();
     }
 
-    private FuseActivity WorkerActivity()
-    {
-        FuseActivity workers = FuseActivity.Of(_slots, _transfers);
-        return workers with { Served = workers.Served + Volatile.Read(ref _longServed) };
-    }
-
-    private void Serve(FuseSlot slot)
-    {
-        while (!_stopping)
-        {
-            _readers.Enter(_transfers is { IsDeep: true });
-            int length = _transport.Receive(slot);
-            _readers.Leave();
-            if (length < 0)
-                return;
-            if (length == 0)
-                continue;
-            LongServer server = Session.MayTakeLong(slot, length)
-                ? Assign(TryTakeLong(slot, length)) : LongServer.Worker;
-            if (server == LongServer.Nobody)
-            {
-                _transport.Reply(slot, FuseSession.Refuse(slot, FuseErrno.EAGAIN));
-                Interlocked.Increment(ref _longServed);
-                continue;
-            }
-
-            if (server == LongServer.Another || _transfers?.TryTake(slot, length) == true)
-                continue;
-
-            _readers.CallOthers();
-            slot.Begin();
-            int reply = Session.Dispatch(slot, length);
-            _transfers?.Finish();
-            if (reply > 0)
-                _transport.Reply(slot, reply);
-            slot.Finish();
-            if (server == LongServer.LongByWorker)
-                EndLongByWorker();
-            if (!_initialised.IsSet && Session.IsInitialised)
-                FinishInit();
-        }
-    }
-
     private void AnnounceInit()
     {
         if (Interlocked.Exchange(ref _announced, 1) != 0)
             return;
         _initialised.Set();
         _options.OnInitialised?.Invoke();
+    }
+
+    /// <summary>
+    /// Ends the server: a queue with too few entries would keep its users waiting, and the end of the session gives
+    /// them errors.
+    /// </summary>
+    private void Fail(int result)
+    {
+        if (_stopping || Interlocked.CompareExchange(ref _uringFailure, result, 0) != 0)
+            return;
+        _initialised.Set();
+        Thread thread = new(Stop) { IsBackground = true, Name = "fuse-stop" };
+        thread.Start();
     }
 }

@@ -53,14 +53,12 @@ internal sealed class RingPool
 
     /// <summary>Serves requests until the pool is closed and empty.</summary>
     /// <param name="session">Where they are served.</param>
-    /// <param name="assignLong">Says who serves one that may take long, and has another serve it by
-    /// <see cref="Serve(FuseSession, FuseRingEntry)"/>.</param>
-    /// <param name="endLong">Told when one that may take long was served here.</param>
-    public void Serve(FuseSession session, Func<FuseRingEntry, LongServer> assignLong, Action endLong)
+    /// <param name="longCalls">Takes those that may take seconds.</param>
+    public void Serve(FuseSession session, LongCalls longCalls)
     {
         while (Take() is { } entry)
         {
-            LongServer server = session.MayTakeLong(entry.Slot, entry.Length) ? assignLong(entry) : LongServer.Worker;
+            LongServer server = longCalls.Assign(entry);
             if (server == LongServer.Another)
             {
                 Interlocked.Decrement(ref _busy);
@@ -71,7 +69,7 @@ internal sealed class RingPool
                 ? FuseSession.Refuse(entry.Slot, FuseErrno.EAGAIN) : session.Dispatch(entry.Slot, entry.Length));
             Interlocked.Decrement(ref _busy);
             if (server == LongServer.LongByWorker)
-                endLong();
+                longCalls.EndByLoop();
             entry.Owner!.Return(entry);
         }
     }

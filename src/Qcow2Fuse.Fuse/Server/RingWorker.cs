@@ -98,18 +98,18 @@ internal sealed class RingWorker(IFuseRing ring, RingPool pool, FuseSession sess
         Volatile.Write(ref _underWay, _underWay + 1);
         Place?.Note(_underWay);
         FuseTransfer transfer = entry.Transfer;
-        if (!session.TryBegin(entry.Slot, length, transfer, entry.Slot.PayloadCapacity))
+        if (!session.Transfers.TryBegin(entry.Slot, length, transfer, entry.Slot.PayloadCapacity))
         {
             HandOver(entry);
         }
-        else if (transfer.Descriptor < 0)
+        else if (transfer.Kind == FuseTransferKind.Zeroes)
         {
             entry.Slot.ReplyPayload[..transfer.Length].Clear();
             End(entry, transfer.Length);
         }
         else if (transfer.IsCached && transfer.Length >= CopiedElsewhere)
         {
-            session.Abandon(entry.Slot, transfer);
+            session.Transfers.Abandon(entry.Slot, transfer);
             HandOver(entry);
         }
         else
@@ -138,12 +138,12 @@ internal sealed class RingWorker(IFuseRing ring, RingPool pool, FuseSession sess
     {
         if (moved == entry.Transfer.Length)
         {
-            entry.Complete(session.Complete(entry.Slot, entry.Transfer));
+            entry.Complete(session.Transfers.Complete(entry.Slot, entry.Transfer));
             Reply(entry);
             return;
         }
 
-        session.Abandon(entry.Slot, entry.Transfer);
+        session.Transfers.Abandon(entry.Slot, entry.Transfer);
         HandOver(entry);
     }
 

@@ -127,9 +127,9 @@ internal sealed class TransferQueue : IDisposable
     private bool TryBegin(QueuedTransfer place, FuseSlot slot, int length)
     {
         FuseTransfer transfer = place.Transfer;
-        if (!_session.TryBegin(slot, length, transfer, LengthMax))
+        if (!_session.Transfers.TryBegin(slot, length, transfer, LengthMax))
             return false;
-        if (transfer.Descriptor < 0)
+        if (transfer.Kind == FuseTransferKind.Zeroes)
         {
             place.Accept(slot, length);
             place.Slot.ReplyPayload[..transfer.Length].Clear();
@@ -144,7 +144,7 @@ internal sealed class TransferQueue : IDisposable
                 return true;
         }
 
-        _session.Abandon(slot, transfer);
+        _session.Transfers.Abandon(slot, transfer);
         return false;
     }
 
@@ -202,7 +202,7 @@ internal sealed class TransferQueue : IDisposable
             return;
         }
 
-        _session.Abandon(place.Slot, place.Transfer);
+        _session.Transfers.Abandon(place.Slot, place.Transfer);
         StartDispatch(place);
     }
 
@@ -211,7 +211,7 @@ internal sealed class TransferQueue : IDisposable
     {
         try
         {
-            if (ManagedRoom.TryStart(FuseServer.NewThread(() => Dispatch(place))))
+            if (ManagedRoom.TryStart(ServerThreads.New(() => Dispatch(place))))
                 return;
         }
         catch (OutOfMemoryException)
@@ -240,7 +240,8 @@ internal sealed class TransferQueue : IDisposable
         }
     }
 
-    private void Complete(QueuedTransfer place) => Answer(place, _session.Complete(place.Slot, place.Transfer));
+    private void Complete(QueuedTransfer place) =>
+        Answer(place, _session.Transfers.Complete(place.Slot, place.Transfer));
 
     private void Answer(QueuedTransfer place, int reply)
     {

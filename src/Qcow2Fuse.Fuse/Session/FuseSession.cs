@@ -8,7 +8,7 @@ namespace Qcow2Fuse.Fuse.Session;
 /// The protocol's state for one mount, and the place where requests become calls of a file system. No request,
 /// however malformed, and no exception of the file system ends a session.
 /// </summary>
-public sealed unsafe partial class FuseSession
+public sealed unsafe class FuseSession
 {
     /// <summary>Bytes from which on it may take long to zero or to copy a range.</summary>
     private const ulong FarFrom = 1 << 30;
@@ -17,8 +17,9 @@ public sealed unsafe partial class FuseSession
     private readonly FuseServerOptions _options;
     private readonly FuseCalls _calls = new();
 
+    private readonly FileRequests _files;
+    private readonly NodeRequests _nodes;
     private FuseAgreement _agreement;
-    private int _openFiles;
     private volatile bool _initialised;
 
     /// <summary>Begins a session; the first request it takes is INIT.</summary>
@@ -31,10 +32,11 @@ public sealed unsafe partial class FuseSession
             throw new ArgumentException("MaxBackground is not from 1 to 65535", nameof(options));
         _fileSystem = fileSystem;
         _options = options;
-        if (options.Resumption is not { } known)
-            return;
-        _agreement = new FuseAgreement(known.Minor, (FuseInitFlags)known.Features, known.MaxWrite);
-        _initialised = true;
+        _files = new FileRequests(fileSystem, options.OnUnused);
+        _nodes = new NodeRequests(fileSystem, options.CacheTimeout);
+        Transfers = new TransferRequests(this, fileSystem);
+        if (options.Resumption is { } known)
+            Agree(new FuseAgreement(known.Minor, (FuseInitFlags)known.Features, known.MaxWrite));
     }
 
     /// <summary>Whether INIT has been answered.</summary>
@@ -54,7 +56,10 @@ public sealed unsafe partial class FuseSession
         Math.Max(Math.Max(_options.MaxWrite, _options.Resumption?.MaxWrite ?? 0), 2 * FuseSlot.PageSize);
 
     /// <summary>Files that are open; directories are not counted.</summary>
-    public int OpenFiles => Volatile.Read(ref _openFiles);
+    public int OpenFiles => _files.OpenFiles;
+
+    /// <summary>Requests that are one transfer.</summary>
+    internal TransferRequests Transfers { get; }
 
     internal FuseInitFlags Features => _agreement.Flags;
 
@@ -96,7 +101,7 @@ public sealed unsafe partial class FuseSession
             slot.Call?.End();
         }
 
-        return Finish(slot, header.Unique, result);
+        return FuseReply.Finish(slot, header.Unique, result);
     }
 
     /// <summary>
@@ -115,7 +120,7 @@ public sealed unsafe partial class FuseSession
 
     /// <summary>Builds the reply of an error number to the request in a slot; returns its length.</summary>
     internal static int Refuse(FuseSlot slot, int errno) =>
-        Finish(slot, ((FuseInHeader*)slot.Request)->Unique, -errno);
+        FuseReply.Finish(slot, ((FuseInHeader*)slot.Request)->Unique, -errno);
 
     /// <summary>Whether a request changes much of a file at once.</summary>
     private static bool GoesFar(FuseInHeader* header, int length)
@@ -191,24 +196,24 @@ public sealed unsafe partial class FuseSession
         FuseRequest request = new(header, arguments, body);
         return opcode switch
         {
-            FuseOpcode.Read => Read(slot, request),
-            FuseOpcode.Write => Write(slot, request),
-            FuseOpcode.Fsync => Fsync(request),
-            FuseOpcode.Lookup => Lookup(slot, request),
-            FuseOpcode.GetAttr => GetAttributes(slot, request),
-            FuseOpcode.SetAttr => SetAttributes(slot, request),
-            FuseOpcode.Open => Open(slot, request),
-            FuseOpcode.Release => Release(request),
-            FuseOpcode.Flush => Flush(request),
-            FuseOpcode.Fallocate => Allocate(request),
-            FuseOpcode.Lseek => Seek(slot, request),
-            FuseOpcode.CopyFileRange or FuseOpcode.CopyFileRange64 => CopyRange(slot, request),
-            FuseOpcode.StatFs => GetStatistics(slot, request),
-            FuseOpcode.OpenDir => OpenDirectory(slot, request),
-            FuseOpcode.ReadDir => ReadDirectory(slot, request),
-            FuseOpcode.ReleaseDir => ReleaseDirectory(request),
-            FuseOpcode.GetXattr => GetExtendedAttribute(slot, request),
-            FuseOpcode.ListXattr => ListExtendedAttributes(slot, request),
+            FuseOpcode.Read => _files.Read(slot, request),
+            FuseOpcode.Write => _files.Write(slot, request),
+            FuseOpcode.Fsync => _files.Fsync(request),
+            FuseOpcode.Lookup => _nodes.Lookup(slot, request),
+            FuseOpcode.GetAttr => _nodes.GetAttributes(slot, request),
+            FuseOpcode.SetAttr => _nodes.SetAttributes(slot, request),
+            FuseOpcode.Open => _files.Open(slot, request),
+            FuseOpcode.Release => _files.Release(request),
+            FuseOpcode.Flush => _files.Flush(request),
+            FuseOpcode.Fallocate => _files.Allocate(request),
+            FuseOpcode.Lseek => _files.Seek(slot, request),
+            FuseOpcode.CopyFileRange or FuseOpcode.CopyFileRange64 => _files.CopyRange(slot, request),
+            FuseOpcode.StatFs => _nodes.GetStatistics(slot, request),
+            FuseOpcode.OpenDir => _nodes.OpenDirectory(slot, request),
+            FuseOpcode.ReadDir => _nodes.ReadDirectory(slot, request),
+            FuseOpcode.ReleaseDir => _nodes.ReleaseDirectory(request),
+            FuseOpcode.GetXattr => _nodes.GetExtendedAttribute(slot, request),
+            FuseOpcode.ListXattr => _nodes.ListExtendedAttributes(slot, request),
             FuseOpcode.Init => Initialise(slot, request),
             FuseOpcode.Destroy => 0,
             _ => -FuseOpcodes.UnservedErrno(opcode),
@@ -227,40 +232,20 @@ public sealed unsafe partial class FuseSession
 
         FuseAgreement? agreement = FuseNegotiation.Agree(init, _options, HasRings, out FuseInitOut reply);
         if (agreement is not null)
-        {
-            _agreement = agreement.Value;
-            _initialised = true;
-        }
-
-        return Answer(slot, reply);
+            Agree(agreement.Value);
+        return FuseReply.Answer(slot, reply);
     }
 
-    /// <summary>Builds the reply's header: an error has no payload.</summary>
-    private static int Finish(FuseSlot slot, ulong unique, int result)
+    private void Agree(in FuseAgreement agreement)
     {
-        // The kernel throws a reply with an error number out of range away, and its request would hang.
-        if (result < -FuseAbi.MaxErrno || result > slot.PayloadCapacity)
-            result = -FuseErrno.EIO;
-
-        int length = FuseAbi.OutHeaderSize + Math.Max(result, 0);
-        *(FuseOutHeader*)slot.Reply = new FuseOutHeader
-        {
-            Length = (uint)length,
-            Error = Math.Min(result, 0),
-            Unique = unique,
-        };
-        return length;
+        _agreement = agreement;
+        _files.MaxWrite = agreement.MaxWrite;
+        _initialised = true;
     }
 
-    /// <summary>Makes <paramref name="value"/> the reply's payload and returns its size.</summary>
-    private static int Answer<T>(FuseSlot slot, in T value)
-        where T : unmanaged
-    {
-        *(T*)(slot.Reply + FuseAbi.OutHeaderSize) = value;
-        return sizeof(T);
-    }
-
-    private int Report(in FuseInHeader header, Exception error)
+    /// <summary>Has an exception of the file system mapped to an error number, and told.</summary>
+    /// <returns>The error number, above 0.</returns>
+    internal int Report(in FuseInHeader header, Exception error)
     {
         int errno = FuseErrno.EIO;
         try

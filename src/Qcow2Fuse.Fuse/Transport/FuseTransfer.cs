@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: MIT
 namespace Qcow2Fuse.Fuse.Transport;
 
+/// <summary>What there is to transfer.</summary>
+public enum FuseTransferKind
+{
+    /// <summary>Bytes of a file.</summary>
+    File,
+
+    /// <summary>Nothing: the range reads as zeroes.</summary>
+    Zeroes,
+}
+
 /// <summary>
 /// A READ or WRITE that is one transfer between the request's payload and a file of the host, so that no thread has to
 /// wait for it. There is one for each place that takes requests, and it is used again and again.
@@ -14,7 +24,10 @@ public sealed class FuseTransfer
     /// </summary>
     public int Length { get; set; }
 
-    /// <summary>The file, or a number below 0 for a read of zeroes; set by the file system.</summary>
+    /// <summary>What it is; set by the file system.</summary>
+    public FuseTransferKind Kind { get; set; }
+
+    /// <summary>The file, where it is one; set by the file system.</summary>
     public int Descriptor { get; set; }
 
     /// <summary>Where in the file; set by the file system.</summary>

@@ -78,7 +78,7 @@ public sealed partial class Qcow2Device
         if (isUnallocated && Backing is not null && offset <= Backing.Length - length)
             return PlainPlace.Backing;
         if (mapping.Kind == MappingKind.Zero || (isUnallocated && (Backing is null || offset >= Backing.Length)))
-            run = new PlainRun { Descriptor = PlainRun.Zeroes, Offset = 0 };
+            run = PlainRun.Zeroes;
         else if (mapping.Kind != MappingKind.Data
             || !_data.TryBeginPlain(mapping.Host.Value, length, isWrite: false, out run))
             return PlainPlace.None;

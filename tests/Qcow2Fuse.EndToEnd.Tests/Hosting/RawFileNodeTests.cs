@@ -58,7 +58,7 @@ public sealed class RawFileNodeTests : CommandTest
         ulong node = found.Node;
         FuseTransfer transfer = new() { Length = 4096 };
         Assert.True(fileSystem.TryBeginTransfer(node, 0, 0, transfer));
-        Assert.Equal(-1, transfer.Descriptor);
+        Assert.Equal(FuseTransferKind.Zeroes, transfer.Kind);
         fileSystem.EndTransfer(transfer, isDone: false);
         Assert.Equal(0, fileSystem.Open(node, new FuseOpenRequest(ReadWrite, 0, 0), out _));
         Assert.Equal(65536, fileSystem.Write(node, 0, 0, new byte[65536], FuseWriteKind.Plain));

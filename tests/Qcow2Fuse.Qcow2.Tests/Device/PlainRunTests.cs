@@ -73,7 +73,7 @@ public sealed class PlainRunTests : IDisposable
     private static void ShouldBeZero(BlockDevice device, long offset, int length)
     {
         Assert.True(device.TryBeginPlain(offset, length, isWrite: false, out PlainRun run));
-        Assert.Equal(PlainRun.Zeroes, run.Descriptor);
+        Assert.Equal(PlainRunKind.Zeroes, run.Kind);
         device.EndPlain(run);
     }
 
@@ -403,7 +403,7 @@ public sealed class PlainRunTests : IDisposable
         if (!device.TryBeginPlain(offset, length, isWrite, out PlainRun run))
             return false;
         device.EndPlain(run);
-        return run.Descriptor != PlainRun.Zeroes;
+        return run.Kind != PlainRunKind.Zeroes;
     }
 
     private static void ShouldRefuse(BlockDevice device, long offset, int length)

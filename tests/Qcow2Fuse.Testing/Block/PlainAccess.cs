@@ -20,7 +20,7 @@ public sealed class PlainAccess(BlockDevice child) : FilterDevice(child)
     public static unsafe void Move(in PlainRun run, ReadOnlySpan<byte> source, Span<byte> destination)
     {
         int length = source.Length + destination.Length;
-        if (run.Descriptor == PlainRun.Zeroes && source.IsEmpty)
+        if (run.Kind == PlainRunKind.Zeroes && source.IsEmpty)
         {
             destination.Clear();
             return;

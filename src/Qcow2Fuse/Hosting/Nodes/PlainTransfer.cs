@@ -33,6 +33,7 @@ internal sealed class PlainTransfer
             return false;
         }
 
+        transfer.Kind = run.Kind == PlainRunKind.Zeroes ? FuseTransferKind.Zeroes : FuseTransferKind.File;
         transfer.Descriptor = run.Descriptor;
         transfer.Offset = run.Offset;
         transfer.IsCached = run.IsCached;

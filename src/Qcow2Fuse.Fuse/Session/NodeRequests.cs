@@ -4,22 +4,27 @@ using Qcow2Fuse.Fuse.Transport;
 
 namespace Qcow2Fuse.Fuse.Session;
 
-/// <summary>Requests on names, attributes and directories.</summary>
-public sealed unsafe partial class FuseSession
+/// <summary>
+/// Requests on names, attributes and directories: each a call of the file system, and its answer as the reply's
+/// payload.
+/// </summary>
+/// <param name="fileSystem">Serves them.</param>
+/// <param name="cacheTimeout">How long the kernel may use names and attributes that say nothing else.</param>
+internal sealed unsafe class NodeRequests(IFuseFileSystem fileSystem, TimeSpan cacheTimeout)
 {
     private const uint BlockUnit = 512;
 
-    private int Lookup(FuseSlot slot, in FuseRequest request)
+    public int Lookup(FuseSlot slot, in FuseRequest request)
     {
         int result = request.TryGetName(out ReadOnlySpan<byte> name);
         FuseAttributes attributes = default;
         if (result >= 0)
-            result = _fileSystem.Lookup(request.Node, name, out attributes);
+            result = fileSystem.Lookup(request.Node, name, out attributes);
         if (result < 0)
             return result;
 
         (ulong seconds, uint nanoseconds) = CacheTime(attributes);
-        return Answer(slot, new FuseEntryOut
+        return FuseReply.Answer(slot, new FuseEntryOut
         {
             Node = attributes.Node,
             EntryValid = seconds,
@@ -30,13 +35,13 @@ public sealed unsafe partial class FuseSession
         });
     }
 
-    private int GetAttributes(FuseSlot slot, in FuseRequest request)
+    public int GetAttributes(FuseSlot slot, in FuseRequest request)
     {
-        int result = _fileSystem.GetAttributes(request.Node, out FuseAttributes attributes);
+        int result = fileSystem.GetAttributes(request.Node, out FuseAttributes attributes);
         return result < 0 ? result : AnswerAttributes(slot, attributes);
     }
 
-    private int SetAttributes(FuseSlot slot, in FuseRequest request)
+    public int SetAttributes(FuseSlot slot, in FuseRequest request)
     {
         FuseSetAttrIn* arguments = (FuseSetAttrIn*)request.Arguments;
         FuseSetAttrValid valid = arguments->Valid;
@@ -56,14 +61,14 @@ public sealed unsafe partial class FuseSession
             Accessed = Choose(valid, FuseSetAttrValid.AccessTime, FuseSetAttrValid.AccessNow, accessed, now),
             Modified = Choose(valid, FuseSetAttrValid.ModifyTime, FuseSetAttrValid.ModifyNow, modified, now),
         };
-        int result = _fileSystem.SetAttributes(request.Node, change, out FuseAttributes attributes);
+        int result = fileSystem.SetAttributes(request.Node, change, out FuseAttributes attributes);
         return result < 0 ? result : AnswerAttributes(slot, attributes);
     }
 
-    private int GetStatistics(FuseSlot slot, in FuseRequest request)
+    public int GetStatistics(FuseSlot slot, in FuseRequest request)
     {
-        int result = _fileSystem.GetStatistics(request.Node, out FuseStatistics statistics);
-        return result < 0 ? result : Answer(slot, new FuseStatFsOut
+        int result = fileSystem.GetStatistics(request.Node, out FuseStatistics statistics);
+        return result < 0 ? result : FuseReply.Answer(slot, new FuseStatFsOut
         {
             Blocks = statistics.Blocks,
             FreeBlocks = statistics.FreeBlocks,
@@ -76,31 +81,31 @@ public sealed unsafe partial class FuseSession
         });
     }
 
-    private int OpenDirectory(FuseSlot slot, in FuseRequest request)
+    public int OpenDirectory(FuseSlot slot, in FuseRequest request)
     {
-        int result = _fileSystem.OpenDirectory(request.Node, out ulong handle);
-        return result < 0 ? result : Answer(slot, new FuseOpenOut { Handle = handle });
+        int result = fileSystem.OpenDirectory(request.Node, out ulong handle);
+        return result < 0 ? result : FuseReply.Answer(slot, new FuseOpenOut { Handle = handle });
     }
 
-    private int ReadDirectory(FuseSlot slot, in FuseRequest request)
+    public int ReadDirectory(FuseSlot slot, in FuseRequest request)
     {
         FuseReadIn* arguments = (FuseReadIn*)request.Arguments;
         if (arguments->Size > (uint)slot.PayloadCapacity || arguments->Offset > long.MaxValue)
             return -FuseErrno.EINVAL;
 
         FuseDirectoryWriter writer = new(slot.ReplyPayload[..(int)arguments->Size]);
-        int result = _fileSystem.ReadDirectory(
+        int result = fileSystem.ReadDirectory(
             request.Node, arguments->Handle, (long)arguments->Offset, ref writer);
         return result < 0 ? result : writer.Length;
     }
 
-    private int ReleaseDirectory(in FuseRequest request)
+    public int ReleaseDirectory(in FuseRequest request)
     {
-        _fileSystem.ReleaseDirectory(request.Node, ((FuseReleaseIn*)request.Arguments)->Handle);
+        fileSystem.ReleaseDirectory(request.Node, ((FuseReleaseIn*)request.Arguments)->Handle);
         return 0;
     }
 
-    private int GetExtendedAttribute(FuseSlot slot, in FuseRequest request)
+    public int GetExtendedAttribute(FuseSlot slot, in FuseRequest request)
     {
         uint size = ((FuseGetXattrIn*)request.Arguments)->Size;
         int result = request.TryGetName(out ReadOnlySpan<byte> name);
@@ -111,14 +116,14 @@ public sealed unsafe partial class FuseSession
         Span<byte> copy = stackalloc byte[FuseAbi.MaxName];
         name.CopyTo(copy);
         Span<byte> value = slot.ReplyPayload[..(int)Math.Min(size, (uint)slot.PayloadCapacity)];
-        return AnswerSized(slot, size, _fileSystem.GetExtendedAttribute(request.Node, copy[..name.Length], value));
+        return AnswerSized(slot, size, fileSystem.GetExtendedAttribute(request.Node, copy[..name.Length], value));
     }
 
-    private int ListExtendedAttributes(FuseSlot slot, in FuseRequest request)
+    public int ListExtendedAttributes(FuseSlot slot, in FuseRequest request)
     {
         uint size = ((FuseGetXattrIn*)request.Arguments)->Size;
         Span<byte> names = slot.ReplyPayload[..(int)Math.Min(size, (uint)slot.PayloadCapacity)];
-        return AnswerSized(slot, size, _fileSystem.ListExtendedAttributes(request.Node, names));
+        return AnswerSized(slot, size, fileSystem.ListExtendedAttributes(request.Node, names));
     }
 
     /// <summary>
@@ -129,14 +134,14 @@ public sealed unsafe partial class FuseSession
         if (result < 0)
             return result;
         if (size == 0)
-            return Answer(slot, new FuseGetXattrOut { Size = (uint)result });
+            return FuseReply.Answer(slot, new FuseGetXattrOut { Size = (uint)result });
         return (uint)result <= size ? result : -FuseErrno.ERANGE;
     }
 
     private int AnswerAttributes(FuseSlot slot, in FuseAttributes attributes)
     {
         (ulong seconds, uint nanoseconds) = CacheTime(attributes);
-        return Answer(slot, new FuseAttrOut
+        return FuseReply.Answer(slot, new FuseAttrOut
         {
             AttrValid = seconds,
             AttrValidNanoseconds = nanoseconds,
@@ -146,7 +151,7 @@ public sealed unsafe partial class FuseSession
 
     private (ulong Seconds, uint Nanoseconds) CacheTime(in FuseAttributes attributes)
     {
-        long ticks = Math.Max((attributes.CacheTimeout ?? _options.CacheTimeout).Ticks, 0);
+        long ticks = Math.Max((attributes.CacheTimeout ?? cacheTimeout).Ticks, 0);
         return ((ulong)(ticks / TimeSpan.TicksPerSecond), (uint)(ticks % TimeSpan.TicksPerSecond) * 100);
     }
 
