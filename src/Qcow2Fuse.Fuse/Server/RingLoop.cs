@@ -69,7 +69,8 @@ internal sealed class RingLoop : IRequestLoop
     public bool IsUsed => Volatile.Read(ref _state) == (int)State.Used;
 
     /// <inheritdoc/>
-    /// <remarks>Stuck are rings whose pool has no thread to spare, or all of whose entries wait for transfers.</remarks>
+    /// <remarks>Stuck are rings whose pool has no thread to spare, or all of whose entries wait for transfers.
+    /// </remarks>
     public FuseActivity Activity
     {
         get

@@ -81,7 +81,11 @@ internal static class CheckCommand
         RepairResult result = CheckVerb.Run(request);
         int exitCode;
         using (TextWriter output = StandardOutput.OpenBuffered())
-            exitCode = CheckOutcome.Write(result, request.Path, form.AsJson, form.Quiet, output, StandardError.WriteLine);
+        {
+            exitCode = CheckOutcome.Write(
+                result, request.Path, form.AsJson, form.Quiet, output, StandardError.WriteLine);
+        }
+
         if (result.Refused is { } reason)
             Report.Warning($"{Printable.Text(request.Path)}: {reason}");
         return exitCode;

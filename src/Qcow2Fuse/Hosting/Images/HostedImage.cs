@@ -148,12 +148,13 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         return IsClosed;
     }
 
-    /// <summary>What the header says now; null for a format without one.</summary>
+    /// <summary>The name of its format, and what the header says now; null for a format without one.</summary>
     /// <exception cref="BlockException">It is no image, or cannot be read.</exception>
-    public Qcow2HeaderInfo? ReadHeader()
+    public (string Format, Qcow2HeaderInfo? Header) ReadHeader()
     {
         using FileDevice file = OpenFile();
-        return ReadHeader(file);
+        KnownFormat format = ImageFormats.Of(file, _settings.Format);
+        return (format.Name, format.ReadHeader(file));
     }
 
     /// <summary>Opens the image's file for reading, without locks.</summary>
@@ -371,13 +372,10 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         }
     }
 
-    private Qcow2HeaderInfo? ReadHeader(FileDevice file) =>
-        ImageFormats.Of(file, _settings.Format).ReadHeader(file);
-
     private ImageFacts ReadFacts()
     {
         using FileDevice file = OpenFile();
-        Qcow2HeaderInfo? header = ReadHeader(file);
+        Qcow2HeaderInfo? header = ImageFormats.Of(file, _settings.Format).ReadHeader(file);
         long length = file.Length;
         return new ImageFacts(
             header?.VirtualSize ?? length, file.AllocatedBytes, header?.ClusterSize ?? 0, length, IsImage: true);

@@ -82,7 +82,8 @@ internal sealed class ServedImage : IDisposable
         OptionalDirectStorage? optional =
             settings is { GivenCache: null, PrefersDirect: true } ? new OptionalDirectStorage(files) : null;
         OpenedImage image =
-            new ImageOpener((IStorageOpener?)optional ?? files, ImageFormats.Openers).Open(options with { Secrets = secrets });
+            new ImageOpener((IStorageOpener?)optional ?? files, ImageFormats.Openers)
+                .Open(options with { Secrets = secrets });
         return new ServedImage(
             image, keeper?.Watch(image.Device) ?? image.Device, options.Path,
             [.. image.Messages, .. optional?.Messages ?? []]);

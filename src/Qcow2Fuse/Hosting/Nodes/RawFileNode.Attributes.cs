@@ -17,8 +17,8 @@ internal sealed partial class RawFileNode
     /// <inheritdoc/>
     public override FuseAttributes Attributes()
     {
-        FuseTime modified = FuseTime.FromUtc(new DateTime(_image.ModifiedTicks, DateTimeKind.Utc));
-        uint mode = _mode ?? _context.Ownership.FileMode(_source.IsReadOnly);
+        FuseTime modified = FuseTime.FromUtc(new DateTime(Image.ModifiedTicks, DateTimeKind.Utc));
+        uint mode = _mode ?? _context.Ownership.FileMode(Source.IsReadOnly);
         return _context.Attributes(this, mode, links: 1) with
         {
             Size = Length,
@@ -26,7 +26,7 @@ internal sealed partial class RawFileNode
             Accessed = modified,
             Modified = modified,
             Changed = modified,
-            CacheTimeout = _isView ? TimeSpan.Zero : _image.IsVolatile ? VolatileTimeout : null,
+            CacheTimeout = _isView ? TimeSpan.Zero : Image.IsVolatile ? VolatileTimeout : null,
         };
     }
 
@@ -44,31 +44,13 @@ internal sealed partial class RawFileNode
         if (change.Mode is { } mode)
             _mode = mode & PermissionMask;
         if (change.Modified is { } time)
-            _image.ModifiedTicks = TicksOf(time);
+            Image.ModifiedTicks = ImageAttributes.TicksOf(time);
         attributes = Attributes();
         return 0;
     }
 
     /// <inheritdoc/>
-    public override IReadOnlyList<(string Name, string Value)> ExtendedAttributes()
-    {
-        Qcow2HeaderInfo? known = _image.ReadHeader();
-        List<(string, string)> attributes =
-        [
-            ("user.qcow2fuse.image", _image.Path),
-            ("user.qcow2fuse.format", known is null ? "raw" : "qcow2"),
-            ("user.qcow2fuse.virtual-size", _image.Length.ToString(CultureInfo.InvariantCulture)),
-        ];
-        if (known is { } header)
-        {
-            attributes.Add(
-                ("user.qcow2fuse.cluster-size", header.ClusterSize.ToString(CultureInfo.InvariantCulture)));
-            if (header.BackingFile is { } backing)
-                attributes.Add(("user.qcow2fuse.backing-file", backing));
-        }
-
-        return attributes;
-    }
+    public override IReadOnlyList<(string Name, string Value)> ExtendedAttributes() => ImageAttributes.Of(Image);
 
     /// <summary>Resizes the disk where the user allows it; else says in the log, once, how to.</summary>
     private int TryResize(long size)
@@ -76,17 +58,17 @@ internal sealed partial class RawFileNode
         if (!MayResize)
         {
             if (IsWholeDisk)
-                _image.RefuseResize(RawFileName.For(_image.Path));
+                Image.RefuseResize(RawFileName.For(Image.Path));
             return -FuseErrno.EPERM;
         }
 
         // truncate(2) works on a file that nobody has open.
-        BlockDevice device = _source.Acquire();
+        BlockDevice device = Source.Acquire();
         try
         {
             if (device.IsReadOnly)
                 return -FuseErrno.EROFS;
-            using Lock.Scope scope = _image.Writes.Enter();
+            using Lock.Scope scope = Image.Writes.Enter();
             long old = device.Length;
             try
             {
@@ -95,21 +77,14 @@ internal sealed partial class RawFileNode
             finally
             {
                 // The kernel changes what it has of this file itself.
-                _image.WasResized(Math.Min(old, device.Length), through: this);
+                Image.WasResized(Math.Min(old, device.Length), through: Pages);
             }
         }
         finally
         {
-            _source.Release();
+            Source.Release();
         }
 
         return 0;
-    }
-
-    private static long TicksOf(FuseTime time)
-    {
-        long latest = (DateTime.MaxValue - DateTime.UnixEpoch).Ticks / TimeSpan.TicksPerSecond;
-        long seconds = Math.Clamp(time.Seconds, 0, latest - 1);
-        return DateTime.UnixEpoch.Ticks + (seconds * TimeSpan.TicksPerSecond) + (time.Nanoseconds / 100);
     }
 }

@@ -19,16 +19,13 @@ internal sealed partial class RawFileNode
         try
         {
             // Without the lock: it may take seconds, and others who come meanwhile share what it comes to.
-            device = _source.Acquire();
+            device = Source.Acquire();
             if (request.Writes && device.IsReadOnly)
                 return -FuseErrno.EROFS;
+            _ = Pages.Know();
             lock (_openLock)
-            {
-                _cached ??= new FuseCachedNode(Number);
                 result = Flags(request);
-            }
-
-            if (request.Writes && TryBeginWriting() is not 0 and var error)
+            if (request.Writes && Changes.TryBegin() is not 0 and var error)
                 return error;
             isOpen = true;
         }
@@ -56,11 +53,11 @@ internal sealed partial class RawFileNode
         BlockDevice? device = null;
         try
         {
-            device = _source.Acquire();
+            device = Source.Acquire();
+            _ = Pages.Know();
             lock (_openLock)
             {
                 // How many there are is not known, so the disk stays open for them to the end: once.
-                _cached ??= new FuseCachedNode(Number);
                 isKept = !_isResumed;
                 _isResumed = true;
                 return 0;
@@ -79,7 +76,7 @@ internal sealed partial class RawFileNode
         if (!_context.IsOwn(handle))
             return;
         if (TreeContext.Writes(handle))
-            EndWriting();
+            Pages.EndWriting();
         CountDown(isAcquired: true);
     }
 
@@ -89,7 +86,7 @@ internal sealed partial class RawFileNode
         lock (_openLock)
         {
             _isRetired = true;
-            if (_opens == 0)
+            if (Pages.Opens == 0)
                 Remove();
         }
     }
@@ -102,9 +99,9 @@ internal sealed partial class RawFileNode
     {
         lock (_openLock)
         {
-            if (_isRetired && _opens == 0)
+            if (_isRetired && Pages.Opens == 0)
                 return false;
-            _opens++;
+            Pages.Opens++;
             return true;
         }
     }
@@ -116,14 +113,14 @@ internal sealed partial class RawFileNode
         try
         {
             if (isAcquired)
-                _source.Release();
+                Source.Release();
         }
         finally
         {
             lock (_openLock)
             {
-                _opens--;
-                if (_isRetired && _opens == 0)
+                Pages.Opens--;
+                if (_isRetired && Pages.Opens == 0)
                     Remove();
             }
         }
@@ -131,7 +128,7 @@ internal sealed partial class RawFileNode
 
     private void Remove()
     {
-        _image.RemoveView(this);
+        Image.RemoveView(Pages);
         _context.Nodes.Remove(this);
     }
 
@@ -150,7 +147,7 @@ internal sealed partial class RawFileNode
 
         FuseOpenResult result = FuseOpenResult.ForDisk(
             request, _context.DiskHandle(request.IsDirect, request.Writes));
-        int opening = _image.Openings;
+        int opening = Image.Openings;
         if (opening != _seenOpening)
             result = result with { Flags = result.Flags & ~FuseOpenFlags.KeepCache };
         _seenOpening = opening;

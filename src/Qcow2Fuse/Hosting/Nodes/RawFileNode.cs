@@ -10,20 +10,11 @@ using Qcow2Fuse.Hosting.Images;
 
 namespace Qcow2Fuse.Hosting.Nodes;
 
-/// <summary>The part of a disk that a file shows.</summary>
-/// <param name="Start">Where it begins on the disk, in bytes.</param>
-/// <param name="Length">Its length in bytes; null for all up to the end of the disk.</param>
-internal readonly record struct DiskWindow(long Start, long? Length)
-{
-    /// <summary>All of a disk.</summary>
-    public static DiskWindow Whole => new(0, null);
-}
-
 /// <summary>
 /// A disk, or a window of it, as a file. Like a block device it cannot change its size (unless the user lets it), and
 /// is not emptied when opened for writing.
 /// </summary>
-internal sealed partial class RawFileNode : TreeNode, IDiskView
+internal sealed partial class RawFileNode : TreeNode
 {
     private const uint PermissionMask = 0xFFF;
 
@@ -33,14 +24,9 @@ internal sealed partial class RawFileNode : TreeNode, IDiskView
     private static readonly TimeSpan InterruptibleFrom = TimeSpan.FromSeconds(1);
 
     private readonly TreeContext _context;
-    private readonly DiskSource _source;
-    private readonly HostedImage _image;
-    private readonly DiskWindow _window;
     private readonly bool _isView;
     private readonly Lock _openLock = new();
-    private FuseCachedNode? _cached;
     private uint? _mode;
-    private int _opens;
     private int _seenOpening;
     private bool _isRetired;
     private volatile bool _isResumed;
@@ -53,36 +39,62 @@ internal sealed partial class RawFileNode : TreeNode, IDiskView
     public RawFileNode(TreeContext context, HostedImage image, DiskWindow window, bool isPartition)
     {
         _context = context;
-        _source = image;
-        _image = image;
-        _window = window;
+        Source = image;
+        Image = image;
+        Window = window;
         _isView = isPartition;
+        Pages = new FilePages(context, this, image, window, isPartition);
+        Changes = new FileChanges(context, image, Pages);
     }
 
     /// <summary>Shows a disk inside an image that is only read, such as one of its layers.</summary>
     public RawFileNode(TreeContext context, HostedImage image, DiskSource source)
     {
         _context = context;
-        _source = source;
-        _image = image;
-        _window = DiskWindow.Whole;
+        Source = source;
+        Image = image;
+        Window = DiskWindow.Whole;
         _isView = true;
+        Pages = new FilePages(context, this, image, Window, isView: true);
+        Changes = new FileChanges(context, image, Pages);
     }
+
+    /// <summary>The image it belongs to.</summary>
+    public HostedImage Image { get; }
+
+    /// <summary>What is open while the file is.</summary>
+    public DiskSource Source { get; }
+
+    /// <summary>What it shows of the disk.</summary>
+    public DiskWindow Window { get; }
+
+    /// <summary>What the kernel may hold of it.</summary>
+    public FilePages Pages { get; }
+
+    /// <summary>What is changed through it.</summary>
+    public FileChanges Changes { get; }
+
+    /// <summary>Whether the storage of what is zeroed here may be given up.</summary>
+    public bool MayUnmap => _context.Settings.Discard != DiscardMode.Ignore;
 
     /// <inheritdoc/>
     public override uint Kind => FuseAttributes.RegularFile;
 
     /// <inheritdoc/>
     /// <remarks>A disk that is closed is opened: its image says how long that takes.</remarks>
-    public override bool MayTakeLong => _source.Current is null;
+    public override bool MayTakeLong => Source.Current is null;
+
+    /// <inheritdoc/>
+    /// <remarks>Where the disk has several files, one that is opened waits for changes through the others.</remarks>
+    public override bool MayOpenLong => MayTakeLong || Image.HasSeveralFiles;
 
     /// <summary>Size of the file in bytes.</summary>
     public long Length
     {
         get
         {
-            long left = Math.Max(_source.Length - _window.Start, 0);
-            return Math.Min(_window.Length ?? left, left);
+            long left = Math.Max(Source.Length - Window.Start, 0);
+            return Math.Min(Window.Length ?? left, left);
         }
     }
 
@@ -91,17 +103,17 @@ internal sealed partial class RawFileNode : TreeNode, IDiskView
     {
         get
         {
-            long all = _source.AllocatedBytes;
-            BlockDevice? device = _window == DiskWindow.Whole ? null : _source.AcquireOpen();
+            long all = Source.AllocatedBytes;
+            BlockDevice? device = Window == DiskWindow.Whole ? null : Source.AcquireOpen();
             if (device is null)
-                return Math.Min(all, _window == DiskWindow.Whole ? all : Length);
+                return Math.Min(all, Window == DiskWindow.Whole ? all : Length);
             try
             {
-                return Math.Min(all, DataRun.EstimateBytes(device, _window.Start, Length));
+                return Math.Min(all, DataRun.EstimateBytes(device, Window.Start, Length));
             }
             finally
             {
-                _source.Release();
+                Source.Release();
             }
         }
     }
@@ -111,18 +123,18 @@ internal sealed partial class RawFileNode : TreeNode, IDiskView
     {
         get
         {
-            (long all, long allocated) = _image.LastKnown;
-            long left = Math.Max(all - _window.Start, 0);
-            long length = Math.Min(_window.Length ?? left, left);
-            return (length, _window == DiskWindow.Whole ? allocated : Math.Min(allocated, length));
+            (long all, long allocated) = Image.LastKnown;
+            long left = Math.Max(all - Window.Start, 0);
+            long length = Math.Min(Window.Length ?? left, left);
+            return (length, Window == DiskWindow.Whole ? allocated : Math.Min(allocated, length));
         }
     }
 
     /// <summary>The open disk. Files are read and written while they are open, and so is the disk then.</summary>
-    private BlockDevice Device =>
-        _source.Current ?? throw new BlockException(BlockErrorKind.Io, $"{_image.Path}: is not open");
+    public BlockDevice Device =>
+        Source.Current ?? throw new BlockException(BlockErrorKind.Io, $"{Image.Path}: is not open");
 
-    private bool IsWholeDisk => _window == DiskWindow.Whole && !_isView;
+    private bool IsWholeDisk => Window == DiskWindow.Whole && !_isView;
 
     /// <inheritdoc/>
     public override int Read(ulong handle, long offset, Span<byte> destination)
@@ -133,8 +145,8 @@ internal sealed partial class RawFileNode : TreeNode, IDiskView
         if (left <= 0)
             return 0;
         int length = (int)Math.Min(left, destination.Length);
-        device.Read(_window.Start + offset, destination[..length]);
-        HasTransferred(isWrite: false, _window.Start + offset, length, started);
+        device.Read(Window.Start + offset, destination[..length]);
+        HasTransferred(isWrite: false, Window.Start + offset, length, started);
         return length;
     }
 
@@ -151,8 +163,8 @@ internal sealed partial class RawFileNode : TreeNode, IDiskView
         if (left <= 0)
             return source.IsEmpty ? 0 : -FuseErrno.ENOSPC;
         int length = (int)Math.Min(left, source.Length);
-        WriteInOrder(device, _window.Start + offset, source[..length], kind);
-        _image.Counters.CountWrite(length, started);
+        Changes.Write(device, Window.Start + offset, source[..length], kind);
+        Image.Counters.CountWrite(length, started);
         if ((kind & FuseWriteKind.Synchronous) == FuseWriteKind.Synchronous && _context.MayBeDirect(handle))
             Fsync();
         return length;
@@ -163,25 +175,25 @@ internal sealed partial class RawFileNode : TreeNode, IDiskView
     {
         // What reaches beyond the end is cut, or refused, the usual way.
         bool isInside = offset <= Length - transfer.Length;
-        return isInside && _source.Current is { } device
+        return isInside && Source.Current is { } device
             && !(transfer.IsWrite && device.IsReadOnly)
-            && PlainTransfer.TryBegin(transfer, this, device, _window.Start + offset);
+            && PlainTransfer.TryBegin(transfer, this, device, Window.Start + offset);
     }
 
     /// <summary>The order of changes to its disk.</summary>
-    public SharedWrites Writes => _image.Writes;
+    public SharedWrites Writes => Image.Writes;
 
     /// <summary>Counts a transfer that is done, and tells who has to know.</summary>
     public void HasTransferred(bool isWrite, long start, int length, long started)
     {
         if (!isWrite)
         {
-            _image.Counters.CountRead(length, started);
+            Image.Counters.CountRead(length, started);
             return;
         }
 
-        _image.Counters.CountWrite(length, started);
-        _image.HasChanged(this, start, length);
+        Image.Counters.CountWrite(length, started);
+        Image.HasChanged(Pages, start, length);
     }
 
     /// <inheritdoc/>
@@ -191,7 +203,7 @@ internal sealed partial class RawFileNode : TreeNode, IDiskView
         BlockDevice device = Device;
         if (!device.IsReadOnly)
             device.Flush();
-        _image.Counters.CountFlush(started);
+        Image.Counters.CountFlush(started);
         _context.AwaitInvalidations();
         return 0;
     }
@@ -213,7 +225,7 @@ internal sealed partial class RawFileNode : TreeNode, IDiskView
             case FuseAllocateMode.ZeroRange when !isInside:
                 return -FuseErrno.EFBIG;
             case FuseAllocateMode.PunchHole | FuseAllocateMode.KeepSize:
-                return Zero(offset, Math.Min(length, size - offset), _context.Settings.Discard != DiscardMode.Ignore);
+                return Zero(offset, Math.Min(length, size - offset), MayUnmap);
             case FuseAllocateMode.ZeroRange or (FuseAllocateMode.ZeroRange | FuseAllocateMode.KeepSize):
                 return Zero(offset, Math.Min(length, size - offset), mayUnmap: false);
             default:
@@ -229,14 +241,14 @@ internal sealed partial class RawFileNode : TreeNode, IDiskView
         if (offset >= size)
             return -FuseErrno.ENXIO;
         using Walk walk = _context.Walks.Begin();
-        if (_image.AskForPages(_window.Start + offset) && !_context.HasDelivered(walk.Patience))
+        if (Image.AskForPages(Window.Start + offset) && !_context.HasDelivered(walk.Patience))
             return kind == FuseSeekKind.Data ? offset : size;
         while (offset < size)
         {
             // No file system has to tell all holes: what is left may count as data.
             if (walk.IsOver)
                 return kind == FuseSeekKind.Data ? offset : size;
-            DataRun run = DataRun.FarAt(device, _window.Start + offset, size - offset);
+            DataRun run = DataRun.FarAt(device, Window.Start + offset, size - offset);
             if (run.IsData == (kind == FuseSeekKind.Data))
                 return offset;
             offset += run.Length;
@@ -262,10 +274,10 @@ internal sealed partial class RawFileNode : TreeNode, IDiskView
                 bool isInterrupted = FuseCall.Current is { IsInterrupted: true };
                 if (isInterrupted && Stopwatch.GetElapsedTime(started) >= InterruptibleFrom)
                     return -FuseErrno.EINTR;
-                long at = _window.Start + offset + done;
+                long at = Window.Start + offset + done;
                 long step = Math.Min(length - done, ZeroStep - (at & (ZeroStep - 1)));
                 begun = done + step;
-                ZeroInOrder(device, at, step, mayUnmap);
+                Changes.Zero(device, at, step, mayUnmap);
                 done = begun;
             }
         }
@@ -273,11 +285,11 @@ internal sealed partial class RawFileNode : TreeNode, IDiskView
         {
             // The kernel drops its pages of a range that is zeroed, and keeps them all where that fails half-way. What
             // a program has stored there since is still to be written.
-            if (done < length && begun > 0 && Volatile.Read(ref _cached) is { } cached)
-                Ask(cached, offset, begun);
+            if (done < length && begun > 0)
+                Pages.Drop(offset, begun);
         }
 
-        _image.Counters.CountZeroes(length, started);
+        Image.Counters.CountZeroes(length, started);
         return 0;
     }
 }

@@ -172,8 +172,9 @@ internal sealed class TreeContext
     {
         foreach (ulong number in Nodes.Numbers)
         {
-            if (Nodes.TryGet(number, out TreeNode? node) && node is RawFileNode { MayHaveChangedPages: true } file)
-                file.AskForPages(0);
+            if (Nodes.TryGet(number, out TreeNode? node) && node is RawFileNode { Pages: { } pages }
+                && pages.MayHaveChangedPages)
+                pages.AskForPages(0);
         }
 
         return Invalidator is null || Invalidator.WaitDelivered(patience);

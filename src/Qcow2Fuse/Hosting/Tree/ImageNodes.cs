@@ -33,7 +33,7 @@ internal sealed class ImageNodes : IDetailsOwner
         _name = rawName[..^RawFileName.Ending.Length];
         _showsPartitions = context.Settings.Partitions && window == DiskWindow.Whole;
         Raw = context.Nodes.Add(new RawFileNode(context, image, window, isPartition: false), "raw");
-        image.AddView(Raw);
+        image.AddView(Raw.Pages);
     }
 
     public HostedImage Image { get; }
@@ -169,7 +169,7 @@ internal sealed class ImageNodes : IDetailsOwner
             RawFileNode node = _context.Nodes.Add(new RawFileNode(
                 _context, Image, new DiskWindow(partition.Start, partition.Length), isPartition: true),
                 string.Create(CultureInfo.InvariantCulture, $"partition {partition.Start}+{partition.Length}"));
-            Image.AddView(node);
+            Image.AddView(node.Pages);
             _partitions.Add((partition, node));
         }
 

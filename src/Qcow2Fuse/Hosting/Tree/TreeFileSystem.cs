@@ -122,7 +122,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         if (to is null)
             return error;
         return from is RawFileNode read && to is RawFileNode written
-            ? written.CopyFrom(read, source.Offset, destination.Offset, length)
+            ? RangeCopy.Run(read, written, source.Offset, destination.Offset, length)
             : -FuseErrno.EOPNOTSUPP;
     }
 

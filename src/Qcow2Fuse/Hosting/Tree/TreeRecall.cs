@@ -39,7 +39,7 @@ internal static class TreeRecall
                 if (node is DirectoryNode next)
                     left.Enqueue(next);
                 else if (node is RawFileNode file)
-                    file.Recall(context.WrittenNodes?.MayContain(file.Number) == true);
+                    file.Pages.Recall(context.WrittenNodes?.MayContain(file.Number) == true);
             }
         }
     }

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Hosting.Restart;
+
+namespace Qcow2Fuse.Hosting.Nodes;
+
+/// <summary>
+/// Changes through a raw file, in order with what is changed through the other files of its disk and with what the
+/// kernel holds of this one.
+/// </summary>
+/// <remarks>
+/// The kernel writes whole pages: a byte that a program stored into mapped memory brings 4095 others with it, as they
+/// were when the page was read. Where several files of a disk are open for writing, changes come one at a time; of what
+/// comes out of the kernel's cache only sectors are written that differ from the disk, and none that was changed
+/// through another file since. Two programs that change one sector through two files at once are left to themselves.
+/// </remarks>
+/// <param name="context">What all nodes share.</param>
+/// <param name="image">The image whose disk is changed.</param>
+/// <param name="pages">What the kernel holds of the file.</param>
+internal sealed class FileChanges(TreeContext context, HostedImage image, FilePages pages)
+{
+    private const int SectorSize = 512;
+
+    private static readonly TimeSpan RoomPatience = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan SharePatience = TimeSpan.FromSeconds(60);
+
+    /// <summary>
+    /// Says that the file is open for writing once more, in order with changes through the other files of the disk.
+    /// </summary>
+    /// <returns>0, or a negated error number: it is not open then.</returns>
+    public int TryBegin()
+    {
+        bool isFirst = pages.BeginWriting();
+        int error = -FuseErrno.EIO;
+        try
+        {
+            return error = AwaitOrder(isFirst);
+        }
+        finally
+        {
+            if (error != 0)
+                pages.EndWriting();
+        }
+    }
+
+    /// <summary>
+    /// Waits until what was begun while changes needed no order has ended, and until the kernel holds no page of this
+    /// file that is older than a change through another one.
+    /// </summary>
+    private int AwaitOrder(bool isFirst)
+    {
+        FuseCall? call = FuseCall.Current;
+        if (!image.Writes.WaitForUnordered(SharePatience, () => call is { IsInterrupted: true }))
+            return call is { IsInterrupted: true } ? -FuseErrno.EINTR : -FuseErrno.EIO;
+
+        // What programs have stored through the other files is to be seen through this one.
+        if (isFirst && image.Writes.IsShared)
+            image.AskForPages();
+        return pages.WaitDelivered(SharePatience) ? 0 : -FuseErrno.EIO;
+    }
+
+    /// <summary>Writes from a place of the disk on.</summary>
+    public void Write(BlockDevice device, long start, ReadOnlySpan<byte> source, FuseWriteKind kind)
+    {
+        if (image.Writes.TryBeginUnordered())
+        {
+            try
+            {
+                WriteNow(device, start, source);
+            }
+            finally
+            {
+                image.Writes.EndUnordered();
+            }
+
+            return;
+        }
+
+        // A page may be what a notification waits for, and so must not wait for it.
+        bool isPage = (kind & FuseWriteKind.FromCache) == FuseWriteKind.FromCache;
+        if (!isPage)
+            AwaitRoom();
+        using Lock.Scope scope = image.Writes.Enter();
+        if (isPage)
+        {
+            WritePages(device, start, source);
+            return;
+        }
+
+        // Once nothing is remembered, a single file needs no order.
+        image.Writes.Newer.Forget(pages.Delivered);
+        WriteNow(device, start, source);
+    }
+
+    /// <summary>Zeroes a range of the disk.</summary>
+    public void Zero(BlockDevice device, long start, long length, bool mayUnmap)
+    {
+        if (image.Writes.TryBeginUnordered())
+        {
+            try
+            {
+                ZeroNow(device, start, length, mayUnmap);
+            }
+            finally
+            {
+                image.Writes.EndUnordered();
+            }
+
+            return;
+        }
+
+        AwaitRoom();
+        using Lock.Scope scope = image.Writes.Enter();
+        ZeroNow(device, start, length, mayUnmap);
+    }
+
+    private void ZeroNow(BlockDevice device, long start, long length, bool mayUnmap)
+    {
+        try
+        {
+            device.WriteZeroes(start, length, mayUnmap);
+        }
+        finally
+        {
+            image.HasChanged(pages, start, length);
+        }
+    }
+
+    private void WriteNow(BlockDevice device, long start, ReadOnlySpan<byte> source)
+    {
+        try
+        {
+            device.Write(start, source);
+        }
+        finally
+        {
+            // What fails may have changed something.
+            image.HasChanged(pages, start, source.Length);
+        }
+    }
+
+    /// <summary>Writes what was changed in pages of the kernel's cache.</summary>
+    private void WritePages(BlockDevice device, long start, ReadOnlySpan<byte> source)
+    {
+        using PooledBuffer buffer = BufferPool.Shared.Rent(source.Length);
+        Span<byte> known = buffer.Span[..source.Length];
+        device.Read(start, known);
+        NewerRanges newer = image.Writes.Newer;
+        long delivered = pages.Delivered;
+        long end = start + source.Length;
+        for (long at = start; at < end;)
+        {
+            (long from, long to) = newer.Outside(at, end, pages.Number, delivered);
+            int skipped = (int)(from - start);
+            WriteChanged(device, from, source[skipped..(int)(to - start)], known[skipped..]);
+            at = to;
+        }
+    }
+
+    private void WriteChanged(BlockDevice device, long start, ReadOnlySpan<byte> source, ReadOnlySpan<byte> known)
+    {
+        for (int at = 0; at < source.Length;)
+        {
+            int from = at + SameSectors(source[at..], known[at..], areSame: true);
+            at = from + SameSectors(source[from..], known[from..], areSame: false);
+            if (at > from)
+                WriteNow(device, start + from, source[from..at]);
+        }
+    }
+
+    /// <summary>Bytes of the first sectors that are all the same in both, or all different.</summary>
+    private static int SameSectors(ReadOnlySpan<byte> source, ReadOnlySpan<byte> known, bool areSame)
+    {
+        int at = 0;
+        while (at < source.Length)
+        {
+            int length = Math.Min(SectorSize, source.Length - at);
+            if (source.Slice(at, length).SequenceEqual(known.Slice(at, length)) != areSame)
+                break;
+            at += length;
+        }
+
+        return at;
+    }
+
+    /// <summary>
+    /// Waits a while for the kernel to do what it was asked for where much is to be remembered: what has no place for
+    /// itself is remembered with what lies around it.
+    /// </summary>
+    private void AwaitRoom()
+    {
+        if (!image.Writes.Newer.HasRoom)
+            context.Invalidator?.TryWaitDelivered(RoomPatience);
+    }
+}
