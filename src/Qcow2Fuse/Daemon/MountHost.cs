@@ -92,8 +92,8 @@ internal sealed class MountHost : IDisposable
             MakeDirectory(directory);
         if (keeper is null && LinuxPath.IsDirectory(source))
         {
-            ImageDirectory.RefuseOnFile(directory, source);
-            ImageDirectory.RefuseUnder(directory, source);
+            DirectoryPlace.RefuseOnFile(directory, source);
+            DirectoryPlace.RefuseUnder(directory, source);
         }
 
         using LastWord lastWord = LastWord.Create();

@@ -18,7 +18,7 @@ namespace Qcow2Fuse.Hosting.Images;
 /// One image of a mount with what its files have in common: the open disk, its partition table, its counters and the
 /// files that show parts of it.
 /// </summary>
-internal sealed partial class HostedImage : DiskSource, IDisposable
+internal sealed class HostedImage : DiskSource, IDisposable
 {
     private static readonly TimeSpan IdlePeriod = TimeSpan.FromSeconds(5);
 
@@ -35,6 +35,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     private FileStamp _complainedOf;
     private Lock? _changeLock;
     private SharedWrites? _writes;
+    private DiskTable? _table;
     private IDiskView[] _views = [];
     private long _modifiedTicks;
     private int _openings;
@@ -167,6 +168,29 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     /// <exception cref="BlockException">It is no image, or cannot be read.</exception>
     public ImageReport OpenReport() => InfoVerb.Of(new ReopenedFile(Path, OpenFile), Path, _settings.Format);
 
+    /// <summary>
+    /// The partitions as they are now. A closed image is looked at without locks, and closed again; where that takes
+    /// longer than the caller has patience, they are those that were there before.
+    /// </summary>
+    /// <exception cref="BlockException">The disk cannot be read.</exception>
+    public PartitionTable ReadTable(LookPatience? patience = null)
+    {
+        DiskTable table = LazyInitializer.EnsureInitialized(
+            ref _table,
+            () => new DiskTable(
+                () => FileStamp.Of(_place), () => ServedImage.OpenToLook(_settings, Path, _files!)));
+        if (AcquireOpen() is not { } device)
+            return table.Look(patience ?? new LookPatience());
+        try
+        {
+            return table.ReadOpen(device);
+        }
+        finally
+        {
+            Release();
+        }
+    }
+
     /// <summary>Adds a file that shows a part of the disk.</summary>
     public void AddView(IDiskView view)
     {
@@ -188,8 +212,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     public void HasChanged(IDiskView through, long start, long length)
     {
         Volatile.Write(ref _modifiedTicks, DateTime.UtcNow.Ticks);
-        if (Volatile.Read(ref _table).LiesIn(start, length))
-            Volatile.Write(ref _tableIsStale, 1);
+        Volatile.Read(ref _table)?.NoteChange(start, length);
 
         long ticket = 0;
         bool isRemembered = false;
@@ -233,7 +256,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     /// <param name="through">The file by which the kernel knows of it.</param>
     public void WasResized(long from, IDiskView? through = null)
     {
-        Volatile.Write(ref _tableIsStale, 1);
+        Volatile.Read(ref _table)?.MarkStale();
         Volatile.Write(ref _modifiedTicks, DateTime.UtcNow.Ticks);
         long ticket = 0;
         foreach (IDiskView view in Volatile.Read(ref _views))
@@ -292,9 +315,9 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         Interlocked.MemoryBarrier();
         if (_isRetired)
             throw new BlockException(BlockErrorKind.NotFound, $"{Printable.Text(Path)}: is not there any more");
-        ServedImage image = _served ?? OpenServed();
+        ServedImage image = _served ?? ServedImage.OpenToServe(_settings, Path, _files!, _logger);
         Volatile.Write(ref _served, image);
-        Volatile.Write(ref _tableIsStale, 1);
+        Volatile.Read(ref _table)?.MarkStale();
         Interlocked.Increment(ref _openings);
         return image.Device;
     }
@@ -381,24 +404,6 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
             header?.VirtualSize ?? length, file.AllocatedBytes, header?.ClusterSize ?? 0, length, IsImage: true);
     }
 
-    private ServedImage OpenServed()
-    {
-        ServedImage image;
-        try
-        {
-            image = ServedImage.Open(_settings, Path, _files!);
-        }
-        catch (BlockException exception) when (exception.Kind == BlockErrorKind.ReadOnly && !_settings.ReadOnly)
-        {
-            HostLog.OpenMessage(_logger, $"{exception.Message}; it is opened read-only");
-            image = ServedImage.OpenReadOnly(_settings, Path, _files!);
-        }
-
-        foreach (ImageMessage message in image.Messages)
-            HostLog.OpenMessage(_logger, message.Text);
-        return image;
-    }
-
     /// <summary>
     /// What of the header is wanted again and again, read anew if the file has changed; zeroes for a file without a
     /// sound header: it shows size 0 and cannot be opened.
@@ -429,12 +434,3 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         }
     }
 }
-
-/// <summary>What a file of an image shows while the image is closed. There may be very many.</summary>
-/// <param name="VirtualSize">Size of the disk in bytes.</param>
-/// <param name="ActualSize">Bytes the image file occupies.</param>
-/// <param name="ClusterSize">Bytes of a cluster; 0 for a format without any.</param>
-/// <param name="FileLength">Length of the image file in bytes.</param>
-/// <param name="IsImage">Whether the header could be read.</param>
-internal readonly record struct ImageFacts(
-    long VirtualSize, long ActualSize, int ClusterSize, long FileLength, bool IsImage);

@@ -50,10 +50,27 @@ internal sealed class ServedImage : IDisposable
     public static ServedImage Open(MountSettings settings, string path, FileStorage files) =>
         Open(settings, settings.ToOpenOptions(path), files);
 
-    /// <summary>Opens the image read-only, whatever the settings say.</summary>
+    /// <summary>
+    /// Opens an image of a directory, read-only where it cannot be written. What its user should know is logged.
+    /// </summary>
     /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
-    public static ServedImage OpenReadOnly(MountSettings settings, string path, FileStorage files) =>
-        Open(settings, settings.ToOpenOptions(path) with { ReadOnly = true }, files);
+    public static ServedImage OpenToServe(MountSettings settings, string path, FileStorage files, ILogger logger)
+    {
+        ServedImage image;
+        try
+        {
+            image = Open(settings, path, files);
+        }
+        catch (BlockException exception) when (exception.Kind == BlockErrorKind.ReadOnly && !settings.ReadOnly)
+        {
+            HostLog.OpenMessage(logger, $"{exception.Message}; it is opened read-only");
+            image = Open(settings, settings.ToOpenOptions(path) with { ReadOnly = true }, files);
+        }
+
+        foreach (ImageMessage message in image.Messages)
+            HostLog.OpenMessage(logger, message.Text);
+        return image;
+    }
 
     /// <summary>Opens the image for a short look, whoever else may be writing to it.</summary>
     /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>

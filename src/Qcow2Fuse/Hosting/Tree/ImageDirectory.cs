@@ -82,33 +82,6 @@ internal sealed class ImageDirectory : ImageSet
     /// <inheritdoc/>
     public override string Path { get; }
 
-    /// <summary>Refuses a file as mount point: image and mount point may have changed places.</summary>
-    /// <exception cref="CommandException">The mount point is a file.</exception>
-    public static void RefuseOnFile(string mountPoint, string source)
-    {
-        if (LinuxPath.IsFile(mountPoint))
-            throw OnFile(source);
-    }
-
-    /// <summary>
-    /// Refuses a mount point that covers the directory: the images could not be reached any more, and the process
-    /// that serves a mount must not enter it.
-    /// </summary>
-    /// <exception cref="CommandException">The mount point is the directory itself or lies above it.</exception>
-    public static void RefuseUnder(string mountPoint, string source)
-    {
-        string covering = RealPath(mountPoint);
-        string covered = RealPath(source);
-        if (string.Equals(covering, covered, StringComparison.Ordinal)
-            || covered.StartsWith(covering.TrimEnd('/') + "/", StringComparison.Ordinal))
-        {
-            throw new CommandException(
-                ExitCode.MountFailed,
-                $"{Printable.Text(source)}: would be covered by the mount",
-                "choose a directory outside it as mount point");
-        }
-    }
-
     /// <inheritdoc/>
     public override bool IsReadOnly => _settings.ReadOnly;
 
@@ -236,7 +209,7 @@ internal sealed class ImageDirectory : ImageSet
     public override void CreateNodes(TreeContext context, bool rootIsFile)
     {
         if (rootIsFile)
-            throw OnFile(Path);
+            throw DirectoryPlace.OnFile(Path);
 
         _ = RootDirectory.Create(context, this);
         _lastLook = Environment.TickCount64 - (long)LookPeriod.TotalMilliseconds;
@@ -285,28 +258,6 @@ internal sealed class ImageDirectory : ImageSet
     private static bool IsShared(MountSettings settings) =>
         settings.AllowOther || settings.AllowRoot
         || (settings.UserId is { } user && user != MountCalls.EffectiveUser());
-
-    private static CommandException OnFile(string source) => new(
-        ExitCode.MountFailed,
-        $"{Printable.Text(source)}: is a directory and cannot be mounted on a file",
-        "the image comes first: qcow2fuse mount IMAGE DIR");
-
-    /// <summary>The path without symbolic links; as it is where it cannot be opened.</summary>
-    private static string RealPath(string path)
-    {
-        int descriptor = LinuxFile.Open(path, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
-        if (descriptor < 0)
-            return path;
-        try
-        {
-            string link = string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{descriptor}");
-            return LinuxPath.LinkTarget(link) ?? path;
-        }
-        finally
-        {
-            _ = LinuxFile.Close(descriptor);
-        }
-    }
 
     /// <summary>All images by name; with the lock held.</summary>
     private ImageNodes[] Sorted() =>

@@ -5,53 +5,59 @@ using Qcow2Fuse.Block.Partitions;
 
 namespace Qcow2Fuse.Hosting.Images;
 
-/// <summary>The partition table of the disk, also while the image is closed.</summary>
-internal sealed partial class HostedImage
+/// <summary>The partition table of the disk in an image, also while the image is closed.</summary>
+/// <param name="stampOf">Tells which state the image's file is in.</param>
+/// <param name="open">Opens the image for a look, whoever else may be writing to it.</param>
+internal sealed class DiskTable(Func<FileStamp> stampOf, Func<ServedImage> open)
 {
     /// <summary>After so long a look that failed is tried again: its reason may have been another file.</summary>
     private static readonly TimeSpan FailurePeriod = TimeSpan.FromSeconds(30);
 
+    private readonly Lock _lock = new();
     private PartitionTable _table = PartitionTable.Empty;
-    private FileStamp _tableStamp;
+    private FileStamp _stamp;
     private ImageLook? _look;
     private bool _hasFailed;
     private long _failedAt;
-    private int _tableIsStale = 1;
+    private int _isStale = 1;
 
-    /// <summary>
-    /// The partitions as they are now. A closed image is looked at without locks, and closed again; where that takes
-    /// longer than the caller has patience, they are those that were there before.
-    /// </summary>
-    /// <exception cref="BlockException">The disk cannot be read.</exception>
-    public PartitionTable ReadTable(LookPatience? patience = null)
+    /// <summary>The table has to be read again.</summary>
+    public void MarkStale() => Volatile.Write(ref _isStale, 1);
+
+    /// <summary>A range of the disk was changed, in which the table may lie.</summary>
+    public void NoteChange(long start, long length)
     {
-        if (AcquireOpen() is not { } device)
-            return LookAtTable(patience ?? new LookPatience());
-        try
+        if (Volatile.Read(ref _table).LiesIn(start, length))
+            MarkStale();
+    }
+
+    /// <summary>The partitions of the open disk as they are now.</summary>
+    /// <exception cref="BlockException">The disk cannot be read.</exception>
+    public PartitionTable ReadOpen(BlockDevice device)
+    {
+        lock (_lock)
         {
-            lock (_stateLock)
-            {
-                // Marked fresh before it is read: a write meanwhile marks it stale again.
-                if (Interlocked.Exchange(ref _tableIsStale, 0) != 0)
-                    Volatile.Write(ref _table, ReadTable(device));
-                return _table;
-            }
-        }
-        finally
-        {
-            Release();
+            // Marked fresh before it is read: a write meanwhile marks it stale again.
+            if (Interlocked.Exchange(ref _isStale, 0) != 0)
+                Volatile.Write(ref _table, Read(device));
+            return _table;
         }
     }
 
-    private PartitionTable LookAtTable(LookPatience patience)
+    /// <summary>
+    /// The partitions of the closed image, which is looked at without locks, and closed again; where that takes longer
+    /// than the caller has patience, they are those that were there before.
+    /// </summary>
+    /// <exception cref="BlockException">The disk cannot be read.</exception>
+    public PartitionTable Look(LookPatience patience)
     {
-        if (KnownTable(begins: false, out ImageLook? look) is { } known)
+        if (Known(begins: false, out ImageLook? look) is { } known)
             return known;
         if (look is null)
         {
             if (!ImageLook.TryTakePlace(patience))
                 return Volatile.Read(ref _table);
-            if (KnownTable(begins: true, out look) is { } now)
+            if (Known(begins: true, out look) is { } now)
                 return now;
         }
 
@@ -61,21 +67,21 @@ internal sealed partial class HostedImage
         }
         finally
         {
-            lock (_stateLock)
+            lock (_lock)
                 Settle();
         }
     }
 
     /// <summary>
     /// Keeps of a look that has ended what it came to: no table where it failed, so that the next listing does not try
-    /// again in vain. With the state's lock held.
+    /// again in vain. With the lock held.
     /// </summary>
     private void Settle()
     {
         if (_look is not { } look || (look.Result is null && !look.HasFailed))
             return;
         Volatile.Write(ref _table, look.Result ?? PartitionTable.Empty);
-        _tableStamp = look.Stamp;
+        _stamp = look.Stamp;
         _hasFailed = look.HasFailed;
         _failedAt = Environment.TickCount64;
         _look = null;
@@ -84,16 +90,16 @@ internal sealed partial class HostedImage
     /// <summary>The table of the file as it is now; or null and who is looking for it.</summary>
     /// <param name="begins">Begin to look if nobody does, in a place that was taken; it is returned otherwise.</param>
     /// <param name="look">Who is looking.</param>
-    private PartitionTable? KnownTable(bool begins, out ImageLook? look)
+    private PartitionTable? Known(bool begins, out ImageLook? look)
     {
-        lock (_stateLock)
+        lock (_lock)
         {
             Settle();
-            FileStamp stamp = FileStamp.Of(_place);
-            bool isKnown = stamp == _tableStamp
+            FileStamp stamp = stampOf();
+            bool isKnown = stamp == _stamp
                 && (!_hasFailed || Environment.TickCount64 - _failedAt < (long)FailurePeriod.TotalMilliseconds);
             if (begins && !isKnown && _look is null)
-                _look = ImageLook.Begin(() => ServedImage.OpenToLook(_settings, Path, _files!), stamp);
+                _look = ImageLook.Begin(open, stamp);
             else if (begins)
                 ImageLook.ReturnPlace();
             look = _look;
@@ -101,7 +107,7 @@ internal sealed partial class HostedImage
         }
     }
 
-    private PartitionTable ReadTable(BlockDevice device)
+    private PartitionTable Read(BlockDevice device)
     {
         try
         {
@@ -109,7 +115,7 @@ internal sealed partial class HostedImage
         }
         catch (BlockException)
         {
-            Volatile.Write(ref _tableIsStale, 1);
+            MarkStale();
             throw;
         }
     }
