@@ -10,7 +10,6 @@ namespace Qcow2Fuse.Fuse.Abi;
 public readonly record struct FuseOpenRequest(uint Flags, uint ProcessId, uint UserId)
 {
     private const uint AccessModeMask = 3;
-    private const uint TruncateFlag = 0x200;
 
     private static readonly uint DirectFlag =
         RuntimeInformation.ProcessArchitecture is Architecture.Arm64 ? 0x10000u : 0x4000u;
@@ -20,11 +19,6 @@ public readonly record struct FuseOpenRequest(uint Flags, uint ProcessId, uint U
 
     /// <summary>Whether O_DIRECT is set.</summary>
     public bool IsDirect => (Flags & DirectFlag) != 0;
-
-    /// <summary>
-    /// Whether O_TRUNC is set. To ignore it is what a block device does; dd, cp and shell redirections rely on it.
-    /// </summary>
-    public bool Truncates => (Flags & TruncateFlag) != 0;
 }
 
 /// <summary>How the kernel is to treat an open file (FOPEN_*).</summary>

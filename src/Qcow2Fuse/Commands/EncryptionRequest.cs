@@ -29,9 +29,6 @@ internal sealed class EncryptionRequest
     private string _hash = "sha256";
     private int _iterationMilliseconds = 2000;
 
-    /// <summary>Whether the image is to be encrypted.</summary>
-    public bool IsWanted => _format is not null;
-
     /// <summary>Takes one option.</summary>
     /// <exception cref="CommandException">It is not known, or its value makes no sense.</exception>
     public void Set(string name, string value)

@@ -31,9 +31,6 @@ internal static class ExitCode
     /// <summary>A fault of the program itself.</summary>
     public const int Internal = 4;
 
-    /// <summary>mount: interrupted by the user before it was ready.</summary>
-    public const int Interrupted = 8;
-
     /// <summary>mount, umount: it failed; what is to be unmounted is in use, or not mounted.</summary>
     public const int MountFailed = 32;
 

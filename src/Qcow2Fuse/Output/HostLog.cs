@@ -26,9 +26,6 @@ internal static partial class HostLog
     [LoggerMessage(6, LogLevel.Critical, "{Image}: the last flush failed, written data may be lost: {Message}")]
     public static partial void LastFlushFailed(ILogger logger, string image, string message);
 
-    [LoggerMessage(7, LogLevel.Information, "took over the stale mount on {Directory}")]
-    public static partial void TookOver(ILogger logger, string directory);
-
     [LoggerMessage(8, LogLevel.Debug, "stopping on {Reason}")]
     public static partial void Stopping(ILogger logger, string reason);
 
