@@ -159,8 +159,8 @@ public sealed class FuseServer : IDisposable
             return;
         Stop();
         _disposed = true;
-        foreach (IRequestLoop loop in Loops)
-            loop.Dispose();
+        _rings?.Dispose();
+        _workers.Dispose();
         _transport.Dispose();
         _initialised.Dispose();
     }

@@ -36,7 +36,8 @@ public interface IFuseFileSystem
 
     /// <summary>
     /// Changes what <paramref name="change"/> names, all or nothing, and describes the node as it is then. A size
-    /// change is ftruncate(2); opening with O_TRUNC does not end here (see <see cref="FuseOpenRequest.Truncates"/>).
+    /// change is ftruncate(2). An opening with O_TRUNC does not end here and is ignored, as by a block device, on which
+    /// dd(1), cp(1) and shells rely.
     /// </summary>
     int SetAttributes(ulong node, in FuseAttributeChange change, out FuseAttributes attributes)
     {

@@ -3,6 +3,7 @@ using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Partitions;
 using Qcow2Fuse.Hosting.Restart;
 using Qcow2Fuse.Images.Opening;
 using Qcow2Fuse.Images.Reports;

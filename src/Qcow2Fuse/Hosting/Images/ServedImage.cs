@@ -5,6 +5,7 @@ using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Hosting.Restart;
 using Qcow2Fuse.Images.Opening;
 using Qcow2Fuse.Mounts;
+using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols.Files;
 using Qcow2Fuse.Settings;
 

@@ -4,6 +4,7 @@ using Qcow2Fuse.Block.Memory;
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Session;
 using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Hosting.Images;
 using Qcow2Fuse.Hosting.Restart;
 
 namespace Qcow2Fuse.Hosting.Nodes;

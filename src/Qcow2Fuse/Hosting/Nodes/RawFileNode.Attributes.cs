@@ -3,7 +3,6 @@ using System.Globalization;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Mounts;
-using Qcow2Fuse.Qcow2.Device;
 
 namespace Qcow2Fuse.Hosting.Nodes;
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Fuse.Abi;
-using Qcow2Fuse.Fuse.Session;
 
 namespace Qcow2Fuse.Hosting.Nodes;
 

@@ -5,7 +5,6 @@ using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Hosting.Images;
 using Qcow2Fuse.Hosting.Nodes;
-using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Linux.Mounting;
 using Qcow2Fuse.Linux.Processes;
 using Qcow2Fuse.Mounts;
