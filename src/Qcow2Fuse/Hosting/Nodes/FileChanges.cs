@@ -71,7 +71,15 @@ internal sealed class FileChanges(TreeContext context, HostedImage image, FilePa
         {
             try
             {
-                WriteNow(device, start, source);
+                try
+                {
+                    device.Write(start, source);
+                }
+                finally
+                {
+                    // What fails may have changed something.
+                    image.HasChanged(pages, start, source.Length);
+                }
             }
             finally
             {
