@@ -103,7 +103,7 @@ public static class MountRoot
         int result = above;
         if (above >= 0)
         {
-            result = Checked(LinuxFile.OpenIn(above, name, Held | OpenFlags.NoFollow), mount);
+            result = Checked(LinuxDirectory.OpenIn(above, name, Held | OpenFlags.NoFollow), mount);
             if (result >= 0)
                 result = use(above, name, result);
             _ = LinuxFile.Close(above);
@@ -133,7 +133,7 @@ public static class MountRoot
         {
             if (held < 0)
                 return held;
-            int next = LinuxFile.OpenIn(held, part, Held | OpenFlags.Directory | OpenFlags.NoFollow);
+            int next = LinuxDirectory.OpenIn(held, part, Held | OpenFlags.Directory | OpenFlags.NoFollow);
             _ = LinuxFile.Close(held);
             held = next;
         }

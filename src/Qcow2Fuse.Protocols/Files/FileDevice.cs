@@ -132,7 +132,7 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
             && IdentityOf(status) == Identity)
         {
             // What stays of it where it cannot be removed is in nobody's way but the next attempt's, which says so.
-            _ = LinuxFile.Unlink(directory.Descriptor, name);
+            _ = LinuxDirectory.Unlink(directory.Descriptor, name);
         }
 
         Dispose();

@@ -35,7 +35,7 @@ internal static class FileOpener
     {
         CheckNoNul(path);
         HeldDirectory directory = DirectoryOf(path, access, out string name);
-        return Within(directory, LinuxFile.OpenIn(directory.Descriptor, name, FlagsOf(access)), path, access);
+        return Within(directory, LinuxDirectory.OpenIn(directory.Descriptor, name, FlagsOf(access)), path, access);
     }
 
     /// <summary>
@@ -56,10 +56,10 @@ internal static class FileOpener
         StorageAccess access = new(ReadOnly: false, Direct: false);
         HeldDirectory directory = DirectoryOf(path, access, out string name);
         int flags = FlagsOf(access) | OpenFlags.Create;
-        int fd = LinuxFile.OpenIn(directory.Descriptor, name, flags | OpenFlags.Exclusive, NewFileMode);
+        int fd = LinuxDirectory.OpenIn(directory.Descriptor, name, flags | OpenFlags.Exclusive, NewFileMode);
         bool isNew = fd >= 0;
         if (fd == -Errno.EEXIST && replace)
-            fd = LinuxFile.OpenIn(directory.Descriptor, name, flags, NewFileMode);
+            fd = LinuxDirectory.OpenIn(directory.Descriptor, name, flags, NewFileMode);
         FileDevice file = Within(directory, fd, path, access);
         file.IsNew = isNew;
         try

@@ -130,7 +130,7 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
         string path = FilePath.Join(directory.Path, name);
         if (reference.Kind == ReferenceKind.DataFile || reference.AllowPaths.Count == 0)
             throw ReferenceErrors.Outside(reference, path);
-        int found = LinuxFile.OpenIn(directory.Descriptor, name, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
+        int found = LinuxDirectory.OpenIn(directory.Descriptor, name, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
         if (found < 0)
             throw FileErrors.NotOpened(-found, Printable.Text(path), access.ReadOnly);
         string real = FilePath.OfDescriptor(found);

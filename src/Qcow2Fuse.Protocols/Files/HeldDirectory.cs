@@ -48,7 +48,7 @@ internal sealed class HeldDirectory : IDisposable
     public int TryOpenBelow(string name, ResolveFlags rules, out HeldDirectory? found)
     {
         int fd = name.Length == 0
-            ? LinuxFile.OpenIn(_descriptor, ".", Flags | OpenFlags.Directory)
+            ? LinuxDirectory.OpenIn(_descriptor, ".", Flags | OpenFlags.Directory)
             : LinuxFile.OpenAt(_descriptor, name, Flags | OpenFlags.Directory, rules);
         found = fd < 0 ? null : new HeldDirectory(fd, name.Length == 0 ? Path : FilePath.Join(Path, name));
         return Math.Min(fd, 0);

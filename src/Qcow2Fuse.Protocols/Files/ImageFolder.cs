@@ -75,7 +75,7 @@ public sealed class ImageFolder : IDisposable
     {
         int fd = OpenToRead();
         List<string> names = [];
-        int result = LinuxFile.FileNames(fd, names, bytesMax);
+        int result = LinuxDirectory.FileNames(fd, names, bytesMax);
         _ = LinuxFile.Close(fd);
         isWhole = result == 0;
         return result >= 0 ? names : throw FileErrors.Failed(-result, Printable.Text(Path), "reading");
@@ -87,7 +87,7 @@ public sealed class ImageFolder : IDisposable
 
     private int OpenToRead()
     {
-        int fd = LinuxFile.OpenIn(
+        int fd = LinuxDirectory.OpenIn(
             _directory.Descriptor, ".", OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.CloseOnExec);
         return fd >= 0 ? fd : throw FileErrors.NotOpened(-fd, Printable.Text(Path), readOnly: true);
     }
@@ -134,7 +134,7 @@ public sealed class ImageFolder : IDisposable
         int flags = FileOpener.FlagsOf(access);
         FileStatus directory = _directory.Status();
         bool isGuarded = _isShared || !FileTrust.IsOwn(directory);
-        int fd = LinuxFile.OpenIn(_directory.Descriptor, name, isGuarded ? flags | OpenFlags.NoFollow : flags);
+        int fd = LinuxDirectory.OpenIn(_directory.Descriptor, name, isGuarded ? flags | OpenFlags.NoFollow : flags);
         if (fd == -Errno.ELOOP && isGuarded)
             throw new BlockException(BlockErrorKind.Policy, $"{Printable.Text(path)}: {Link}");
         FileDevice file = FileOpener.FromResult(fd, path, access, blockDeviceAllowed: false);

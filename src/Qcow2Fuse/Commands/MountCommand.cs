@@ -185,7 +185,7 @@ internal static class MountCommand
         int fd = LinuxFile.Open(directory, OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.CloseOnExec);
         if (fd < 0)
             return false;
-        bool isFilled = LinuxFile.HasEntries(fd);
+        bool isFilled = LinuxDirectory.HasEntries(fd);
         _ = LinuxFile.Close(fd);
         return isFilled;
     }

@@ -82,7 +82,7 @@ internal static class MountDirectory
     private static int TryMake(string path)
     {
         bool isSystem = string.Equals(path, System, StringComparison.Ordinal);
-        int result = LinuxFile.MakeDirectory(path, isSystem ? Passage : Usual);
+        int result = LinuxDirectory.Make(path, isSystem ? Passage : Usual);
         if (isSystem && result == -Errno.EEXIST)
             OpenToOthers();
         return result;
@@ -98,6 +98,6 @@ internal static class MountDirectory
             && status.Owner == 0 && MountCalls.EffectiveUser() == 0 && (status.Permissions & Permissions) == OwnerOnly;
         _ = LinuxFile.Close(held);
         if (isClosed)
-            _ = LinuxFile.SetDirectoryMode(System, Passage);
+            _ = LinuxDirectory.SetMode(System, Passage);
     }
 }

@@ -57,7 +57,7 @@ internal sealed class PrivateMount : IDisposable
         int descriptor = LinuxFile.Open(Directory, OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.CloseOnExec);
         if (descriptor >= 0)
         {
-            _ = LinuxFile.FileNames(descriptor, files, NameBytesMax);
+            _ = LinuxDirectory.FileNames(descriptor, files, NameBytesMax);
             _ = LinuxFile.Close(descriptor);
         }
 

@@ -88,7 +88,7 @@ public sealed class ByteTextTests
         // The class library cannot.
         int directory = LinuxFile.Open(scratch.At("."), OpenFlags.PathOnly | OpenFlags.CloseOnExec);
         foreach (string name in names)
-            Assert.Equal(0, LinuxFile.Unlink(directory, name));
+            Assert.Equal(0, LinuxDirectory.Unlink(directory, name));
         Assert.Equal(0, LinuxFile.Close(directory));
     }
 }

@@ -82,7 +82,7 @@ internal sealed class DaemonSocket : IDisposable
 
     private static DaemonSocket? TryOpen(int directory, string name, int process)
     {
-        int descriptor = LinuxFile.OpenIn(directory, name, Held | OpenFlags.NoFollow);
+        int descriptor = LinuxDirectory.OpenIn(directory, name, Held | OpenFlags.NoFollow);
         if (descriptor < 0)
             return null;
         if (IsTrusted(descriptor, FileType.Socket))
