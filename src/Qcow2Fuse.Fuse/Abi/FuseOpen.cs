@@ -25,6 +25,7 @@ public readonly record struct FuseOpenRequest(uint Flags, uint ProcessId, uint U
 [Flags]
 public enum FuseOpenFlags : uint
 {
+    /// <summary>Nothing out of the ordinary.</summary>
     None = 0,
 
     /// <summary>Requests go past the page cache.</summary>

@@ -48,6 +48,7 @@ public enum FuseMountError
 /// <summary>A mount could not be made or ended.</summary>
 public sealed class FuseMountException : Exception
 {
+    /// <summary>Creates a failure with one line that says what it is.</summary>
     public FuseMountException(FuseMountError error, string message, string? path = null)
         : base(message)
     {

@@ -98,7 +98,7 @@ public sealed partial class FuseMount : IDisposable
     public static void Unmount(MountEntry mount, bool lazy)
     {
         // fusermount3 looks for itself whether it is this user's and where the name leads.
-        int result = MayMount() ? MountRoot.Unmount(mount, lazy) : -FuseErrno.EPERM;
+        int result = MayMount() ? MountRoot.Unmount(mount, lazy) : -Errno.EPERM;
         if (result >= 0)
             return;
         string path = mount.MountPoint;
@@ -106,10 +106,10 @@ public sealed partial class FuseMount : IDisposable
             throw new FuseMountException(FuseMountError.NotMounted, $"{path}: not mounted");
         switch (-result)
         {
-            case FuseErrno.EPERM:
+            case Errno.EPERM:
                 Fusermount.Unmount(path, lazy);
                 break;
-            case FuseErrno.EBUSY:
+            case Errno.EBUSY:
                 throw FuseMountErrors.Busy(path);
             case Errno.ESTALE:
                 throw new FuseMountException(FuseMountError.System, $"{path}: umount: another mount covers it");
@@ -318,7 +318,7 @@ public sealed partial class FuseMount : IDisposable
                 return device;
 
             FuseDevice.Close(device);
-            if (result == -FuseErrno.EPERM && Fusermount.Find() is not null)
+            if (result == -Errno.EPERM && Fusermount.Find() is not null)
                 return -1;
             throw FuseMountErrors.MountCall(path, -result);
         }

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Errors;
 using Qcow2Fuse.Linux.Fuse;
 using Qcow2Fuse.Linux.Libc;
@@ -17,7 +16,7 @@ internal static class FuseMountErrors
         ? new(FuseMountError.NotPermitted, "root may not mount here and fusermount3 is not installed")
         : new(FuseMountError.NoHelper, "fusermount3 is not installed; users other than root need it");
 
-    public static FuseMountException MountPoint(string path, int errno) => errno is FuseErrno.ENOENT
+    public static FuseMountException MountPoint(string path, int errno) => errno is Errno.ENOENT
         ? new(FuseMountError.MountPointMissing, $"{path}: mount point does not exist", path)
         : new(FuseMountError.MountPointUnusable, $"{path}: {Errno.Text(errno)}");
 
@@ -29,10 +28,10 @@ internal static class FuseMountErrors
 
     public static FuseMountException MountCall(string path, int errno) => errno switch
     {
-        FuseErrno.EPERM => new(
+        Errno.EPERM => new(
             FuseMountError.NotPermitted,
             $"{path}: mounting is not permitted"),
-        FuseErrno.ENODEV => new(
+        Errno.ENODEV => new(
             FuseMountError.NoFileSystem, $"{path}: the kernel has no FUSE file system"),
         _ => new(FuseMountError.System, $"{path}: mount: {Errno.Text(errno)}"),
     };

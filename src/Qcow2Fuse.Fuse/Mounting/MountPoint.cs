@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Linux.Fuse;
 using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Linux.Mounting;
@@ -59,7 +58,7 @@ public sealed record MountPoint(MountPointState State, string Path, uint Mode, i
             MountPointState state = -probe switch
             {
                 0 => ours ? MountPointState.Mounted : MountPointState.Free,
-                FuseErrno.ENOTCONN => ours ? MountPointState.Stale : MountPointState.StaleForeign,
+                Errno.ENOTCONN => ours ? MountPointState.Stale : MountPointState.StaleForeign,
 
                 // Root may not look into a user's mount; and a mount that answers with errors can be unmounted.
                 _ when ours => MountPointState.Mounted,
@@ -104,8 +103,8 @@ public sealed record MountPoint(MountPointState State, string Path, uint Mode, i
         MountEntry? entry = MountTable.FindAt(full);
         MountPointState state = errno switch
         {
-            FuseErrno.ENOENT => MountPointState.Missing,
-            FuseErrno.ENOTCONN when entry is not null =>
+            Errno.ENOENT => MountPointState.Missing,
+            Errno.ENOTCONN when entry is not null =>
                 IsOurs(entry, subtype) ? MountPointState.Stale : MountPointState.StaleForeign,
             _ => MountPointState.Unusable,
         };

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Linux.Fuse;
 using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Linux.Mounting;
@@ -66,10 +65,10 @@ public static class MountRoot
     {
         int root = Open(mount);
         if (root < 0)
-            return root != -FuseErrno.ENOTCONN;
+            return root != -Errno.ENOTCONN;
         int result = MountCalls.Probe(root, out _, out _);
         FuseDevice.Close(root);
-        return result != -FuseErrno.ENOTCONN;
+        return result != -Errno.ENOTCONN;
     }
 
     /// <summary>The mount that a descriptor of this process is on; null where the kernel does not say.</summary>

@@ -175,7 +175,7 @@ public sealed class FuseServer : IDisposable
     {
         FuseOutHeader message = new() { Length = FuseAbi.OutHeaderSize, Error = FuseNotifyCodes.Resend };
         int result = _transport.Notify(MemoryMarshal.AsBytes(new ReadOnlySpan<FuseOutHeader>(in message)));
-        if (result < 0 && result != -FuseErrno.ENODEV)
+        if (result < 0 && result != -Errno.ENODEV)
         {
             throw new FuseMountException(
                 FuseMountError.System, $"requests in work are not sent again: {Errno.Text(-result)}");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Session;
 using Qcow2Fuse.Fuse.Transport;
 using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Fuse.Server;
 
@@ -116,7 +116,7 @@ internal sealed class RingLoop : IRequestLoop
         catch (OutOfMemoryException)
         {
             // What the runtime throws where the system has no more threads.
-            Interlocked.CompareExchange(ref failure, -FuseErrno.ENOMEM, 0);
+            Interlocked.CompareExchange(ref failure, -Errno.ENOMEM, 0);
             opened.Signal(_workers.Length - started);
         }
 

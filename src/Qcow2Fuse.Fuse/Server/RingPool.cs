@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Session;
 using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Fuse.Server;
 
@@ -66,7 +66,7 @@ internal sealed class RingPool
             }
 
             entry.Complete(server == LongServer.Nobody
-                ? FuseSession.Refuse(entry.Slot, FuseErrno.EAGAIN) : session.Dispatch(entry.Slot, entry.Length));
+                ? FuseSession.Refuse(entry.Slot, Errno.EAGAIN) : session.Dispatch(entry.Slot, entry.Length));
             Interlocked.Decrement(ref _busy);
             if (server == LongServer.LongByWorker)
                 longCalls.EndByLoop();

@@ -220,7 +220,7 @@ internal sealed class TransferQueue : IDisposable
         }
 
         // It may wait for transfers that this thread alone can end, and nobody else is there to serve it.
-        Answer(place, FuseSession.Refuse(place.Slot, FuseErrno.ENOMEM));
+        Answer(place, FuseSession.Refuse(place.Slot, Errno.ENOMEM));
         EndDispatch();
     }
 

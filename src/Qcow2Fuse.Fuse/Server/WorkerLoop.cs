@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Session;
 using Qcow2Fuse.Fuse.Transport;
 using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Fuse.Server;
 
@@ -177,7 +177,7 @@ internal sealed class WorkerLoop : IRequestLoop
             LongServer server = _longCalls.Assign(slot, length);
             if (server == LongServer.Nobody)
             {
-                _transport.Reply(slot, FuseSession.Refuse(slot, FuseErrno.EAGAIN));
+                _transport.Reply(slot, FuseSession.Refuse(slot, Errno.EAGAIN));
                 _longCalls.CountRefused();
                 continue;
             }

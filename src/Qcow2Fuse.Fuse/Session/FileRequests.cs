@@ -40,11 +40,11 @@ internal sealed unsafe class FileRequests(IFuseFileSystem fileSystem, Action? un
     {
         FuseReadIn* arguments = (FuseReadIn*)request.Arguments;
         if (arguments->Size > (uint)slot.PayloadCapacity || !FuseReply.IsRange(arguments->Offset, arguments->Size))
-            return -FuseErrno.EINVAL;
+            return -Errno.EINVAL;
 
         Span<byte> destination = slot.ReplyPayload[..(int)arguments->Size];
         int result = fileSystem.Read(request.Node, arguments->Handle, (long)arguments->Offset, destination);
-        return result <= destination.Length ? result : -FuseErrno.EIO;
+        return result <= destination.Length ? result : -Errno.EIO;
     }
 
     public int Write(FuseSlot slot, in FuseRequest request)
@@ -52,12 +52,12 @@ internal sealed unsafe class FileRequests(IFuseFileSystem fileSystem, Action? un
         FuseWriteIn* arguments = (FuseWriteIn*)request.Arguments;
         bool whole = arguments->Size == (uint)request.Payload.Length && request.Payload.Length <= MaxWrite;
         if (!whole || !FuseReply.IsRange(arguments->Offset, arguments->Size))
-            return -FuseErrno.EINVAL;
+            return -Errno.EINVAL;
 
         int result = fileSystem.Write(
             request.Node, arguments->Handle, (long)arguments->Offset, request.Payload, KindOf(arguments));
         if (result > request.Payload.Length)
-            return -FuseErrno.EIO;
+            return -Errno.EIO;
         return result < 0 ? result : FuseReply.Answer(slot, new FuseWriteOut { Size = (uint)result });
     }
 
@@ -80,9 +80,9 @@ internal sealed unsafe class FileRequests(IFuseFileSystem fileSystem, Action? un
     {
         FuseFallocateIn* arguments = (FuseFallocateIn*)request.Arguments;
         if (arguments->Length == 0)
-            return -FuseErrno.EINVAL;
+            return -Errno.EINVAL;
         if (!FuseReply.IsRange(arguments->Offset, arguments->Length))
-            return -FuseErrno.EFBIG;
+            return -Errno.EFBIG;
         return OnlyError(fileSystem.Allocate(
             request.Node,
             arguments->Handle,
@@ -96,7 +96,7 @@ internal sealed unsafe class FileRequests(IFuseFileSystem fileSystem, Action? un
         FuseLseekIn* arguments = (FuseLseekIn*)request.Arguments;
         FuseSeekKind kind = (FuseSeekKind)arguments->Whence;
         if (kind is not (FuseSeekKind.Data or FuseSeekKind.Hole) || arguments->Offset > long.MaxValue)
-            return -FuseErrno.EINVAL;
+            return -Errno.EINVAL;
 
         long result = fileSystem.Seek(request.Node, arguments->Handle, (long)arguments->Offset, kind);
         return result < 0
@@ -113,13 +113,13 @@ internal sealed unsafe class FileRequests(IFuseFileSystem fileSystem, Action? un
         ulong length = Math.Min(arguments->Length, isWide ? (ulong)long.MaxValue : uint.MaxValue);
         bool areRanges = FuseReply.IsRange(arguments->Offset, length) && FuseReply.IsRange(arguments->ToOffset, length);
         if (arguments->Flags != 0 || !areRanges)
-            return -FuseErrno.EINVAL;
+            return -Errno.EINVAL;
 
         FuseFilePlace source = new(request.Node, arguments->Handle, (long)arguments->Offset);
         FuseFilePlace destination = new(arguments->ToNode, arguments->ToHandle, (long)arguments->ToOffset);
         long result = fileSystem.CopyRange(source, destination, (long)length);
         if (result > (long)length)
-            return -FuseErrno.EIO;
+            return -Errno.EIO;
         if (result < 0)
             return (int)Math.Max(result, int.MinValue);
         return isWide

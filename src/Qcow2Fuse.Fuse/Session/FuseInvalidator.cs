@@ -2,6 +2,7 @@
 using System.Runtime.InteropServices;
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Fuse.Session;
 
@@ -192,7 +193,7 @@ public sealed unsafe class FuseInvalidator : IDisposable
             lock (_lock)
             {
                 // A kernel that does not know the node, or has lost the mount, holds no pages of it.
-                if (result is >= 0 or -FuseErrno.ENOENT or -FuseErrno.ENODEV or -FuseErrno.ENOTCONN)
+                if (result is >= 0 or -Errno.ENOENT or -Errno.ENODEV or -Errno.ENOTCONN)
                     Sent++;
                 else
                     Refused++;

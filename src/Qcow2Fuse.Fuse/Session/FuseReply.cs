@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Fuse.Session;
 
@@ -16,7 +17,7 @@ internal static unsafe class FuseReply
     {
         // The kernel throws a reply with an error number out of range away, and its request would hang.
         if (result < -FuseAbi.MaxErrno || result > slot.PayloadCapacity)
-            result = -FuseErrno.EIO;
+            result = -Errno.EIO;
 
         int length = FuseAbi.OutHeaderSize + Math.Max(result, 0);
         *(FuseOutHeader*)slot.Reply = new FuseOutHeader

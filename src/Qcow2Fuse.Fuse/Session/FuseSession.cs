@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Fuse.Session;
 
@@ -180,18 +181,18 @@ public sealed unsafe class FuseSession
     {
         FuseInHeader* header = (FuseInHeader*)slot.Request;
         if (header->Length != (uint)length)
-            return -FuseErrno.EINVAL;
+            return -Errno.EINVAL;
 
         FuseOpcode opcode = header->Opcode;
         if (_initialised == (opcode == FuseOpcode.Init))
-            return -FuseErrno.EIO;
+            return -Errno.EIO;
 
         int body = length - FuseAbi.InHeaderSize;
         if (_agreement.Minor >= FuseAbi.ExtensionsMinorVersion)
             body -= header->TotalExtensionLength * 8;
         int arguments = FuseOpcodes.ArgumentsSize(opcode);
         if (body < arguments)
-            return -FuseErrno.EINVAL;
+            return -Errno.EINVAL;
 
         FuseRequest request = new(header, arguments, body);
         return opcode switch
@@ -228,7 +229,7 @@ public sealed unsafe class FuseSession
         bool tooOld = init.Major < FuseAbi.MajorVersion
             || (init.Major == FuseAbi.MajorVersion && init.Minor < FuseAbi.OldestMinorVersion);
         if (tooOld)
-            return -FuseErrno.EPROTO;
+            return -Errno.EPROTO;
 
         FuseAgreement? agreement = FuseNegotiation.Agree(init, _options, HasRings, out FuseInitOut reply);
         if (agreement is not null)
@@ -247,11 +248,11 @@ public sealed unsafe class FuseSession
     /// <returns>The error number, above 0.</returns>
     internal int Report(in FuseInHeader header, Exception error)
     {
-        int errno = FuseErrno.EIO;
+        int errno = Errno.EIO;
         try
         {
-            int mapped = _options.MapException?.Invoke(error) ?? FuseErrno.EIO;
-            errno = mapped is > 0 and <= FuseAbi.MaxErrno ? mapped : FuseErrno.EIO;
+            int mapped = _options.MapException?.Invoke(error) ?? Errno.EIO;
+            errno = mapped is > 0 and <= FuseAbi.MaxErrno ? mapped : Errno.EIO;
             _options.OnFailure?.Invoke(new FuseFailure(header.Opcode.ToString(), header.Node, errno, error));
         }
         catch (Exception)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Fuse.Session;
 
@@ -46,7 +47,7 @@ internal sealed unsafe class NodeRequests(IFuseFileSystem fileSystem, TimeSpan c
         FuseSetAttrIn* arguments = (FuseSetAttrIn*)request.Arguments;
         FuseSetAttrValid valid = arguments->Valid;
         if (valid.HasFlag(FuseSetAttrValid.Size) && arguments->Size > long.MaxValue)
-            return -FuseErrno.EFBIG;
+            return -Errno.EFBIG;
 
         FuseTime accessed = new(arguments->AccessSeconds, arguments->AccessNanoseconds);
         FuseTime modified = new(arguments->ModifySeconds, arguments->ModifyNanoseconds);
@@ -91,7 +92,7 @@ internal sealed unsafe class NodeRequests(IFuseFileSystem fileSystem, TimeSpan c
     {
         FuseReadIn* arguments = (FuseReadIn*)request.Arguments;
         if (arguments->Size > (uint)slot.PayloadCapacity || arguments->Offset > long.MaxValue)
-            return -FuseErrno.EINVAL;
+            return -Errno.EINVAL;
 
         FuseDirectoryWriter writer = new(slot.ReplyPayload[..(int)arguments->Size]);
         int result = fileSystem.ReadDirectory(
@@ -135,7 +136,7 @@ internal sealed unsafe class NodeRequests(IFuseFileSystem fileSystem, TimeSpan c
             return result;
         if (size == 0)
             return FuseReply.Answer(slot, new FuseGetXattrOut { Size = (uint)result });
-        return (uint)result <= size ? result : -FuseErrno.ERANGE;
+        return (uint)result <= size ? result : -Errno.ERANGE;
     }
 
     private int AnswerAttributes(FuseSlot slot, in FuseAttributes attributes)

@@ -75,10 +75,10 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
             switch (-result)
             {
                 // The request was aborted before it was read.
-                case FuseErrno.ENOENT:
-                case FuseErrno.EAGAIN:
+                case Errno.ENOENT:
+                case Errno.EAGAIN:
                     continue;
-                case FuseErrno.EINTR:
+                case Errno.EINTR:
                     return 0;
 
                 // ENODEV is an unmount. Anything else (ECONNABORTED, EBADF) would come back for ever as well.
@@ -94,13 +94,13 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
         int result = Write(slot, length);
 
         // ENOENT is a request that was aborted meanwhile, ENODEV an unmount, which the next Receive meets too.
-        if (result >= 0 || -result is FuseErrno.ENOENT or FuseErrno.ENODEV)
+        if (result >= 0 || -result is Errno.ENOENT or Errno.ENODEV)
             return;
 
         // The kernel did not take the reply, so somebody still waits for one.
         FuseOutHeader* header = (FuseOutHeader*)slot.Reply;
         header->Length = FuseAbi.OutHeaderSize;
-        header->Error = -FuseErrno.EIO;
+        header->Error = -Errno.EIO;
         Write(slot, FuseAbi.OutHeaderSize);
     }
 
@@ -112,7 +112,7 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
         {
             do
                 result = FuseDevice.Write(_session, bytes, message.Length);
-            while (result == -FuseErrno.EINTR);
+            while (result == -Errno.EINTR);
         }
 
         return result;
@@ -161,7 +161,7 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
         int result;
         do
             result = FuseDevice.Write(slot.Descriptor, slot.Reply, length);
-        while (result == -FuseErrno.EINTR);
+        while (result == -Errno.EINTR);
         return result;
     }
 }

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Linux.Uring;
 
@@ -61,10 +60,10 @@ internal static class FuseUringPlan
     /// <summary>What a negated error number of the first steps means, for people.</summary>
     public static string Describe(int result) => -result switch
     {
-        FuseErrno.ENOSYS => "this kernel has no io_uring",
-        FuseErrno.EPERM or FuseErrno.EACCES => "io_uring is forbidden to this process",
-        FuseErrno.EOPNOTSUPP => $"{Parameter} is N",
-        FuseErrno.EINVAL => "this kernel's io_uring is too old",
+        Errno.ENOSYS => "this kernel has no io_uring",
+        Errno.EPERM or Errno.EACCES => "io_uring is forbidden to this process",
+        Errno.EOPNOTSUPP => $"{Parameter} is N",
+        Errno.EINVAL => "this kernel's io_uring is too old",
         _ => $"io_uring: {Errno.Text(-result)}",
     };
 

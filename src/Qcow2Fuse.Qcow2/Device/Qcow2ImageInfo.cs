@@ -13,22 +13,31 @@ namespace Qcow2Fuse.Qcow2.Device;
 /// </summary>
 public sealed record Qcow2ImageInfo
 {
+    /// <summary>Version of the format, 2 or 3.</summary>
     public required int Version { get; init; }
 
+    /// <summary>Size of the disk in bytes.</summary>
     public required long VirtualSize { get; init; }
 
+    /// <summary>Bytes of a cluster.</summary>
     public required int ClusterSize { get; init; }
 
+    /// <summary>Whether clusters have subclusters.</summary>
     public required bool ExtendedL2 { get; init; }
 
+    /// <summary>How compressed clusters are compressed.</summary>
     public required CompressionType Compression { get; init; }
 
+    /// <summary>Width of a refcount in bits.</summary>
     public required int RefcountBits { get; init; }
 
+    /// <summary>Whether refcounts are written late.</summary>
     public required bool LazyRefcounts { get; init; }
 
+    /// <summary>Whether the image was not closed after it had been written with late refcounts.</summary>
     public required bool Dirty { get; init; }
 
+    /// <summary>Whether the image was found corrupt and must not be written.</summary>
     public required bool Corrupt { get; init; }
 
     /// <summary>0 none, 1 AES, 2 LUKS.</summary>
@@ -37,14 +46,19 @@ public sealed record Qcow2ImageInfo
     /// <summary>The LUKS header of an image encrypted so, or null.</summary>
     public LuksHeader? Luks { get; init; }
 
+    /// <summary>The backing file as the image names it, or null.</summary>
     public string? BackingFile { get; init; }
 
+    /// <summary>The format of the backing file as the image names it, or null.</summary>
     public string? BackingFormat { get; init; }
 
+    /// <summary>Whether guest data lies in a file of its own.</summary>
     public bool HasExternalData { get; init; }
 
+    /// <summary>The data file as the image names it, or null.</summary>
     public string? DataFile { get; init; }
 
+    /// <summary>Whether the data file alone is to be the disk.</summary>
     public bool DataFileRaw { get; init; }
 
     /// <summary>

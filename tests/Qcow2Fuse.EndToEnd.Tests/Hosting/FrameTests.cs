@@ -7,6 +7,7 @@ using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Filters;
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Server;
+using Qcow2Fuse.Fuse.Session;
 using Qcow2Fuse.Hosting.Images;
 using Qcow2Fuse.Hosting.Nodes;
 using Qcow2Fuse.Hosting.Tree;

@@ -6,6 +6,7 @@ using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Hosting.Nodes;
 using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
 using Xunit;
@@ -37,7 +38,7 @@ public sealed class ImageBoundsTests : CommandTest
 
         // Where one goes there is room for another.
         File.Delete(Path.Combine(PathOf("images"), Path.ChangeExtension(names[2], ".qcow2")));
-        Assert.Equal(-FuseErrno.ENOENT, files.Lookup(1, Encoding.UTF8.GetBytes(names[2]), out _));
+        Assert.Equal(-Errno.ENOENT, files.Lookup(1, Encoding.UTF8.GetBytes(names[2]), out _));
         Touch();
         Assert.Equal(5 + 2, HostTree.Names(files, 1).Count);
     }
@@ -127,7 +128,7 @@ public sealed class ImageBoundsTests : CommandTest
         Assert.Equal(3 + 2, HostTree.Names(files, 1).Count);
         Assert.Equal(1 << 20, HostTree.Find(files, "new.raw").Size);
         Assert.Equal(1 << 20, HostTree.Find(files, "other.raw").Size);
-        Assert.Equal(-FuseErrno.ENOENT, files.Lookup(1, "i1.raw"u8, out _));
+        Assert.Equal(-Errno.ENOENT, files.Lookup(1, "i1.raw"u8, out _));
         Assert.Equal([".", "..", "i0.raw", "i2.raw", "new.raw", "other.raw"], HostTree.Names(files, 1));
     }
 

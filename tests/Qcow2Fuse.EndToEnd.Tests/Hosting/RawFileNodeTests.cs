@@ -6,6 +6,7 @@ using Qcow2Fuse.Fuse.Transport;
 using Qcow2Fuse.Hosting.Images;
 using Qcow2Fuse.Hosting.Nodes;
 using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
 using Xunit;
@@ -108,13 +109,13 @@ public sealed class RawFileNodeTests : CommandTest
         Assert.Equal(0, fileSystem.Open(first.Node, open, out _));
 
         File.Delete(path);
-        Assert.Equal(-FuseErrno.ENOENT, fileSystem.Lookup(1, "a.raw"u8, out _));
+        Assert.Equal(-Errno.ENOENT, fileSystem.Lookup(1, "a.raw"u8, out _));
 
         // Who has it open goes on.
         Assert.Equal(512, fileSystem.Read(first.Node, 0, 0, new byte[512]));
         fileSystem.Release(first.Node, 0);
-        Assert.Equal(-FuseErrno.ESTALE, fileSystem.Read(first.Node, 0, 0, new byte[512]));
-        Assert.Equal(-FuseErrno.ESTALE, fileSystem.Open(first.Node, open, out _));
+        Assert.Equal(-Errno.ESTALE, fileSystem.Read(first.Node, 0, 0, new byte[512]));
+        Assert.Equal(-Errno.ESTALE, fileSystem.Open(first.Node, open, out _));
 
         QemuTools.Img("create", "-q", "-f", "qcow2", path, "2M");
         Assert.Equal(0, fileSystem.Lookup(1, "a.raw"u8, out FuseAttributes second));

@@ -8,6 +8,7 @@ using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Hosting.Images;
 using Qcow2Fuse.Hosting.Nodes;
 using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Protocols.Memory;
 using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
@@ -30,7 +31,7 @@ public sealed class SnapshotFilesTests : CommandTest
         Assert.Equal(1 << 20, first.Size);
         Assert.Equal(0, files.Lookup(snapshots, NameOf(1), out FuseAttributes again));
         Assert.Equal(first.Node, again.Node);
-        Assert.Equal(-FuseErrno.ENOENT, files.Lookup(snapshots, "s0....raw"u8, out _));
+        Assert.Equal(-Errno.ENOENT, files.Lookup(snapshots, "s0....raw"u8, out _));
         long before = GC.GetAllocatedBytesForCurrentThread();
         Assert.Equal(0, files.Lookup(snapshots, NameOf(Many), out FuseAttributes last));
         Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 512 << 10);

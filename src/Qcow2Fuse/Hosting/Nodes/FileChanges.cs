@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Memory;
-using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Session;
 using Qcow2Fuse.Fuse.Transport;
 using Qcow2Fuse.Hosting.Images;
 using Qcow2Fuse.Hosting.Restart;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Hosting.Nodes;
 
@@ -36,7 +36,7 @@ internal sealed class FileChanges(TreeContext context, HostedImage image, FilePa
     public int TryBegin()
     {
         bool isFirst = pages.BeginWriting();
-        int error = -FuseErrno.EIO;
+        int error = -Errno.EIO;
         try
         {
             return error = AwaitOrder(isFirst);
@@ -56,12 +56,12 @@ internal sealed class FileChanges(TreeContext context, HostedImage image, FilePa
     {
         FuseCall? call = FuseCall.Current;
         if (!image.Writes.WaitForUnordered(SharePatience, () => call is { IsInterrupted: true }))
-            return call is { IsInterrupted: true } ? -FuseErrno.EINTR : -FuseErrno.EIO;
+            return call is { IsInterrupted: true } ? -Errno.EINTR : -Errno.EIO;
 
         // What programs have stored through the other files is to be seen through this one.
         if (isFirst && image.Writes.IsShared)
             image.AskForPages();
-        return pages.WaitDelivered(SharePatience) ? 0 : -FuseErrno.EIO;
+        return pages.WaitDelivered(SharePatience) ? 0 : -Errno.EIO;
     }
 
     /// <summary>Writes from a place of the disk on.</summary>

@@ -3,9 +3,9 @@ using System.Diagnostics;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
-using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Session;
 using Qcow2Fuse.Hosting.Images;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Hosting.Nodes;
 
@@ -33,17 +33,17 @@ internal static class RangeCopy
         BlockDevice reading = source.Device;
         BlockDevice writing = target.Device;
         if (writing.IsReadOnly)
-            return -FuseErrno.EROFS;
+            return -Errno.EROFS;
         length = Math.Min(Math.Min(length, LengthMax), source.Length - from);
         if (length <= 0)
             return 0;
         length = Math.Min(length, target.Length - to);
         if (length <= 0)
-            return -FuseErrno.ENOSPC;
+            return -Errno.ENOSPC;
         from += source.Window.Start;
         to += target.Window.Start;
         if (ReferenceEquals(source.Source, target.Source) && Math.Abs(from - to) < length)
-            return -FuseErrno.EINVAL;
+            return -Errno.EINVAL;
 
         long copied = 0;
         try

@@ -2,6 +2,7 @@
 using System.Globalization;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Mounts;
 
 namespace Qcow2Fuse.Hosting.Nodes;
@@ -35,7 +36,7 @@ internal sealed partial class RawFileNode
         attributes = default;
         FileOwnership ownership = _context.Ownership;
         if ((change.Uid is { } uid && uid != ownership.UserId) || (change.Gid is { } gid && gid != ownership.GroupId))
-            return -FuseErrno.EPERM;
+            return -Errno.EPERM;
 
         if (change.Size is { } size && size != Length && TryResize(size) is not 0 and var error)
             return error;
@@ -58,7 +59,7 @@ internal sealed partial class RawFileNode
         {
             if (IsWholeDisk)
                 Image.RefuseResize(RawFileName.For(Image.Path));
-            return -FuseErrno.EPERM;
+            return -Errno.EPERM;
         }
 
         // truncate(2) works on a file that nobody has open.
@@ -66,7 +67,7 @@ internal sealed partial class RawFileNode
         try
         {
             if (device.IsReadOnly)
-                return -FuseErrno.EROFS;
+                return -Errno.EROFS;
             using Lock.Scope scope = Image.Writes.Enter();
             long old = device.Length;
             try

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Hosting.Nodes;
 
@@ -12,7 +13,7 @@ internal sealed partial class RawFileNode
     {
         result = default;
         if (!TryCountUp())
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
         bool isOpen = false;
         BlockDevice? device = null;
         try
@@ -20,7 +21,7 @@ internal sealed partial class RawFileNode
             // Without the lock: it may take seconds, and others who come meanwhile share what it comes to.
             device = Source.Acquire();
             if (request.Writes && device.IsReadOnly)
-                return -FuseErrno.EROFS;
+                return -Errno.EROFS;
             _ = Pages.Know();
             lock (_openLock)
                 result = Flags(request);
@@ -43,11 +44,11 @@ internal sealed partial class RawFileNode
     public override int Resume(ulong handle)
     {
         if (_context.IsBroken(handle))
-            return -FuseErrno.EIO;
+            return -Errno.EIO;
         if (_isResumed)
             return 0;
         if (!TryCountUp())
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
         bool isKept = false;
         BlockDevice? device = null;
         try

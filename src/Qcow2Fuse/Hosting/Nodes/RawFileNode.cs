@@ -7,6 +7,7 @@ using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Session;
 using Qcow2Fuse.Fuse.Transport;
 using Qcow2Fuse.Hosting.Images;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Hosting.Nodes;
 
@@ -156,12 +157,12 @@ internal sealed partial class RawFileNode : TreeNode
         long started = Stopwatch.GetTimestamp();
         BlockDevice device = Device;
         if (device.IsReadOnly)
-            return -FuseErrno.EROFS;
+            return -Errno.EROFS;
         long left = Length - offset;
 
         // At its end a disk is full.
         if (left <= 0)
-            return source.IsEmpty ? 0 : -FuseErrno.ENOSPC;
+            return source.IsEmpty ? 0 : -Errno.ENOSPC;
         int length = (int)Math.Min(left, source.Length);
         Changes.Write(device, Window.Start + offset, source[..length], kind);
         Image.Counters.CountWrite(length, started);
@@ -212,7 +213,7 @@ internal sealed partial class RawFileNode : TreeNode
     public override int Allocate(FuseAllocateMode mode, long offset, long length)
     {
         if (Device.IsReadOnly)
-            return -FuseErrno.EROFS;
+            return -Errno.EROFS;
         long size = Length;
         bool isInside = length <= size - offset;
         switch (mode)
@@ -221,15 +222,15 @@ internal sealed partial class RawFileNode : TreeNode
             case FuseAllocateMode.Allocate when !isInside && MayResize && offset <= long.MaxValue - length:
                 return TryResize(offset + length);
             case FuseAllocateMode.Allocate or FuseAllocateMode.KeepSize:
-                return isInside ? 0 : -FuseErrno.EFBIG;
+                return isInside ? 0 : -Errno.EFBIG;
             case FuseAllocateMode.ZeroRange when !isInside:
-                return -FuseErrno.EFBIG;
+                return -Errno.EFBIG;
             case FuseAllocateMode.PunchHole | FuseAllocateMode.KeepSize:
                 return Zero(offset, Math.Min(length, size - offset), MayUnmap);
             case FuseAllocateMode.ZeroRange or (FuseAllocateMode.ZeroRange | FuseAllocateMode.KeepSize):
                 return Zero(offset, Math.Min(length, size - offset), mayUnmap: false);
             default:
-                return -FuseErrno.EOPNOTSUPP;
+                return -Errno.EOPNOTSUPP;
         }
     }
 
@@ -239,7 +240,7 @@ internal sealed partial class RawFileNode : TreeNode
         BlockDevice device = Device;
         long size = Length;
         if (offset >= size)
-            return -FuseErrno.ENXIO;
+            return -Errno.ENXIO;
         using Walk walk = _context.Walks.Begin();
         if (Image.AskForPages(Window.Start + offset) && !_context.HasDelivered(walk.Patience))
             return kind == FuseSeekKind.Data ? offset : size;
@@ -255,7 +256,7 @@ internal sealed partial class RawFileNode : TreeNode
         }
 
         // The end of a file counts as a hole.
-        return kind == FuseSeekKind.Hole ? size : -FuseErrno.ENXIO;
+        return kind == FuseSeekKind.Hole ? size : -Errno.ENXIO;
     }
 
     private int Zero(long offset, long length, bool mayUnmap)
@@ -273,7 +274,7 @@ internal sealed partial class RawFileNode : TreeNode
                 // A signal that does not kill interrupts too, and must not spoil what is soon done.
                 bool isInterrupted = FuseCall.Current is { IsInterrupted: true };
                 if (isInterrupted && Stopwatch.GetElapsedTime(started) >= InterruptibleFrom)
-                    return -FuseErrno.EINTR;
+                    return -Errno.EINTR;
                 long at = Window.Start + offset + done;
                 long step = Math.Min(length - done, ZeroStep - (at & (ZeroStep - 1)));
                 begun = done + step;

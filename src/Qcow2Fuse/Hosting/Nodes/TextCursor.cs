@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
-using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Hosting.Nodes;
 
@@ -81,7 +81,7 @@ internal sealed class TextCursor(
     {
         // Whoever waits here keeps others from being served: only the few may for long.
         if (!_lock.TryEnter(walk.Left))
-            return -FuseErrno.EAGAIN;
+            return -Errno.EAGAIN;
         try
         {
             if (offset < _position)
@@ -136,9 +136,9 @@ internal sealed class TextCursor(
 
             // On the way to a place far behind nothing is filled, and the next read goes on from here.
             if (walk.IsOver && (filled > 0 || offset > _position))
-                return filled > 0 ? filled : -FuseErrno.EAGAIN;
+                return filled > 0 ? filled : -Errno.EAGAIN;
             if (walk.IsInterrupted)
-                return -FuseErrno.EINTR;
+                return -Errno.EINTR;
             _pace.IsOver = walk.IsOver;
             if (!MakeStep())
                 break;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Hosting.Nodes;
 
@@ -37,7 +38,7 @@ internal sealed class TextFileNode(
     {
         result = default;
         if (request.Writes)
-            return -FuseErrno.EROFS;
+            return -Errno.EROFS;
 
         // What cannot be read at all is said now. Past the page cache, which would stop at the size.
         TextCursor cursor = Create();
@@ -69,7 +70,7 @@ internal sealed class TextFileNode(
     public override int Read(ulong handle, long offset, Span<byte> destination)
     {
         if (context.Handle<TextCursor>(handle) is not { } cursor)
-            return -FuseErrno.EBADF;
+            return -Errno.EBADF;
         using Walk walk = context.Walks.Begin();
         return cursor.Read(offset, destination, walk);
     }

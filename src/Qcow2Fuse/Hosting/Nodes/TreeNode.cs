@@ -2,6 +2,7 @@
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Session;
 using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Hosting.Nodes;
 
@@ -29,13 +30,13 @@ internal abstract class TreeNode
     public virtual int SetAttributes(in FuseAttributeChange change, out FuseAttributes attributes)
     {
         attributes = default;
-        return -FuseErrno.EPERM;
+        return -Errno.EPERM;
     }
 
     public virtual int Open(FuseOpenRequest request, out FuseOpenResult result)
     {
         result = default;
-        return -FuseErrno.EISDIR;
+        return -Errno.EISDIR;
     }
 
     /// <summary>Prepares for requests through a handle that an earlier process gave out; may be called again and again.
@@ -47,21 +48,21 @@ internal abstract class TreeNode
     {
     }
 
-    public virtual int Read(ulong handle, long offset, Span<byte> destination) => -FuseErrno.EISDIR;
+    public virtual int Read(ulong handle, long offset, Span<byte> destination) => -Errno.EISDIR;
 
     /// <summary>As <see cref="IFuseFileSystem.Write"/>.</summary>
     public virtual int Write(ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind) =>
-        -FuseErrno.EROFS;
+        -Errno.EROFS;
 
     /// <summary>As <see cref="IFuseFileSystem.TryBeginTransfer"/>.</summary>
     public virtual bool TryBeginTransfer(long offset, FuseTransfer transfer) => false;
 
     public virtual int Fsync() => 0;
 
-    public virtual int Allocate(FuseAllocateMode mode, long offset, long length) => -FuseErrno.EOPNOTSUPP;
+    public virtual int Allocate(FuseAllocateMode mode, long offset, long length) => -Errno.EOPNOTSUPP;
 
     /// <remarks>Never −ENOSYS, after which the kernel would ask for no file any more.</remarks>
-    public virtual long Seek(long offset, FuseSeekKind kind) => -FuseErrno.ENXIO;
+    public virtual long Seek(long offset, FuseSeekKind kind) => -Errno.ENXIO;
 
     /// <summary>The extended attributes, by name.</summary>
     public virtual IReadOnlyList<(string Name, string Value)> ExtendedAttributes() => [];

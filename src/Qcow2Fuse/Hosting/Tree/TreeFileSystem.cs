@@ -25,12 +25,12 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     {
         attributes = default;
         if (!context.Nodes.TryGet(parent, out TreeNode? node))
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
         if (node is not DirectoryNode directory)
-            return -FuseErrno.ENOTDIR;
+            return -Errno.ENOTDIR;
         ManagedRoom.Require();
         if (directory.Find(ByteText.Decode(name)) is not { } found)
-            return -FuseErrno.ENOENT;
+            return -Errno.ENOENT;
         attributes = found.Attributes();
         return 0;
     }
@@ -48,7 +48,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     {
         attributes = default;
         if (!context.Nodes.TryGet(node, out TreeNode? found))
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
         attributes = found.Attributes();
         return 0;
     }
@@ -66,7 +66,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     {
         result = default;
         ManagedRoom.Require();
-        return context.Nodes.TryGet(node, out TreeNode? found) ? found.Open(request, out result) : -FuseErrno.ESTALE;
+        return context.Nodes.TryGet(node, out TreeNode? found) ? found.Open(request, out result) : -Errno.ESTALE;
     }
 
     /// <inheritdoc/>
@@ -123,7 +123,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
             return error;
         return from is RawFileNode read && to is RawFileNode written
             ? RangeCopy.Run(read, written, source.Offset, destination.Offset, length)
-            : -FuseErrno.EOPNOTSUPP;
+            : -Errno.EOPNOTSUPP;
     }
 
     /// <inheritdoc/>
@@ -146,9 +146,9 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     {
         handle = 0;
         if (!context.Nodes.TryGet(node, out TreeNode? found))
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
         if (found is not DirectoryNode directory)
-            return -FuseErrno.ENOTDIR;
+            return -Errno.ENOTDIR;
 
         ManagedRoom.Require();
 
@@ -168,7 +168,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         }
 
         if (context.Handle<DirectoryListing>(handle) is not { Entries: { } all })
-            return -FuseErrno.EBADF;
+            return -Errno.EBADF;
         int i = (int)Math.Min(offset, all.Length);
         for (; i < all.Length; i++)
         {
@@ -209,11 +209,11 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     public int GetExtendedAttribute(ulong node, ReadOnlySpan<byte> name, Span<byte> value)
     {
         if (!context.Nodes.TryGet(node, out TreeNode? found))
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
 
         // The kernel asks for others' names (security.capability) too, for which no header is to be read.
         if (!name.StartsWith("user.qcow2fuse."u8))
-            return -FuseErrno.ENODATA;
+            return -Errno.ENODATA;
         string wanted = ByteText.Decode(name);
         foreach ((string known, string text) in found.ExtendedAttributes())
         {
@@ -221,14 +221,14 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
                 return Copy(ByteText.Encode(text), value);
         }
 
-        return -FuseErrno.ENODATA;
+        return -Errno.ENODATA;
     }
 
     /// <inheritdoc/>
     public int ListExtendedAttributes(ulong node, Span<byte> names)
     {
         if (!context.Nodes.TryGet(node, out TreeNode? found))
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
         string all = string.Concat(found.ExtendedAttributes().Select(static attribute => attribute.Name + "\0"));
         return Copy(ByteText.Encode(all), names);
     }
@@ -249,7 +249,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
             BlockException failure => BlockErrnos.Of(failure.Kind),
             HandlesExhaustedException => Errno.ENFILE,
             OutOfMemoryException => Errno.ENOMEM,
-            _ => FuseErrno.EIO,
+            _ => Errno.EIO,
         };
     }
 
@@ -257,7 +257,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     private int Find(ulong node, ulong handle, out TreeNode? found)
     {
         if (!context.Nodes.TryGet(node, out found))
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
         if (context.IsOwn(handle))
             return 0;
         int error = found.Resume(handle);
