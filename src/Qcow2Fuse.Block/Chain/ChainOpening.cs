@@ -32,15 +32,14 @@ internal sealed class ChainOpening(
         if (!options.ReadOnly && OpenWritable() is { } file)
         {
             Layer layer = Prepare(file, options.Format, ImageLockMode.Writer, readOnly: false);
-            string? loss = options.DropBitmaps ? null : layer.References.WriteLoss;
-            if ((layer.References.ReadOnlyReason ?? loss) is not { } reason)
+            if (options.DropBitmaps || layer.References.WriteLoss is not { } loss)
                 return layer;
 
             // Opened anew, so that neither the descriptor nor the locks claim what is not going to happen. It is the
             // same file, whatever its name leads to by now.
             IStorageFile same = ReopenReadOnly(layer.File);
-            _messages.Add(new ImageMessage($"{layer.File.Device.Name}: is opened read-only: {reason}", reason != loss
-                ? null : FailureCode.BitmapsAtStake));
+            _messages.Add(new ImageMessage(
+                $"{layer.File.Device.Name}: is opened read-only: {loss}", FailureCode.BitmapsAtStake));
             return Prepare(same, options.Format, ImageLockMode.Reader, readOnly: true);
         }
 

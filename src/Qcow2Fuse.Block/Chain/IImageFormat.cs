@@ -52,12 +52,6 @@ public sealed record ImageReferences
     public FailureCause? WriteRefusalCause { get; init; }
 
     /// <summary>
-    /// Why an image asked for read-write is mounted read-only instead, with a message (a feature whose writing is not
-    /// there yet), or null.
-    /// </summary>
-    public string? ReadOnlyReason { get; init; }
-
-    /// <summary>
     /// What the image would lose if it was written (a sentence part after "FILE: "), or null. It is opened read-only
     /// instead, with a message, unless the user allows the loss.
     /// </summary>

@@ -109,7 +109,7 @@ public sealed partial class Qcow2Device
                 file.Name, fault.Kind, fault.ReasonOrMessage, references.WriteRefusalCause);
         }
 
-        if (!arguments.ReadOnly && (references.WriteRefusal ?? references.ReadOnlyReason) is { } reason)
+        if (!arguments.ReadOnly && references.WriteRefusal is { } reason)
             throw new BlockException(
                 BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", cause: references.WriteRefusalCause);
         if (!arguments.ReadOnly && !arguments.AllowLoss && references.WriteLoss is { } loss)

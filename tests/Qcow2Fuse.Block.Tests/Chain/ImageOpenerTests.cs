@@ -274,16 +274,6 @@ public sealed class ImageOpenerTests : IDisposable
     }
 
     [Fact]
-    public void An_image_that_cannot_be_written_yet_is_opened_read_only_with_a_message()
-    {
-        string path = Make("a.test", "read-only=its refcounts are 8 bits wide");
-        using OpenedImage image = Open(path);
-        Assert.True(image.ReadOnly);
-        Assert.Equal(
-            [new ImageMessage($"{path}: is opened read-only: its refcounts are 8 bits wide", null)], image.Messages);
-    }
-
-    [Fact]
     public void An_image_that_would_lose_something_is_opened_read_only_unless_the_user_allows_it()
     {
         string path = Make("a.test", "loses=bitmap 'a' has unknown flags");

@@ -10,7 +10,7 @@ namespace Qcow2Fuse.Block.Tests;
 
 /// <summary>
 /// A format for tests of the opener: lines of text, "TEST" first, then <c>backing=</c>, <c>backing-format=</c>,
-/// <c>data=</c>, <c>refuse=</c>, <c>read-only=</c>, <c>loses=</c>, <c>fail=</c>. The device shows the data file or the
+/// <c>data=</c>, <c>refuse=</c>, <c>loses=</c>, <c>fail=</c>. The device shows the data file or the
 /// file itself.
 /// </summary>
 internal sealed class TestFormat : IImageFormat
@@ -39,7 +39,6 @@ internal sealed class TestFormat : IImageFormat
             DataFileName = fields.GetValueOrDefault("data"),
             WriteRefusal = fields.GetValueOrDefault("refuse"),
             WriteRefusalCause = FailureCode.Damaged,
-            ReadOnlyReason = fields.GetValueOrDefault("read-only"),
             WriteLoss = fields.GetValueOrDefault("loses"),
         };
     }

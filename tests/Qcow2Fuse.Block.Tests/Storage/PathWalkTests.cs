@@ -103,7 +103,7 @@ public sealed class PathWalkTests : IDisposable
     public void An_image_that_can_only_be_read_is_not_exchanged_for_another_while_that_is_found_out()
     {
         string path = _scratch.At("images/a.test");
-        File.WriteAllText(path, TestFormat.Image("read-only=bitmaps"));
+        File.WriteAllText(path, TestFormat.Image("loses=bitmaps"));
         File.WriteAllText(_scratch.At("vault/a.test"), TestFormat.Image("fail=secret"));
         using OpenedImage image = new ImageOpener(
             new ExchangingStorage(path, _scratch.At("vault/a.test")), [new TestFormat()])

@@ -45,12 +45,6 @@ public sealed class ModelState : IDisposable
     /// <summary>The disk as the engine's own class, for what only qcow2 images can do.</summary>
     public Qcow2Device Engine { get; private set; } = null!;
 
-    /// <summary>Why the image is open for reading only, or null.</summary>
-    public string? ReadOnlyReason { get; private set; }
-
-    /// <summary>Whether the image can only be read.</summary>
-    public bool IsReadOnly => ReadOnlyReason is not null;
-
     /// <summary>The size of the disk.</summary>
     public long Size => Expected.LongLength;
 
@@ -185,13 +179,8 @@ public sealed class ModelState : IDisposable
 
     private void Open()
     {
-        ReadOnlyReason = new Qcow2Format().Inspect(Files.Image).ReadOnlyReason;
-        Files.Image.ReadOnly = IsReadOnly;
-        if (Files.Data is not null)
-            Files.Data.ReadOnly = IsReadOnly;
         Engine = Qcow2Device.Open(Files.Image, new FormatOpenArguments
         {
-            ReadOnly = IsReadOnly,
             Backing = Files.OpenBacking(),
             DataFile = Files.Data,
             Discard = _image.Discard,

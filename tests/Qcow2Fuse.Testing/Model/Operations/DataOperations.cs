@@ -14,7 +14,6 @@ public sealed class ReadOperation : ModelOperation
     public override int Weight => 20;
 
     /// <inheritdoc/>
-    public override bool RunsReadOnly => true;
 
     /// <inheritdoc/>
     public override void Run(ModelState state, ModelStep step)
@@ -133,7 +132,6 @@ public sealed class ExtentOperation : ModelOperation
     public override int Weight => 5;
 
     /// <inheritdoc/>
-    public override bool RunsReadOnly => true;
 
     /// <inheritdoc/>
     public override void Run(ModelState state, ModelStep step)
