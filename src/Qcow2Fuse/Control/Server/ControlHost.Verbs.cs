@@ -77,7 +77,7 @@ internal sealed partial class ControlHost
             throw CommandException.Usage($"unknown preallocation {Printable.Text(call.Preallocation!)}");
         long old = device.Length;
         ResizeVerb.Apply(device, call.Shown, new ResizeRequest(call.Size, preallocation, call.Shrink));
-        nodes.Image.WasResized(Math.Min(old, device.Length));
+        nodes.Image.NoteResize(Math.Min(old, device.Length));
         context.AwaitInvalidations();
         HostLog.Asked(context.Logger, device.Name, "resized");
         return new ControlAnswer(

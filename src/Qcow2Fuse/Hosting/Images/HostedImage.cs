@@ -210,7 +210,7 @@ internal sealed class HostedImage : DiskSource, IDisposable
     /// To be called after a range of the disk was changed through one of its files: the others may have it cached,
     /// and the partition table may lie in it.
     /// </summary>
-    public void HasChanged(IDiskView through, long start, long length)
+    public void NoteChange(IDiskView through, long start, long length)
     {
         Volatile.Write(ref _modifiedTicks, DateTime.UtcNow.Ticks);
         Volatile.Read(ref _table)?.NoteChange(start, length);
@@ -255,7 +255,7 @@ internal sealed class HostedImage : DiskSource, IDisposable
     /// </summary>
     /// <param name="from">The smaller of the old and the new size.</param>
     /// <param name="through">The file by which the kernel knows of it.</param>
-    public void WasResized(long from, IDiskView? through = null)
+    public void NoteResize(long from, IDiskView? through = null)
     {
         Volatile.Read(ref _table)?.MarkStale();
         Volatile.Write(ref _modifiedTicks, DateTime.UtcNow.Ticks);

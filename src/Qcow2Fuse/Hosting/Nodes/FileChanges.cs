@@ -78,7 +78,7 @@ internal sealed class FileChanges(TreeContext context, HostedImage image, FilePa
                 finally
                 {
                     // What fails may have changed something.
-                    image.HasChanged(pages, start, source.Length);
+                    image.NoteChange(pages, start, source.Length);
                 }
             }
             finally
@@ -135,7 +135,7 @@ internal sealed class FileChanges(TreeContext context, HostedImage image, FilePa
         }
         finally
         {
-            image.HasChanged(pages, start, length);
+            image.NoteChange(pages, start, length);
         }
     }
 
@@ -148,7 +148,7 @@ internal sealed class FileChanges(TreeContext context, HostedImage image, FilePa
         finally
         {
             // What fails may have changed something.
-            image.HasChanged(pages, start, source.Length);
+            image.NoteChange(pages, start, source.Length);
         }
     }
 

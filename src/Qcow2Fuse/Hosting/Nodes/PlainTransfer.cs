@@ -54,7 +54,7 @@ internal sealed class PlainTransfer
     {
         _device!.EndPlain(_run);
         if (isDone)
-            _node!.HasTransferred(_isWrite, _start, _length, _started);
+            _node!.NoteTransfer(_isWrite, _start, _length, _started);
         if (_isWrite)
             _node!.Writes.EndUnordered();
 

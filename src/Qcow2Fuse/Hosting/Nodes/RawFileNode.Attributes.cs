@@ -77,7 +77,7 @@ internal sealed partial class RawFileNode
             finally
             {
                 // The kernel changes what it has of this file itself.
-                Image.WasResized(Math.Min(old, device.Length), through: Pages);
+                Image.NoteResize(Math.Min(old, device.Length), through: Pages);
             }
         }
         finally

@@ -147,7 +147,7 @@ internal sealed partial class RawFileNode : TreeNode
             return 0;
         int length = (int)Math.Min(left, destination.Length);
         device.Read(Window.Start + offset, destination[..length]);
-        HasTransferred(isWrite: false, Window.Start + offset, length, started);
+        NoteTransfer(isWrite: false, Window.Start + offset, length, started);
         return length;
     }
 
@@ -185,7 +185,7 @@ internal sealed partial class RawFileNode : TreeNode
     public SharedWrites Writes => Image.Writes;
 
     /// <summary>Counts a transfer that is done, and tells who has to know.</summary>
-    public void HasTransferred(bool isWrite, long start, int length, long started)
+    public void NoteTransfer(bool isWrite, long start, int length, long started)
     {
         if (!isWrite)
         {
@@ -194,7 +194,7 @@ internal sealed partial class RawFileNode : TreeNode
         }
 
         Image.Counters.CountWrite(length, started);
-        Image.HasChanged(Pages, start, length);
+        Image.NoteChange(Pages, start, length);
     }
 
     /// <inheritdoc/>

@@ -52,7 +52,7 @@ internal sealed class TextCursor(
         lock (_lock)
         {
             _ = MakeStep();
-            room.HasRead(this);
+            room.NoteRead(this);
         }
     }
 
@@ -92,7 +92,7 @@ internal sealed class TextCursor(
         {
             try
             {
-                room.HasRead(this);
+                room.NoteRead(this);
             }
             finally
             {

@@ -25,7 +25,7 @@ internal sealed class TextRoom
     }
 
     /// <summary>To be called by whoever has read in a text, with its lock held.</summary>
-    public void HasRead(TextCursor cursor)
+    public void NoteRead(TextCursor cursor)
     {
         lock (_lock)
         {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Diagnostics.CodeAnalysis;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Session;
@@ -80,15 +81,15 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
 
     /// <inheritdoc/>
     public int Read(ulong node, ulong handle, long offset, Span<byte> destination) =>
-        Find(node, handle, out TreeNode? found) is var error && found is null
-            ? error
-            : found.Read(handle, offset, destination);
+        TryFind(node, handle, out TreeNode? found, out int error)
+            ? found.Read(handle, offset, destination)
+            : error;
 
     /// <inheritdoc/>
     public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind) =>
-        Find(node, handle, out TreeNode? found) is var error && found is null
-            ? error
-            : found.Write(handle, offset, source, kind);
+        TryFind(node, handle, out TreeNode? found, out int error)
+            ? found.Write(handle, offset, source, kind)
+            : error;
 
     /// <inheritdoc/>
     public bool TryBeginTransfer(ulong node, ulong handle, long offset, FuseTransfer transfer) =>
@@ -100,26 +101,27 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
 
     /// <inheritdoc/>
     public int Fsync(ulong node, ulong handle, bool dataOnly) =>
-        Find(node, handle, out TreeNode? found) is var error && found is null ? error : found.Fsync();
+        TryFind(node, handle, out TreeNode? found, out int error)
+            ? found.Fsync()
+            : error;
 
     /// <inheritdoc/>
     public int Allocate(ulong node, ulong handle, FuseAllocateMode mode, long offset, long length) =>
-        Find(node, handle, out TreeNode? found) is var error && found is null
-            ? error
-            : found.Allocate(mode, offset, length);
+        TryFind(node, handle, out TreeNode? found, out int error)
+            ? found.Allocate(mode, offset, length)
+            : error;
 
     /// <inheritdoc/>
     public long Seek(ulong node, ulong handle, long offset, FuseSeekKind kind) =>
-        Find(node, handle, out TreeNode? found) is var error && found is null ? error : found.Seek(offset, kind);
+        TryFind(node, handle, out TreeNode? found, out int error)
+            ? found.Seek(offset, kind)
+            : error;
 
     /// <inheritdoc/>
     public long CopyRange(in FuseFilePlace source, in FuseFilePlace destination, long length)
     {
-        int error = Find(source.Node, source.Handle, out TreeNode? from);
-        if (from is null)
-            return error;
-        error = Find(destination.Node, destination.Handle, out TreeNode? to);
-        if (to is null)
+        if (!TryFind(source.Node, source.Handle, out TreeNode? from, out int error)
+            || !TryFind(destination.Node, destination.Handle, out TreeNode? to, out error))
             return error;
         return from is RawFileNode read && to is RawFileNode written
             ? RangeCopy.Run(read, written, source.Offset, destination.Offset, length)
@@ -254,16 +256,13 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     }
 
     /// <summary>The node that an open file is of, or an error number without one. Allocates nothing.</summary>
-    private int Find(ulong node, ulong handle, out TreeNode? found)
+    private bool TryFind(ulong node, ulong handle, [NotNullWhen(true)] out TreeNode? found, out int error)
     {
+        error = -Errno.ESTALE;
         if (!context.Nodes.TryGet(node, out found))
-            return -Errno.ESTALE;
-        if (context.IsOwn(handle))
-            return 0;
-        int error = found.Resume(handle);
-        if (error != 0)
-            found = null;
-        return error;
+            return false;
+        error = context.IsOwn(handle) ? 0 : found.Resume(handle);
+        return error == 0;
     }
 
     /// <summary>Copies what fits, all or nothing, and returns how long it is.</summary>
