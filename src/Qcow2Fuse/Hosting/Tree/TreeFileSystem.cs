@@ -58,8 +58,9 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     public int SetAttributes(ulong node, in FuseAttributeChange change, out FuseAttributes attributes)
     {
         attributes = default;
-        int error = Find(node, change.Handle ?? context.PlainHandle, out TreeNode? found);
-        return found is null ? error : found.SetAttributes(change, out attributes);
+        return TryFind(node, change.Handle ?? context.PlainHandle, out TreeNode? found, out int error)
+            ? found.SetAttributes(change, out attributes)
+            : error;
     }
 
     /// <inheritdoc/>
@@ -255,7 +256,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         };
     }
 
-    /// <summary>The node that an open file is of, or an error number without one. Allocates nothing.</summary>
+    /// <summary>The node that an open file is of; false with a negated error number. Allocates nothing.</summary>
     private bool TryFind(ulong node, ulong handle, [NotNullWhen(true)] out TreeNode? found, out int error)
     {
         error = -Errno.ESTALE;
