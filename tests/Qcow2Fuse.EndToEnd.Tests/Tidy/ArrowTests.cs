@@ -37,6 +37,7 @@ public sealed partial class ArrowTests
           Filters: Device
           Partitions: Device, Errors
           Chain: Device, Errors, Filters, Memory
+          Live: Device, Errors, Filters
         Qcow2Fuse.Formats
           Raw
         Qcow2Fuse.Protocols
