@@ -154,7 +154,7 @@ public sealed class CommitTests
     private static byte[] Seen(TestImage image, long offset, int length)
     {
         byte[] seen = new byte[length];
-        new PlainReader(new ArrayImage(image.Disk.Current.ToArray())).Read(offset, seen);
+        new PlainReader(new ArrayImage(image.Disk.Copy())).Read(offset, seen);
         return seen;
     }
 }

@@ -38,6 +38,13 @@ public sealed class CrashDevice : BlockDevice
     /// <summary>The file as it is now, without any crash. Do not keep it across operations.</summary>
     public SectorImage Current => _current;
 
+    /// <summary>The bytes of the file at one moment, also while requests come.</summary>
+    public byte[] Copy()
+    {
+        lock (_lock)
+            return _current.ToArray();
+    }
+
     /// <summary>The file as it was, durable, when <see cref="StartRecording"/> was called.</summary>
     public SectorImage Initial => _initial;
 
