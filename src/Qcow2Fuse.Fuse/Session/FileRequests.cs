@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Fuse.Session;
 

@@ -41,6 +41,7 @@ public sealed unsafe partial class SecretMemory : MemoryManager<byte>, IDisposab
     public SecretMemory(ReadOnlySpan<byte> bytes)
         : this(bytes.Length) => bytes.CopyTo(Span);
 
+    /// <summary>Clears what its owner has forgotten.</summary>
     ~SecretMemory() => Free();
 
     /// <summary>The bytes.</summary>

@@ -5,7 +5,6 @@ using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Filters;
 using Qcow2Fuse.Formats.Raw;
 using Qcow2Fuse.Protocols.Files;
-using Qcow2Fuse.Qcow2.Layout;
 using Xunit;
 using static Qcow2Fuse.Testing.DeviceAssert;
 

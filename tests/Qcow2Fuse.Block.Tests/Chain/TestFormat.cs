@@ -4,7 +4,6 @@ using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Filters;
-using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Block.Tests;
 

@@ -3,7 +3,6 @@ using System.Diagnostics;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Protocols.Files;
-using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Testing;
 using Xunit;
 using static Qcow2Fuse.Testing.DeviceAssert;

@@ -2,7 +2,6 @@
 using System.Diagnostics;
 using System.Net.Sockets;
 using System.Text.Json.Nodes;
-using Qcow2Fuse.Fuse.Server;
 using Qcow2Fuse.Testing;
 using Xunit;
 

@@ -110,6 +110,7 @@ public sealed class FrameTests : CommandTest
         public void Dispose()
         {
             _server.Dispose();
+            _kernel.Dispose();
             _disk.Release();
             _images.Dispose();
         }

@@ -2,8 +2,6 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Text;
-using Qcow2Fuse.Fuse.Mounting;
-using Qcow2Fuse.Protocols.Files;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;

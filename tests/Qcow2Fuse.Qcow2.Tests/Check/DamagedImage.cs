@@ -2,7 +2,6 @@
 using System.Text.Json;
 using Qcow2Fuse.Block.Capabilities;
 using Qcow2Fuse.Protocols.Memory;
-using Qcow2Fuse.Qcow2.Bitmaps;
 using Qcow2Fuse.Qcow2.Check;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Oracle;

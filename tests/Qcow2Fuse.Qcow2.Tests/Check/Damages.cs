@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Qcow2.Metadata;
 
 namespace Qcow2Fuse.Qcow2.Tests.Check;
 

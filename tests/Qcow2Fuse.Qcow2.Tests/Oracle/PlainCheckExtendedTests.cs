@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
-using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Oracle;
 using Xunit;

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Text.Json.Serialization;
-using Qcow2Fuse.Block.Capabilities;
 using Qcow2Fuse.Block.Errors;
-using Qcow2Fuse.Fuse.Mounting;
 using Qcow2Fuse.Images.Reports;
 using Qcow2Fuse.Images.Verbs;
 using Qcow2Fuse.Output;

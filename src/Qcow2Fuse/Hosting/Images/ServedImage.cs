@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using System.Globalization;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Linux.Libc;
