@@ -4,8 +4,8 @@ using System.Diagnostics;
 namespace Qcow2Fuse.Block.Live;
 
 /// <summary>
-/// A door that any number of requests pass through, and that can be shut: then those that are inside are waited for, and
-/// others wait outside.
+/// A door that any number of requests pass through, and that can be shut: then those that are inside are waited for,
+/// and others wait outside.
 /// </summary>
 /// <remarks>Passing an open door takes two atomic operations, no lock, and allocates nothing.</remarks>
 internal sealed class Door

@@ -6,8 +6,8 @@ using Qcow2Fuse.Block.Filters;
 namespace Qcow2Fuse.Block.Live;
 
 /// <summary>
-/// The root of an image for as long as it is open. What is below it, a filter or the image itself, can be exchanged while
-/// requests come: for that moment they wait, and those under way are waited for, transfers that others do
+/// The root of an image for as long as it is open. What is below it, a filter or the image itself, can be exchanged
+/// while requests come: for that moment they wait, and those under way are waited for, transfers that others do
 /// (<see cref="BlockDevice.TryBeginPlain"/>) too.
 /// </summary>
 public sealed class LiveDevice(BlockDevice top) : FilterDevice(top)
@@ -15,8 +15,8 @@ public sealed class LiveDevice(BlockDevice top) : FilterDevice(top)
     private readonly Door _door = new();
 
     /// <summary>
-    /// Exchanges what is below. All requests have ended when <paramref name="change"/> is called, and none begins before
-    /// it returns. It gets what is below now, and returns what is to be there; what is not below any more is the
+    /// Exchanges what is below. All requests have ended when <paramref name="change"/> is called, and none begins
+    /// before it returns. It gets what is below now, and returns what is to be there; what is not below any more is the
     /// caller's. If it throws, nothing has changed.
     /// </summary>
     /// <remarks>Never to be called within a request, nor by <paramref name="change"/>.</remarks>

@@ -48,7 +48,8 @@ public static unsafe partial class LinuxDirectory
     /// <summary>Sets the mode of a directory, not of one that a link leads to: 0, or −errno.</summary>
     public static int SetMode(string path, uint mode)
     {
-        int fd = LinuxFile.Open(path, OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.NoFollow | OpenFlags.CloseOnExec);
+        int fd = LinuxFile.Open(
+            path, OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.NoFollow | OpenFlags.CloseOnExec);
         if (fd < 0)
             return fd;
         int result = ChangeModeNative(fd, mode);

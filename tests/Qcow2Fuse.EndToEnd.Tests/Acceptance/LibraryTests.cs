@@ -38,7 +38,9 @@ public sealed class LibraryTests : MountTest
               </ItemGroup>
             </Project>
             """);
-        Tool("dotnet", "build", PathOf("Sample.csproj"), "-o", PathOf("out"), "--nologo", "-v", "q", "-nodeReuse:false");
+        Tool(
+            "dotnet", "build", PathOf("Sample.csproj"), "-o", PathOf("out"), "--nologo", "-v", "q",
+            "-nodeReuse:false");
         string image = PathOf("disk.qcow2");
         Assert.Equal("before after!\n", Tool("dotnet", PathOf("out/Sample.dll"), image));
         QemuTools.ShouldPassCheck(image);

@@ -69,7 +69,8 @@ public sealed partial class UnusedTidyTests
     [GeneratedRegex("//.*")]
     private static partial Regex Comment();
 
-    /// <summary>A constant, property, method or value of an enum, by its indentation and what follows its name.</summary>
+    /// <summary>A constant, property, method or value of an enum, by its indentation and what follows its name.
+    /// </summary>
     [GeneratedRegex(
         @"(?<!inheritdoc/>(?:\n +///.*)*\n(?: +\[.*\]\n)?)"
         + @"^ +(?:(?:(?:public|internal|static|const|readonly|required|virtual|abstract|unsafe|async|partial)\s)+"
