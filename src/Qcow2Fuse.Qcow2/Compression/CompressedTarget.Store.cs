@@ -149,6 +149,7 @@ internal sealed unsafe partial class CompressedTarget
     private void Settle(Slot slot, bool done)
     {
         slot.State = done ? SlotState.Free : SlotState.Open;
+        slot.Holder = null;
         if (done)
         {
             slot.Written.Clear();
@@ -180,19 +181,21 @@ internal sealed unsafe partial class CompressedTarget
             _claims.Add(claim);
             foreach (Slot slot in _slots)
             {
-                if (slot.State == SlotState.Open && IsIn(slot, start, end))
-                    slot.State = SlotState.Busy;
+                if (slot.State != SlotState.Open || !IsIn(slot, start, end))
+                    continue;
+                slot.State = SlotState.Busy;
+                slot.Holder = claim;
             }
 
             return claim;
         }
     }
 
-    /// <summary>Drops the slots in a part of a claimed range, or opens them again.</summary>
-    private void SettleIn(long start, long end, bool done)
+    /// <summary>Drops the slots that a claim holds in a part of its range, or opens them again.</summary>
+    private void SettleIn(Claim claim, long start, long end, bool done)
     {
         lock (_lock)
-            SettleLocked(start, end, done);
+            SettleHeld(claim, start, end, done);
     }
 
     /// <summary>Ends a claim. What it has not dropped is open again.</summary>
@@ -201,16 +204,20 @@ internal sealed unsafe partial class CompressedTarget
         lock (_lock)
         {
             _claims.Remove(claim);
-            SettleLocked(claim.Start, claim.End, done: false);
+            SettleHeld(claim, claim.Start, claim.End, done: false);
             Monitor.PulseAll(_lock);
         }
     }
 
-    private void SettleLocked(long start, long end, bool done)
+    /// <summary>
+    /// A slot that the claim has opened again may be busy for somebody who stores it by now, and is not the claim's any
+    /// more. The lock is held.
+    /// </summary>
+    private void SettleHeld(Claim claim, long start, long end, bool done)
     {
         foreach (Slot slot in _slots)
         {
-            if (slot.State == SlotState.Busy && IsIn(slot, start, end))
+            if (slot.Holder == claim && IsIn(slot, start, end))
                 Settle(slot, done);
         }
     }

@@ -145,7 +145,7 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
             for (long at = wholeStart; at < wholeEnd;)
             {
                 long step = _image.ZeroStored(at, wholeEnd, mayUnmap);
-                SettleIn(at, at + step, done: true);
+                SettleIn(claim, at, at + step, done: true);
                 at += step;
             }
         }
@@ -171,7 +171,7 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
             {
                 // Where the tables cannot drop a cluster, what is gathered for it stays as well.
                 long step = _image.DiscardStored(at, wholeEnd, out bool dropped);
-                SettleIn(at, at + step, dropped);
+                SettleIn(claim, at, at + step, dropped);
                 at += step;
             }
         }
@@ -336,7 +336,12 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
     }
 
     /// <summary>A range that is being zeroed or discarded.</summary>
-    private sealed record Claim(long Start, long End);
+    private sealed class Claim(long start, long end)
+    {
+        public long Start => start;
+
+        public long End => end;
+    }
 
     /// <summary>A cluster under way. All members are used with the lock held, the content also while it is busy.
     /// </summary>
@@ -351,6 +356,9 @@ internal sealed unsafe partial class CompressedTarget : IDisposable
         public long Generation { get; set; }
 
         public long LastUse { get; set; }
+
+        /// <summary>The claim it is busy for; null where it is not, or is busy for a thread that stores it.</summary>
+        public Claim? Holder { get; set; }
 
         /// <summary>What the guest has written of it.</summary>
         public ByteRanges Written { get; } = new();

@@ -41,6 +41,45 @@ public sealed class CompressedPackerTests
         image.ShouldPassCheck();
     }
 
+    /// <summary>
+    /// A discard gives back what the tables cannot drop, while it goes on with the rest of its range. Whoever stores
+    /// that then is not disturbed by the end of the discard: what a writer gathers meanwhile would be lost.
+    /// </summary>
+    [Fact]
+    public void A_cluster_that_a_discard_has_given_back_is_not_its_own_any_more()
+    {
+        const int Small = 4096;
+        const long Border = 512L * Small;
+        const long First = Border - Small;
+        byte[] backing = Stamp.Bytes(0, 2 * (int)Border, 1);
+        using TestImage image = TestImage.Create(
+            new Qcow2CreateOptions { Size = backing.Length, Version = 2, ClusterSize = Small },
+            backing,
+            new FormatOpenArguments { Compress = CompressedWrites.AsImage, CompressionThreads = 0 });
+
+        // Each in an L2 table of its own, and neither becomes smaller: what completes it is read at its place.
+        image.Write(First, Small, 2).Write(Border, Small, 2).Reopen();
+        long host = (long)(image.L2EntryOf(First) & 0x00FF_FFFF_FFFF_FE00);
+        long table = (long)(image.PeekBigEndian((long)image.PeekBigEndian(40) + 8) & 0x00FF_FFFF_FFFF_FE00);
+        image.Write(First, 512, 3);
+
+        using HeldRequest tableRead = image.Faults.Hold(BlockOp.Read, offset: table, length: Small);
+        using HeldRequest dataRead = image.Faults.Hold(BlockOp.Read, offset: host, length: Small);
+        TestThread discarding = TestThread.Start(() => image.Device.Discard(First, 2 * Small));
+        tableRead.WaitUntilHeld();
+        TestThread flushing = TestThread.Start(image.Device.Flush);
+        dataRead.WaitUntilHeld();
+        tableRead.Release();
+        discarding.ShouldEnd();
+        TestThread writing = TestThread.Start(() => image.Write(First + 1024, 512, 4));
+        writing.ShouldWait("it is gathered with what is being stored");
+        dataRead.Release();
+        flushing.ShouldEnd();
+        writing.ShouldEnd();
+        image.ShouldRead(First, 512, 3).ShouldRead(First + 512, 512, 2).ShouldRead(First + 1024, 512, 4)
+            .ShouldRead(First + 1536, Small - 1536, 2);
+    }
+
     [Theory]
     [InlineData(Soft)]
     [InlineData(0)]
