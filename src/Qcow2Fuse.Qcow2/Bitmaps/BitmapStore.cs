@@ -2,6 +2,7 @@
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Metadata;
 
@@ -17,7 +18,7 @@ namespace Qcow2Fuse.Qcow2.Bitmaps;
 /// clusters are freed. A crash before the header has changed leaks clusters and nothing else.
 /// </remarks>
 internal sealed class BitmapStore(
-    BlockDevice file, Qcow2Geometry geometry, HeaderStore header, MetadataCaches caches, object gate)
+    BlockDevice file, Qcow2Geometry geometry, HeaderStore header, MetadataCaches caches, ImageGate gate)
 {
     private readonly List<(HostOffset Start, int Clusters)> _allocated = [];
 
@@ -212,15 +213,8 @@ internal sealed class BitmapStore(
 
     private void Write(HostOffset place, ReadOnlySpan<byte> bytes)
     {
-        Monitor.Exit(gate);
-        try
-        {
+        using (gate.Release())
             file.Write(place.Value, bytes);
-        }
-        finally
-        {
-            Monitor.Enter(gate);
-        }
     }
 
     /// <summary>The clusters that nothing refers to once the new directory is in force.</summary>

@@ -26,7 +26,7 @@ public sealed partial class Qcow2Device
         {
             _bitmaps = dropped
                 ? new BitmapSet(extension: null) : BitmapSet.Read(_file, _header.Current, _caches.Memory);
-            lock (_gate)
+            using (_gate.Enter())
             {
                 _caches.ReserveGuard(more: 0);
                 foreach (PersistentBitmap bitmap in _bitmaps.All)
@@ -82,7 +82,7 @@ public sealed partial class Qcow2Device
         StoreGathered();
         try
         {
-            lock (_gate)
+            using (_gate.Enter())
             {
                 BeginBitmapChange();
                 try
@@ -108,14 +108,14 @@ public sealed partial class Qcow2Device
     private void BeginBitmapChange()
     {
         while (_changingBitmaps)
-            Monitor.Wait(_gate);
+            _gate.Wait();
         _changingBitmaps = true;
     }
 
     private void EndBitmapChange()
     {
         _changingBitmaps = false;
-        Monitor.PulseAll(_gate);
+        _gate.PulseAll();
     }
 
     /// <summary>Runs with no guest write under way: each was recorded and has ended, or has not begun.</summary>
@@ -145,7 +145,7 @@ public sealed partial class Qcow2Device
     /// <summary>Records a range of which some or nothing will change.</summary>
     private void RecordChange(long offset, long length)
     {
-        lock (_gate)
+        using (_gate.Enter())
             _bitmaps!.Mark(offset, length);
     }
 

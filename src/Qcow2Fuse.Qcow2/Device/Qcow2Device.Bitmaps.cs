@@ -26,7 +26,7 @@ public sealed partial class Qcow2Device
     {
         get
         {
-            lock (_gate)
+            using (_gate.Enter())
                 return LoadedBitmaps().All.ConvertAll(static bitmap => bitmap.Describe());
         }
     }
@@ -182,7 +182,7 @@ public sealed partial class Qcow2Device
 
     private GranuleBits CopyBits(string name)
     {
-        lock (_gate)
+        using (_gate.Enter())
         {
             PersistentBitmap bitmap = FindUsable(LoadedBitmaps(), name);
             return bitmap.Bits is { } bits
@@ -265,14 +265,9 @@ public sealed partial class Qcow2Device
         if (bitmap.Bits is not null)
             return;
         CheckMemory(bitmaps, bitmap.Name, bitmap.Entry.GranularityBits);
-        Monitor.Exit(_gate);
-        try
+        using (_gate.Release())
         {
             bitmap.Bits = BitmapTable.Load(_file, bitmap.Entry, Length, _geometry.ClusterBits, _caches.Memory);
-        }
-        finally
-        {
-            Monitor.Enter(_gate);
         }
     }
 

@@ -28,7 +28,7 @@ public sealed partial class Qcow2Device
     {
         get
         {
-            lock (_gate)
+            using (_gate.Enter())
                 return _isCommitSet;
         }
     }
@@ -47,7 +47,7 @@ public sealed partial class Qcow2Device
     {
         if (_commit is null)
             return;
-        lock (_gate)
+        using (_gate.Enter())
             SetCommit();
     }
 
@@ -62,7 +62,7 @@ public sealed partial class Qcow2Device
 
     private void Commit(object? state)
     {
-        lock (_gate)
+        using (_gate.Enter())
         {
             _isCommitSet = false;
             bool isDurable = _caches.CompletedFlush >= _commitFlush && _target is not { HoldsAny: true };
@@ -81,7 +81,7 @@ public sealed partial class Qcow2Device
                 ?? new BlockException(BlockErrorKind.Io, $"{Name}: could not be flushed: {e.Message}", e);
             if (failure.IsSpreading)
                 MarkCorrupt();
-            lock (_gate)
+            using (_gate.Enter())
             {
                 _commitFailure ??= failure;
                 if (!_caches.HasFailed)
@@ -94,7 +94,7 @@ public sealed partial class Qcow2Device
     private BlockException? TakeCommitFailure()
     {
         BlockException? failure;
-        lock (_gate)
+        using (_gate.Enter())
         {
             failure = _commitFailure;
             _commitFailure = null;
@@ -109,7 +109,7 @@ public sealed partial class Qcow2Device
     {
         if (_commit is null)
             return;
-        lock (_gate)
+        using (_gate.Enter())
             _isCommitSet = true;
         using ManualResetEvent hasEnded = new(initialState: false);
         if (_commit.Dispose(hasEnded))

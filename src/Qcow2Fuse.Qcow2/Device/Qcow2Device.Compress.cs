@@ -64,7 +64,7 @@ public sealed partial class Qcow2Device
     /// </summary>
     internal void StoreCluster(GuestOffset guest, ReadOnlySpan<byte> cluster)
     {
-        lock (_gate)
+        using (_gate.Enter())
             _caches.ThrowIfFailed();
         using PooledBuffer packed = BufferPool.Shared.Rent(_geometry.ClusterSize);
         ClusterForm form = CompressCluster(cluster, packed.Span, out int length);
@@ -92,7 +92,7 @@ public sealed partial class Qcow2Device
     {
         try
         {
-            lock (_gate)
+            using (_gate.Enter())
                 _caches.ThrowIfFailed();
             StoreAs(guest, cluster, form, packed);
         }
@@ -111,7 +111,7 @@ public sealed partial class Qcow2Device
     {
         bool handled;
         long step;
-        lock (_gate)
+        using (_gate.Enter())
         {
             _caches.ThrowIfFailed();
             step = ZeroRecorded(at, end - at, mayUnmap, out handled);
@@ -179,7 +179,7 @@ public sealed partial class Qcow2Device
 
     private bool TryZeroStored(GuestOffset guest)
     {
-        lock (_gate)
+        using (_gate.Enter())
         {
             ZeroRecorded(guest.Value, _geometry.ClusterSize, mayUnmap: true, out bool handled);
             return handled;
@@ -203,7 +203,7 @@ public sealed partial class Qcow2Device
         {
             try
             {
-                lock (_gate)
+                using (_gate.Enter())
                 {
                     _caches.ThrowIfFailed();
                     bool isLinked = _map.LinkCompressed(guest, packed, _compressed) != 0;
@@ -218,7 +218,7 @@ public sealed partial class Qcow2Device
                 && !_caches.HasFailed)
             {
                 reclaimed = true;
-                lock (_gate)
+                using (_gate.Enter())
                     _caches.FlushAndFree();
             }
         }

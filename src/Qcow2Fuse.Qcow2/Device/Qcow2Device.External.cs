@@ -25,7 +25,7 @@ public sealed partial class Qcow2Device
         {
             ReadMapping mapping;
             long epoch;
-            lock (_gate)
+            using (_gate.Enter())
             {
                 _caches.ThrowIfFailed();
                 mapping = _map.LookupForZero(new GuestOffset(at), end - at);
@@ -83,7 +83,7 @@ public sealed partial class Qcow2Device
         ZeroByWriting(offset, wholeStart - offset);
         for (long at = wholeStart; at < wholeEnd;)
         {
-            lock (_gate)
+            using (_gate.Enter())
             {
                 at += _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap: false, IsSaid(at), out _);
                 NoteChange();

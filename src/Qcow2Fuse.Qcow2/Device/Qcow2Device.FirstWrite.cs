@@ -21,7 +21,7 @@ public sealed partial class Qcow2Device
     {
         try
         {
-            lock (_gate)
+            using (_gate.Enter())
             {
                 BeginBitmapChange();
                 try

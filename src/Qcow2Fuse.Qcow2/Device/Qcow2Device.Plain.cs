@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Mapping;
 
@@ -32,7 +33,7 @@ public sealed partial class Qcow2Device
         if (_target is not null || _guestData.IsEncrypted || offset < 0 || length <= 0 || offset > Length - length)
             return false;
         PlainPlace place = PlainPlace.None;
-        if (!Monitor.TryEnter(_gate, PlainPatienceMilliseconds))
+        if (!_gate.TryEnter(PlainPatienceMilliseconds, out ImageGate.Held held))
             return false;
         try
         {
@@ -48,7 +49,7 @@ public sealed partial class Qcow2Device
         }
         finally
         {
-            Monitor.Exit(_gate);
+            held.Dispose();
         }
 
         return place == PlainPlace.Backing

@@ -20,7 +20,7 @@ public sealed partial class Qcow2Device
         for (long at = _geometry.RoundUpToCluster(from); at < end;)
         {
             WriteMapping mapping;
-            lock (_gate)
+            using (_gate.Enter())
             {
                 _caches.ThrowIfFailed();
                 mapping = _map.Allocate(new GuestOffset(at), (int)Math.Min(end - at, PreallocationStep));
@@ -41,7 +41,7 @@ public sealed partial class Qcow2Device
         {
             Fill(allocation.RequestStart, host, length, _guestData.IsEncrypted ? Preallocation.Full : mode,
                 allocation.IsVirgin);
-            lock (_gate)
+            using (_gate.Enter())
                 _map.Link(allocation);
             linked = true;
         }
@@ -49,7 +49,7 @@ public sealed partial class Qcow2Device
         {
             if (!linked)
             {
-                lock (_gate)
+                using (_gate.Enter())
                     _map.Abort(allocation);
             }
         }

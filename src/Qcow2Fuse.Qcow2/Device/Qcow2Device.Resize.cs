@@ -53,7 +53,7 @@ public sealed partial class Qcow2Device
             if (length == Length)
                 return;
             RefuseForSnapshots();
-            lock (_gate)
+            using (_gate.Enter())
                 BeginBitmapResize(length);
             try
             {
@@ -69,7 +69,7 @@ public sealed partial class Qcow2Device
             }
             finally
             {
-                lock (_gate)
+                using (_gate.Enter())
                     EndBitmapResize();
             }
         }
@@ -78,7 +78,7 @@ public sealed partial class Qcow2Device
     private void Grow(long length, int entries, Preallocation preallocation)
     {
         long old = Length;
-        lock (_gate)
+        using (_gate.Enter())
         {
             if (entries > _caches.L1.Count)
                 GrowL1(entries);
@@ -98,7 +98,7 @@ public sealed partial class Qcow2Device
             if (preallocation != Preallocation.Off)
                 Preallocate(old, length, preallocation);
             FlushOwn();
-            lock (_gate)
+            using (_gate.Enter())
             {
                 WriteSize(length);
                 ResizeBitmaps(length);
@@ -134,7 +134,7 @@ public sealed partial class Qcow2Device
     private void Shrink(long length)
     {
         bool isRaw = IsRawExternal;
-        lock (_gate)
+        using (_gate.Enter())
         {
             _map.HoldWrites();
             long old = Length;

@@ -30,7 +30,7 @@ public sealed partial class Qcow2Device
     {
         get
         {
-            lock (_gate)
+            using (_gate.Enter())
                 return [.. LoadedSnapshots().Select(static entry => entry.Info)];
         }
     }
@@ -48,10 +48,10 @@ public sealed partial class Qcow2Device
         Qcow2Header header;
         long version;
         long epoch;
-        lock (_gate)
+        using (_gate.Enter())
         {
             while (_changesSnapshots)
-                Monitor.Wait(_gate);
+                _gate.Wait();
             header = _header.Current;
             version = _snapshotVersion;
 
@@ -107,7 +107,7 @@ public sealed partial class Qcow2Device
         lock (_resizeLock)
         {
             BeginWrite(offset: 0, length: 0);
-            lock (_gate)
+            using (_gate.Enter())
                 BeginBitmapResize(SizeOf(FindSnapshot(nameOrId)));
             try
             {
@@ -125,7 +125,7 @@ public sealed partial class Qcow2Device
             }
             finally
             {
-                lock (_gate)
+                using (_gate.Enter())
                     EndBitmapResize();
             }
         }
@@ -163,7 +163,7 @@ public sealed partial class Qcow2Device
             new SnapshotChanges(_file, _geometry, _header, _caches, _gate).CheckL1(entry);
             int entries = (int)Math.Min(entry.L1Size, _geometry.L1EntriesFor(size));
             l1 = ResidentTable.Load(_file, entry.L1Offset, entries, _caches.Memory);
-            lock (_gate)
+            using (_gate.Enter())
             {
                 var map = new ClusterMap(_file, _geometry, _caches, _gate, Backing?.Length, keepsPlace: false, l1);
                 return new SnapshotDevice(this, entry, size, l1, map, _gate);
@@ -172,7 +172,7 @@ public sealed partial class Qcow2Device
         catch
         {
             l1?.Dispose();
-            lock (_gate)
+            using (_gate.Enter())
                 entry.Readers--;
             throw;
         }
@@ -186,10 +186,10 @@ public sealed partial class Qcow2Device
             Qcow2Header header;
             long version;
             long epoch;
-            lock (_gate)
+            using (_gate.Enter())
             {
                 while (_changesSnapshots)
-                    Monitor.Wait(_gate);
+                    _gate.Wait();
                 if (_snapshots is not null)
                 {
                     SnapshotEntry entry = FindSnapshot(nameOrId);
@@ -214,7 +214,7 @@ public sealed partial class Qcow2Device
                 _caches.Epochs.Exit(epoch);
             }
 
-            lock (_gate)
+            using (_gate.Enter())
             {
                 if (_snapshots is null && !_changesSnapshots && version == _snapshotVersion)
                     (_snapshots, _snapshotCharge) = (read, charge);
@@ -253,7 +253,7 @@ public sealed partial class Qcow2Device
 
     private void ChangeWithWritesHeld(Action<SnapshotChanges> change)
     {
-        lock (_gate)
+        using (_gate.Enter())
         {
             _map.HoldWrites();
             _changesSnapshots = true;

@@ -20,7 +20,7 @@ public sealed partial class Qcow2Device
         FlushOwn();
         lock (_resizeLock)
         {
-            lock (_gate)
+            using (_gate.Enter())
             {
                 BeginBitmapChange();
                 try
@@ -41,14 +41,9 @@ public sealed partial class Qcow2Device
         try
         {
             _caches.FlushWhileHeld();
-            Monitor.Exit(_gate);
-            try
+            using (_gate.Release())
             {
                 return look(_file);
-            }
-            finally
-            {
-                Monitor.Enter(_gate);
             }
         }
         finally

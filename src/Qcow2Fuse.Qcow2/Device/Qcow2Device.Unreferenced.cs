@@ -51,7 +51,7 @@ public sealed partial class Qcow2Device
         using CheckRun run = WhileStill(file =>
         {
             CheckRun begun = new(file, LookBytesMax, _caches.Memory);
-            lock (_gate)
+            using (_gate.Enter())
             {
                 _map.BeginLook();
                 epoch = _caches.Epochs.Enter();
@@ -66,7 +66,7 @@ public sealed partial class Qcow2Device
         }
         finally
         {
-            lock (_gate)
+            using (_gate.Enter())
             {
                 _caches.Refcounts.Log = null;
                 _map.EndLook();

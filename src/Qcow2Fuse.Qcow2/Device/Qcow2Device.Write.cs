@@ -78,7 +78,7 @@ public sealed partial class Qcow2Device
         try
         {
             StoreGathered();
-            lock (_gate)
+            using (_gate.Enter())
             {
                 _caches.Flush();
                 _map.PunchKept();
@@ -167,7 +167,7 @@ public sealed partial class Qcow2Device
         {
             try
             {
-                lock (_gate)
+                using (_gate.Enter())
                     return ZeroRecorded(at, end - at, mayUnmap: true, out dropped);
             }
             catch (BlockException e) when (e.Kind == BlockErrorKind.NoSpace && !reclaimed && HasPendingFrees())
@@ -202,7 +202,7 @@ public sealed partial class Qcow2Device
     /// <summary>Frees what a flush can free.</summary>
     private void Reclaim()
     {
-        lock (_gate)
+        using (_gate.Enter())
         {
             if (_caches.Frees.Any)
                 _caches.FlushAndFree();
@@ -213,7 +213,7 @@ public sealed partial class Qcow2Device
     private int WritePart(GuestOffset guest, ReadOnlySpan<byte> source)
     {
         WriteMapping mapping;
-        lock (_gate)
+        using (_gate.Enter())
         {
             _caches.ThrowIfFailed();
             mapping = _map.Allocate(guest, source.Length);
@@ -249,7 +249,7 @@ public sealed partial class Qcow2Device
         try
         {
             _cow.Write(allocation, request);
-            lock (_gate)
+            using (_gate.Enter())
             {
                 _map.Link(allocation);
                 NoteChange();
@@ -261,7 +261,7 @@ public sealed partial class Qcow2Device
         {
             if (!linked)
             {
-                lock (_gate)
+                using (_gate.Enter())
                     _map.Abort(allocation);
             }
         }
@@ -289,7 +289,7 @@ public sealed partial class Qcow2Device
         {
             bool handled;
             long step;
-            lock (_gate)
+            using (_gate.Enter())
             {
                 _caches.ThrowIfFailed();
                 step = ZeroRecorded(at, wholeEnd - at, mayUnmap, out handled);
@@ -347,7 +347,7 @@ public sealed partial class Qcow2Device
     {
         if (!ReadsAsZero(new GuestOffset(start), _geometry.SubclusterSize))
             return false;
-        lock (_gate)
+        using (_gate.Enter())
         {
             _caches.ThrowIfFailed();
             try
@@ -369,7 +369,7 @@ public sealed partial class Qcow2Device
     {
         if (Backing is null)
             return true;
-        lock (_gate)
+        using (_gate.Enter())
         {
             for (GuestOffset at = guest; at - guest < length;)
             {
@@ -397,13 +397,13 @@ public sealed partial class Qcow2Device
 
     private bool HasPendingFrees()
     {
-        lock (_gate)
+        using (_gate.Enter())
             return _caches.Frees.Any;
     }
 
     private void FlushManyPending()
     {
-        lock (_gate)
+        using (_gate.Enter())
         {
             if (_caches.Frees.PendingClusters << _geometry.ClusterBits > PendingBytesMax)
                 _caches.Flush();
@@ -456,7 +456,7 @@ public sealed partial class Qcow2Device
 
     private void CloseTables()
     {
-        lock (_gate)
+        using (_gate.Enter())
         {
             try
             {

@@ -6,6 +6,7 @@ using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Linux.Processes;
 using Qcow2Fuse.Qcow2.Bitmaps;
 using Qcow2Fuse.Qcow2.Compression;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Encryption;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Mapping;
@@ -32,7 +33,7 @@ public sealed partial class Qcow2Device
     private readonly CowWriter _cow;
     private readonly DiscardMode _discard;
     private readonly PeriodicWork? _cleaner;
-    private readonly object _gate = new();
+    private readonly ImageGate _gate = new();
     private long _length;
     private bool _isClosed;
 
@@ -86,7 +87,7 @@ public sealed partial class Qcow2Device
     {
         get
         {
-            lock (_gate)
+            using (_gate.Enter())
                 return _caches.Statistics;
         }
     }
@@ -163,7 +164,7 @@ public sealed partial class Qcow2Device
         if (_target is not null && _target.TryGetExtent(offset, ref length, out Extent gathered))
             return gathered;
         ReadMapping mapping;
-        lock (_gate)
+        using (_gate.Enter())
             mapping = _map.Lookup(new GuestOffset(offset), length);
         if (mapping.Kind == MappingKind.Data && _geometry.DataIsExternal)
             return ExternalExtent(offset, mapping.Length);
@@ -230,7 +231,7 @@ public sealed partial class Qcow2Device
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
-        lock (_gate)
+        using (_gate.Enter())
         {
             if (_isClosed)
                 return;
@@ -256,7 +257,7 @@ public sealed partial class Qcow2Device
             _snapshotCharge?.Dispose();
             _guestData.Dispose();
             _compressed.Dispose();
-            lock (_gate)
+            using (_gate.Enter())
             {
                 _isClosed = true;
                 _caches.Dispose();
@@ -272,7 +273,7 @@ public sealed partial class Qcow2Device
 
     private void DropIdleTables()
     {
-        lock (_gate)
+        using (_gate.Enter())
         {
             if (!_isClosed)
                 _caches.DropIdle();
@@ -282,7 +283,7 @@ public sealed partial class Qcow2Device
     /// <summary>Nobody waits for it: the next flush passes on what is wrong with the tables.</summary>
     private void NoteFailedCleaning(Exception failure)
     {
-        lock (_gate)
+        using (_gate.Enter())
         {
             _commitFailure ??= failure as BlockException ?? new BlockException(
                 BlockErrorKind.Io, $"{Name}: tables could not be given up: {failure.Message}", failure);
@@ -295,7 +296,7 @@ public sealed partial class Qcow2Device
         {
             ReadMapping mapping;
             long epoch;
-            lock (_gate)
+            using (_gate.Enter())
             {
                 mapping = _map.Lookup(guest, destination.Length);
                 epoch = _caches.Epochs.Enter();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Metadata;
 
@@ -26,7 +27,7 @@ internal sealed class SnapshotChanges
     private readonly MappingTrees _trees;
 
     public SnapshotChanges(
-        BlockDevice file, Qcow2Geometry geometry, HeaderStore header, MetadataCaches caches, object gate)
+        BlockDevice file, Qcow2Geometry geometry, HeaderStore header, MetadataCaches caches, ImageGate gate)
     {
         _file = file;
         _geometry = geometry;

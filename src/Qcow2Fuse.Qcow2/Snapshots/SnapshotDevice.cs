@@ -2,6 +2,7 @@
 using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Mapping;
@@ -22,14 +23,14 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
     private readonly SnapshotEntry _entry;
     private readonly ResidentTable _l1;
     private readonly ClusterMap _map;
-    private readonly object _gate;
+    private readonly ImageGate _gate;
 
     /// <summary>
     /// Called with the gate held, as is <paramref name="map"/>'s way, for a reader that <paramref name="entry"/> has
     /// counted.
     /// </summary>
     public SnapshotDevice(
-        Qcow2Device image, SnapshotEntry entry, long length, ResidentTable l1, ClusterMap map, object gate)
+        Qcow2Device image, SnapshotEntry entry, long length, ResidentTable l1, ClusterMap map, ImageGate gate)
     {
         _image = image;
         _entry = entry;
@@ -62,7 +63,7 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
         while (!destination.IsEmpty)
         {
             ReadMapping mapping;
-            lock (_gate)
+            using (_gate.Enter())
                 mapping = _map.Lookup(guest, destination.Length);
             Span<byte> part = destination[..(int)mapping.Length];
             _image.ReadMapped(mapping, guest, part);
@@ -76,7 +77,7 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
     {
         CheckRange(offset, length);
         ReadMapping mapping;
-        lock (_gate)
+        using (_gate.Enter())
             mapping = _map.Lookup(new GuestOffset(offset), length);
         return _image.ToExtent(mapping, offset);
     }
@@ -108,7 +109,7 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
-        lock (_gate)
+        using (_gate.Enter())
             _entry.Readers--;
         _l1.Dispose();
         base.Dispose(disposing);
