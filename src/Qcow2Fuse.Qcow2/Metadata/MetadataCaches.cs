@@ -44,6 +44,7 @@ internal sealed partial class MetadataCaches : IDisposable
     private readonly Qcow2Geometry _geometry;
     private readonly HeaderStore _header;
     private readonly ImageGate _gate;
+    private readonly CorruptMark _corrupt;
     private readonly Func<long, bool> _isPublishing;
     private readonly bool _punch;
     private HashSet<long> _newTables = [];
@@ -57,9 +58,9 @@ internal sealed partial class MetadataCaches : IDisposable
 
     public MetadataCaches(
         BlockDevice file, HeaderStore headerStore, Qcow2Geometry geometry, FormatOpenArguments arguments,
-        ImageGate gate, Action markCorrupt)
+        ImageGate gate, CorruptMark corrupt)
     {
-        MarkCorrupt = markCorrupt;
+        _corrupt = corrupt;
         Qcow2Header header = headerStore.Current;
         _file = file;
         _externalData = arguments.DataFile;
@@ -102,12 +103,6 @@ internal sealed partial class MetadataCaches : IDisposable
         if (arguments is { ReadOnly: false, Compress: not CompressedWrites.Off })
             Packed = new PackedClusters(file, geometry, Refcounts, Allocator, gate);
     }
-
-    /// <summary>
-    /// Says that the image is damaged, where no request of a guest would be told: nothing more is written by guests,
-    /// and the file says so. Called with or without the gate.
-    /// </summary>
-    public Action MarkCorrupt { get; }
 
     /// <summary>Where memory for tables is taken from.</summary>
     public MemoryBudget Memory { get; }
@@ -418,7 +413,7 @@ internal sealed partial class MetadataCaches : IDisposable
         }
         catch (BlockException e) when (e.IsSpreading)
         {
-            MarkCorrupt();
+            _corrupt.Set();
             throw;
         }
         finally

@@ -2,8 +2,8 @@
 using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Access;
 using Qcow2Fuse.Qcow2.Core;
-using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Mapping;
 using Qcow2Fuse.Qcow2.Metadata;
@@ -19,7 +19,8 @@ namespace Qcow2Fuse.Qcow2.Snapshots;
 /// </remarks>
 internal sealed class SnapshotDevice : BlockDevice, IOverlay
 {
-    private readonly Qcow2Device _image;
+    private readonly ImageCore _image;
+    private readonly GuestReader _reader;
     private readonly SnapshotEntry _entry;
     private readonly ResidentTable _l1;
     private readonly ClusterMap _map;
@@ -30,13 +31,15 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
     /// counted.
     /// </summary>
     public SnapshotDevice(
-        Qcow2Device image, SnapshotEntry entry, long length, ResidentTable l1, ClusterMap map, ImageGate gate)
+        ImageCore image, GuestReader reader, SnapshotEntry entry, long length, ResidentTable l1, ClusterMap map)
     {
         _image = image;
+        _reader = reader;
         _entry = entry;
         _l1 = l1;
         _map = map;
-        _gate = gate;
+        _gate = image.Gate;
+        _gate.AssertHeld();
         Length = length;
     }
 
@@ -66,7 +69,7 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
             using (_gate.Enter())
                 mapping = _map.Lookup(guest, destination.Length);
             Span<byte> part = destination[..(int)mapping.Length];
-            _image.ReadMapped(mapping, guest, part);
+            _reader.ReadMapped(mapping, guest, part);
             destination = destination[part.Length..];
             guest += part.Length;
         }
@@ -79,7 +82,7 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
         ReadMapping mapping;
         using (_gate.Enter())
             mapping = _map.Lookup(new GuestOffset(offset), length);
-        return _image.ToExtent(mapping, offset);
+        return _reader.ToExtent(mapping, offset);
     }
 
     /// <inheritdoc/>
