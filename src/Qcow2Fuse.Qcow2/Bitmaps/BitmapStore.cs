@@ -2,6 +2,7 @@
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Metadata;
 
@@ -16,9 +17,12 @@ namespace Qcow2Fuse.Qcow2.Bitmaps;
 /// directory and their refcounts → the header's extension → (for the first bitmap) the autoclear bit → the old
 /// clusters are freed. A crash before the header has changed leaks clusters and nothing else.
 /// </remarks>
-internal sealed class BitmapStore(
-    BlockDevice file, Qcow2Geometry geometry, HeaderStore header, MetadataCaches caches, object gate)
+internal sealed class BitmapStore(ImageCore image, MetadataCaches caches)
 {
+    private readonly BlockDevice _file = image.File;
+    private readonly Qcow2Geometry _geometry = image.Geometry;
+    private readonly HeaderStore _header = image.Header;
+    private readonly ImageGate _gate = image.Gate;
     private readonly List<(HostOffset Start, int Clusters)> _allocated = [];
 
     /// <summary>
@@ -31,6 +35,7 @@ internal sealed class BitmapStore(
     public void Store(
         BitmapSet set, List<PersistentBitmap> bitmaps, Dictionary<PersistentBitmap, GranuleBits> contents)
     {
+        _gate.AssertHeld();
         var entries = new List<BitmapEntry>(bitmaps.Count);
         List<HostOffset> old = OldClusters(set, bitmaps, contents.Keys);
         BitmapExtension extension;
@@ -56,11 +61,11 @@ internal sealed class BitmapStore(
 
         Publish(() =>
         {
-            header.UpdateExtension(HeaderExtension.Bitmaps, extension.Encode(), caches.Barrier);
+            _header.UpdateExtension(HeaderExtension.Bitmaps, extension.Encode(), caches.Barrier);
             caches.Barrier();
-            if ((header.Current.Autoclear & FeatureBits.Bitmaps) == 0)
+            if ((_header.Current.Autoclear & FeatureBits.Bitmaps) == 0)
             {
-                header.Update(static now => now with { Autoclear = now.Autoclear | FeatureBits.Bitmaps });
+                _header.Update(static now => now with { Autoclear = now.Autoclear | FeatureBits.Bitmaps });
                 caches.Barrier();
             }
         });
@@ -80,12 +85,12 @@ internal sealed class BitmapStore(
     /// <summary>Removes the last bitmaps with directory and extension.</summary>
     public void RemoveAll(BitmapSet set)
     {
+        _gate.AssertHeld();
         List<HostOffset> old = OldClusters(set, [], []);
-
         _allocated.Clear();
         Publish(() =>
         {
-            header.Update(static now => now with { Autoclear = now.Autoclear & ~FeatureBits.Bitmaps });
+            _header.Update(static now => now with { Autoclear = now.Autoclear & ~FeatureBits.Bitmaps });
             caches.Barrier();
             RemoveExtension();
         });
@@ -98,6 +103,7 @@ internal sealed class BitmapStore(
     /// </summary>
     public void WriteFlags(BitmapSet set, IReadOnlyList<PersistentBitmap> bitmaps)
     {
+        _gate.AssertHeld();
         if (bitmaps.Count == 0 || set.Extension is not { } extension)
             return;
         Span<byte> flags = stackalloc byte[4];
@@ -105,7 +111,7 @@ internal sealed class BitmapStore(
         {
             uint value = bitmap.Flags;
             BigEndian.U32(flags, 0, value);
-            file.Write(extension.Directory.Value + bitmap.EntryOffset + BitmapEntry.FlagsOffset, flags);
+            _file.Write(extension.Directory.Value + bitmap.EntryOffset + BitmapEntry.FlagsOffset, flags);
             bitmap.Entry = bitmap.Entry with { Flags = value };
         }
 
@@ -118,7 +124,7 @@ internal sealed class BitmapStore(
     {
         try
         {
-            header.UpdateExtension(HeaderExtension.Bitmaps, content: null, caches.Barrier);
+            _header.UpdateExtension(HeaderExtension.Bitmaps, content: null, caches.Barrier);
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.NotSupported)
         {
@@ -153,19 +159,19 @@ internal sealed class BitmapStore(
 
     private BitmapEntry WriteTable(BitmapEntry entry, GranuleBits bits)
     {
-        int entries = (int)((bits.Length + geometry.ClusterMask) >> geometry.ClusterBits);
-        var table = new byte[geometry.RoundUpToCluster(entries * 8L)];
+        int entries = (int)((bits.Length + _geometry.ClusterMask) >> _geometry.ClusterBits);
+        var table = new byte[_geometry.RoundUpToCluster(entries * 8L)];
         for (int i = 0; i < entries; i++)
         {
-            long start = (long)i << geometry.ClusterBits;
-            Span<byte> part = bits.Bytes(start, Math.Min(geometry.ClusterSize, bits.Length - start));
+            long start = (long)i << _geometry.ClusterBits;
+            Span<byte> part = bits.Bytes(start, Math.Min(_geometry.ClusterSize, bits.Length - start));
             ulong value = IsZero(part) ? 0 : IsAllOnes(bits, start, part) ? BitmapTable.AllOnes : 0;
             if (value == 0 && !IsZero(part))
                 value = (ulong)WriteCluster(part).Value;
             BigEndian.U64(table, i * 8, value);
         }
 
-        HostOffset place = Allocate(table.Length >> geometry.ClusterBits);
+        HostOffset place = Allocate(table.Length >> _geometry.ClusterBits);
         Write(place, table);
         return entry with { Table = (ulong)place.Value, TableEntries = (uint)entries };
     }
@@ -180,13 +186,13 @@ internal sealed class BitmapStore(
     private HostOffset WriteCluster(ReadOnlySpan<byte> part)
     {
         HostOffset place = Allocate(1);
-        if (part.Length == geometry.ClusterSize)
+        if (part.Length == _geometry.ClusterSize)
         {
             Write(place, part);
             return place;
         }
 
-        using PooledBuffer cluster = BufferPool.Shared.Rent(geometry.ClusterSize);
+        using PooledBuffer cluster = BufferPool.Shared.Rent(_geometry.ClusterSize);
         part.CopyTo(cluster.Span);
         cluster.Span[part.Length..].Clear();
         Write(place, cluster.Span);
@@ -196,9 +202,9 @@ internal sealed class BitmapStore(
     private BitmapExtension WriteDirectory(List<BitmapEntry> entries)
     {
         byte[] directory = BitmapDirectory.Encode(entries);
-        var padded = new byte[geometry.RoundUpToCluster(directory.Length)];
+        var padded = new byte[_geometry.RoundUpToCluster(directory.Length)];
         directory.CopyTo(padded, 0);
-        HostOffset place = Allocate(padded.Length >> geometry.ClusterBits);
+        HostOffset place = Allocate(padded.Length >> _geometry.ClusterBits);
         Write(place, padded);
         return new BitmapExtension(entries.Count, directory.Length, place);
     }
@@ -212,15 +218,8 @@ internal sealed class BitmapStore(
 
     private void Write(HostOffset place, ReadOnlySpan<byte> bytes)
     {
-        Monitor.Exit(gate);
-        try
-        {
-            file.Write(place.Value, bytes);
-        }
-        finally
-        {
-            Monitor.Enter(gate);
-        }
+        using (_gate.Release())
+            _file.Write(place.Value, bytes);
     }
 
     /// <summary>The clusters that nothing refers to once the new directory is in force.</summary>
@@ -231,7 +230,7 @@ internal sealed class BitmapStore(
         if (set.Extension is not { } extension)
             return old;
         long end = extension.Directory.Value + extension.DirectoryBytes;
-        for (long at = extension.Directory.Value; at < end; at += geometry.ClusterSize)
+        for (long at = extension.Directory.Value; at < end; at += _geometry.ClusterSize)
             old.Add(new HostOffset(at));
         var left = new HashSet<PersistentBitmap>(kept);
         left.ExceptWith(rewritten);
@@ -250,16 +249,16 @@ internal sealed class BitmapStore(
     /// </summary>
     private void AddClustersOf(PersistentBitmap bitmap, List<HostOffset> clusters)
     {
-        foreach (HostOffset cluster in BitmapTable.ClustersOf(file, bitmap.Entry, geometry.ClusterBits))
+        foreach (HostOffset cluster in BitmapTable.ClustersOf(_file, bitmap.Entry, _geometry.ClusterBits))
         {
-            if (caches.Guard.Allows(cluster, geometry.ClusterSize))
+            if (caches.Guard.Allows(cluster, _geometry.ClusterSize))
             {
                 clusters.Add(cluster);
             }
             else if (bitmap.IsUsable)
             {
-                caches.MarkCorrupt();
-                caches.Guard.CheckGivenUp(cluster.Value >> geometry.ClusterBits, 1);
+                image.Corrupt.Set();
+                caches.Guard.CheckGivenUp(cluster.Value >> _geometry.ClusterBits, 1);
             }
         }
     }

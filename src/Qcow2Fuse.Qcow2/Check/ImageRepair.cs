@@ -2,8 +2,8 @@
 using Qcow2Fuse.Block.Capabilities;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
-using Qcow2Fuse.Qcow2.Metadata;
 
 namespace Qcow2Fuse.Qcow2.Check;
 
@@ -89,7 +89,7 @@ public static class ImageRepair
         Qcow2Header header = Qcow2HeaderReader.Read(file);
         if ((header.Incompatible & marks) == 0)
             return;
-        new HeaderStore(file, header, new object()).Update(h => h with { Incompatible = h.Incompatible & ~marks });
+        new HeaderStore(file, header, new ImageGate()).Update(h => h with { Incompatible = h.Incompatible & ~marks });
         file.Flush();
     }
 }

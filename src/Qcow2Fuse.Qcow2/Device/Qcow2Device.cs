@@ -3,96 +3,98 @@ using Qcow2Fuse.Block.Capabilities;
 using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
-using Qcow2Fuse.Linux.Processes;
+using Qcow2Fuse.Qcow2.Access;
 using Qcow2Fuse.Qcow2.Bitmaps;
-using Qcow2Fuse.Qcow2.Compression;
+using Qcow2Fuse.Qcow2.Check;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Encryption;
+using Qcow2Fuse.Qcow2.Gathering;
 using Qcow2Fuse.Qcow2.Layout;
-using Qcow2Fuse.Qcow2.Mapping;
 using Qcow2Fuse.Qcow2.Metadata;
+using Qcow2Fuse.Qcow2.Resizing;
+using Qcow2Fuse.Qcow2.Snapshots;
 
 namespace Qcow2Fuse.Qcow2.Device;
 
 /// <summary>An open qcow2 image: the guest's view of it.</summary>
 /// <remarks>
 /// Any number of threads read and write at once. The gate, one monitor per image, guards all metadata; guest data is
-/// read and written without it.
+/// read and written without it. This is the face of the parts that do the work; none of them knows it.
 /// </remarks>
-public sealed partial class Qcow2Device
+public sealed class Qcow2Device
     : BlockDevice, IOverlay, ISnapshots, IBitmaps, IResizable, IStillFile, IUnreferenced
 {
-    private readonly BlockDevice _file;
-    private readonly BlockDevice _data;
-    private readonly GuestData _guestData;
-    private readonly HeaderStore _header;
-    private readonly Qcow2Geometry _geometry;
-    private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
-    private readonly CompressedClusters _compressed;
-    private readonly CowWriter _cow;
+    private readonly ImageParts _parts;
+    private readonly ImageCore _image;
+    private readonly FirstWrite _firstWrite;
+    private readonly GuestReader _reader;
+    private readonly GuestWriter _writer;
+    private readonly PlainRuns _plain;
     private readonly DiscardMode _discard;
-    private readonly PeriodicWork? _cleaner;
-    private readonly object _gate = new();
-    private long _length;
-    private bool _isClosed;
+
+    /// <summary>Gathers writes into whole clusters; null where writes are not compressed.</summary>
+    private readonly CompressedTarget? _target;
 
     private Qcow2Device(
         BlockDevice file, Qcow2Header header, FormatOpenArguments arguments, GuestCipher? cipher)
     {
-        _file = file;
-        _data = arguments.DataFile ?? file;
-        _header = new HeaderStore(file, header, _gate);
-        _geometry = new Qcow2Geometry(header);
+        _parts = new ImageParts(this, file, header, arguments, cipher);
+        _image = _parts.Image;
+        _firstWrite = _parts.FirstWrite;
+        _reader = _parts.Reader;
+        _writer = _parts.Writer;
+        _plain = _parts.Plain;
+        _target = _parts.Target;
         _discard = arguments.Discard;
-        _length = header.Size & ~511L;
-        Backing = arguments.Backing;
-        IsReadOnly = arguments.ReadOnly;
-        if (IsRawExternal && !IsReadOnly)
-            _data.KeepLength();
-        _caches = new MetadataCaches(file, _header, _geometry, arguments, _gate, MarkCorrupt);
-        _map = new ClusterMap(
-            file, _geometry, _caches, _gate, Backing?.Length,
-            keepsPlace: _discard == DiscardMode.NoUnref && header.Version >= 3);
-        _compressed = new CompressedClusters(file, _geometry, header.Compression, _caches.Packed);
-        _guestData = new GuestData(_data, cipher);
-        _cow = new CowWriter(_guestData, this);
-        _target = _caches.Packed is null ? null : new CompressedTarget(this, _geometry, arguments.CompressionThreads);
-        _bitmapStore = new BitmapStore(file, _geometry, _header, _caches, _gate);
-        _commitInterval = arguments.CommitInterval;
-        if (_commitInterval > TimeSpan.Zero && !IsReadOnly)
-            _commit = new Timer(Commit, state: null, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
-        if (arguments.CacheCleanInterval > TimeSpan.Zero)
-            _cleaner = new PeriodicWork(arguments.CacheCleanInterval, DropIdleTables, NoteFailedCleaning);
     }
 
     /// <inheritdoc/>
-    public override string Name => _file.Name;
+    public override string Name => _image.Name;
 
     /// <summary>The virtual size, rounded down to a multiple of 512 as QEMU does.</summary>
-    public override long Length => Volatile.Read(ref _length);
+    public override long Length => _image.Size.Length;
 
     /// <inheritdoc/>
-    public override bool IsReadOnly { get; }
+    public override bool IsReadOnly => _image.IsReadOnly;
 
     /// <inheritdoc/>
-    public BlockDevice? Backing { get; }
+    public BlockDevice? Backing => _image.Backing;
 
     /// <inheritdoc/>
-    public override long AllocatedBytes =>
-        ReferenceEquals(_file, _data) ? _file.AllocatedBytes : _file.AllocatedBytes + _data.AllocatedBytes;
+    public override long AllocatedBytes => _image.AllocatedBytes;
+
+    /// <summary>Cluster size in bytes.</summary>
+    public int ClusterSize => _image.Geometry.ClusterSize;
 
     /// <summary>What the metadata caches did so far.</summary>
     public MetadataStatistics Statistics
     {
         get
         {
-            lock (_gate)
-                return _caches.Statistics;
+            using (_image.Gate.Enter())
+                return _parts.Caches.Statistics;
         }
     }
 
-    /// <summary>Cluster size in bytes.</summary>
-    public int ClusterSize => _geometry.ClusterSize;
+    /// <inheritdoc/>
+    public long SnapshotVersion => _parts.Snapshots.Version;
+
+    /// <inheritdoc/>
+    public IReadOnlyList<SnapshotInfo> Snapshots => _parts.Snapshots.Infos;
+
+    /// <inheritdoc/>
+    public IReadOnlyList<BitmapInfo> Bitmaps => _parts.Bitmaps.Infos;
+
+    /// <summary>
+    /// The granularity of a bitmap for which none is chosen: the cluster size within 4 KiB and 64 KiB, as in QEMU.
+    /// </summary>
+    public int DefaultBitmapGranularity => _parts.Bitmaps.DefaultGranularity;
+
+    /// <summary>Whether nothing more is written, because what the file holds is not known.</summary>
+    internal bool HasFailed => _parts.Caches.HasFailed;
+
+    /// <summary>Whether the image will be flushed by itself.</summary>
+    internal bool IsCommitSet => _parts.Commit.IsSet;
 
     /// <summary>
     /// Opens the image in <paramref name="file"/>. The device owns <paramref name="file"/> and the devices in
@@ -101,33 +103,13 @@ public sealed partial class Qcow2Device
     /// <exception cref="BlockException">The image is invalid, unsupported, or must not be written.</exception>
     public static Qcow2Device Open(BlockDevice file, FormatOpenArguments arguments)
     {
-        Qcow2Header header = Qcow2HeaderReader.Read(file);
-        ImageReferences references = Qcow2Format.References(file, header);
-        if (!arguments.ReadOnly && (header.RefcountFault ?? SnapshotTable.FaultOf(file, header)) is { } fault)
-        {
-            throw BlockException.About(
-                file.Name, fault.Kind, fault.ReasonOrMessage, references.WriteRefusalCause);
-        }
-
-        if (!arguments.ReadOnly && references.WriteRefusal is { } reason)
-            throw new BlockException(
-                BlockErrorKind.UnsupportedFeature, $"{file.Name}: {reason}", cause: references.WriteRefusalCause);
-        if (!arguments.ReadOnly && !arguments.AllowLoss && references.WriteLoss is { } loss)
-            throw new BlockException(BlockErrorKind.UnsupportedFeature, $"{file.Name}: {loss}");
-        if (header.HasExternalData != arguments.DataFile is not null)
-            throw new BlockException(BlockErrorKind.InvalidFormat, header.HasExternalData
-                ? $"{file.Name}: the external data file is missing"
-                : $"{file.Name}: the image has no external data file");
-        if (arguments is { ReadOnly: false, Compress: not CompressedWrites.Off })
-            CheckCompression(file, header, arguments.Compress);
-        if (!arguments.ReadOnly && header.IsDirty)
-            header = RepairAtOpen(file, arguments);
+        Qcow2Header header = OpenChecks.Pass(file, arguments, out bool isLossy);
         GuestCipher? cipher = GuestCipher.Open(file, header, arguments.Secrets);
         try
         {
-            var device = new Qcow2Device(file, header, arguments, cipher);
+            Qcow2Device device = new(file, header, arguments, cipher);
             if (!arguments.ReadOnly)
-                device.OpenForWriting(references.WriteLoss is not null);
+                device._parts.OpenForWriting(isLossy);
             return device;
         }
         catch
@@ -144,215 +126,173 @@ public sealed partial class Qcow2Device
         try
         {
             if (_target is null)
-                ReadGuest(new GuestOffset(offset), destination);
+                _reader.Read(new GuestOffset(offset), destination);
             else
                 _target.Read(offset, destination);
         }
         catch (BlockException e) when (e.IsSpreading)
         {
-            MarkCorrupt();
+            _image.Corrupt.Set();
             throw;
         }
     }
 
     /// <inheritdoc/>
-    public override Extent GetExtent(long offset, long length)
+    public override void Write(long offset, ReadOnlySpan<byte> source)
     {
-        if (offset < 0 || length < 0 || length > Reach - offset)
-            throw BlockException.OutOfRange(Name, Length, offset, length);
-        if (_target is not null && _target.TryGetExtent(offset, ref length, out Extent gathered))
-            return gathered;
-        ReadMapping mapping;
-        lock (_gate)
-            mapping = _map.Lookup(new GuestOffset(offset), length);
-        if (mapping.Kind == MappingKind.Data && _geometry.DataIsExternal)
-            return ExternalExtent(offset, mapping.Length);
-        return ToExtent(mapping, offset);
+        BeginWrite(offset, source.Length);
+        try
+        {
+            if (_target is null)
+                _writer.Write(new GuestOffset(offset), source);
+            else
+                _target.Write(offset, source);
+        }
+        catch (BlockException e) when (e.IsSpreading)
+        {
+            _image.Corrupt.Set();
+            throw;
+        }
     }
 
     /// <inheritdoc/>
-    public override DeviceRun GetRun(long offset, long length, bool joinsUnstored)
+    public override void Flush()
     {
-        if (offset < 0 || length < 0 || length > Reach - offset)
-            throw BlockException.OutOfRange(Name, Length, offset, length);
-        if (_target is not null && _target.TryGetExtent(offset, ref length, out Extent gathered))
-            return DeviceRun.Of(gathered);
-        DeviceRun run = _map.FindRun(new GuestOffset(offset), length, joinsUnstored);
+        if (IsReadOnly)
+            return;
 
-        // Which of it are holes, the data file knows.
-        return run.Kind == RunKind.Stored && _geometry.DataIsExternal
-            ? DeviceRun.Of(ExternalExtent(offset, run.Length)) : run;
+        // The guest is told by this flush of one that nobody has waited for, also if all is durable by now.
+        BlockException? earlier = _parts.Commit.TakeFailure();
+        _parts.Flusher.Flush();
+        if (earlier is not null)
+            throw earlier;
     }
 
-    /// <summary>What a lookup at <paramref name="offset"/> found, in the terms of a block device.</summary>
-    internal Extent ToExtent(ReadMapping mapping, long offset)
+    /// <inheritdoc/>
+    /// <remarks>Whole subclusters are zeroed by metadata, the edges by writing zeroes where they hold data.</remarks>
+    public override void WriteZeroes(long offset, long length, bool mayUnmap)
     {
-        ExtentKind kind = mapping.Kind switch
-        {
-            MappingKind.Data => ExtentKind.Data,
-            MappingKind.Zero => ExtentKind.Zero,
-            MappingKind.Compressed => ExtentKind.Compressed,
-            _ => ExtentKind.Unallocated,
-        };
-        bool isPlain = kind == ExtentKind.Data && !_guestData.IsEncrypted;
-        return new Extent(offset, mapping.Length, kind, isPlain ? mapping.Host.Value : -1, Depth: 0);
+        BeginWrite(offset, length);
+        Clear(offset, length, isDiscard: false, mayUnmap && _discard != DiscardMode.Ignore);
     }
 
-    /// <summary>
-    /// Whether the range reads as zeroes as far as metadata can tell, here and in the backing chain. What lies beyond
-    /// the end of the disk does.
-    /// </summary>
-    internal bool ReadsAsZero(GuestOffset guest, long length)
+    /// <inheritdoc/>
+    /// <remarks>
+    /// Whole subclusters become zeroes, never holes through which a backing file shows; the rest of the range is left
+    /// as it is.
+    /// </remarks>
+    public override void Discard(long offset, long length)
     {
-        length = Math.Min(length, Reach - guest.Value);
-        while (length > 0)
-        {
-            Extent extent = BackingChain.GetExtent(this, guest.Value, length);
-            if (extent.Kind is ExtentKind.Data or ExtentKind.Compressed)
-                return false;
-            guest += extent.Length;
-            length -= extent.Length;
-        }
-
-        return true;
+        BeginWrite(offset, length);
+        if (_discard != DiscardMode.Ignore)
+            Clear(offset, length, isDiscard: true, mayUnmap: true);
     }
 
-    /// <summary>Reads what a copied head or tail holds; zeroes beyond the end of the disk.</summary>
-    internal void ReadForCopy(GuestOffset guest, Span<byte> destination) => ReadForCopy(guest, destination, Reach);
+    /// <inheritdoc/>
+    public override Extent GetExtent(long offset, long length) => _reader.GetExtent(offset, length);
 
-    private void ReadForCopy(GuestOffset guest, Span<byte> destination, long end)
-    {
-        int inside = (int)Math.Clamp(end - guest.Value, 0, destination.Length);
-        ReadGuest(guest, destination[..inside]);
-        destination[inside..].Clear();
-    }
+    /// <inheritdoc/>
+    public override DeviceRun GetRun(long offset, long length, bool joinsUnstored) =>
+        _reader.GetRun(offset, length, joinsUnstored);
+
+    /// <inheritdoc/>
+    public override bool TryBeginPlain(long offset, int length, bool isWrite, out PlainRun run) =>
+        _plain.TryBegin(offset, length, isWrite, out run);
+
+    /// <inheritdoc/>
+    public override void EndPlain(in PlainRun run) => _plain.End(run);
+
+    /// <inheritdoc/>
+    /// <remarks>New space reads as zeroes and takes no storage.</remarks>
+    public override void Resize(long length) => Resize(length, Preallocation.Off);
+
+    /// <inheritdoc cref="Resizer.Resize"/>
+    public void Resize(long length, Preallocation preallocation) => _parts.Resizer.Resize(length, preallocation);
+
+    /// <inheritdoc/>
+    public long VisitSnapshots(int place, Func<SnapshotRecord, bool> visit) => _parts.Snapshots.Visit(place, visit);
+
+    /// <inheritdoc cref="SnapshotSet.Create"/>
+    public SnapshotInfo CreateSnapshot(string name) => _parts.Snapshots.Create(name);
+
+    /// <inheritdoc cref="SnapshotSet.Apply"/>
+    public void ApplySnapshot(string nameOrId) => _parts.Snapshots.Apply(nameOrId);
+
+    /// <inheritdoc cref="SnapshotSet.Delete"/>
+    public void DeleteSnapshot(string nameOrId) => _parts.Snapshots.Delete(nameOrId);
+
+    /// <inheritdoc cref="SnapshotSet.Open"/>
+    public BlockDevice OpenSnapshot(string nameOrId) => _parts.Snapshots.Open(nameOrId);
+
+    /// <inheritdoc cref="ImageBitmaps.Add(string, long, bool)"/>
+    public void AddBitmap(string name, long granularity, bool enabled) =>
+        _parts.Bitmaps.Add(name, granularity, enabled);
+
+    /// <inheritdoc cref="ImageBitmaps.Remove"/>
+    public void RemoveBitmap(string name) => _parts.Bitmaps.Remove(name);
+
+    /// <inheritdoc cref="ImageBitmaps.Clear"/>
+    public void ClearBitmap(string name) => _parts.Bitmaps.Clear(name);
+
+    /// <inheritdoc cref="ImageBitmaps.Enable"/>
+    public void EnableBitmap(string name) => _parts.Bitmaps.Enable(name);
+
+    /// <inheritdoc cref="ImageBitmaps.Disable"/>
+    public void DisableBitmap(string name) => _parts.Bitmaps.Disable(name);
+
+    /// <inheritdoc cref="ImageBitmaps.Merge(string, string)"/>
+    public void MergeBitmap(string source, string target) => _parts.Bitmaps.Merge(source, target);
+
+    /// <inheritdoc/>
+    public void MergeBitmap(IBitmaps sourceImage, string source, string target) =>
+        _parts.Bitmaps.Merge((sourceImage as Qcow2Device)?._parts.Bitmaps, source, target);
+
+    /// <inheritdoc/>
+    public T WhileStill<T>(Func<BlockDevice, T> look) => _parts.Still.Run(look);
+
+    /// <inheritdoc cref="UnreferencedLook.Open"/>
+    public BlockDevice OpenUnreferenced() => _parts.Unreferenced.Open();
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
-        lock (_gate)
-        {
-            if (_isClosed)
-                return;
-        }
-
-        _cleaner?.Dispose();
-        StopCommit();
-        _commit?.Dispose();
         try
         {
-            _target?.EndPackers();
-
-            // Who wrote was told when a flush failed, but not of what nobody has waited for.
-            if (!IsReadOnly && !_caches.HasFailed)
-                CloseMetadata();
-            else if ((_target?.TakeFailure() ?? TakeCommitFailure()) is { } failure && !_isLossTold)
-                throw failure;
+            _parts.Close();
         }
         finally
         {
-            _target?.Dispose();
-            _bitmaps?.Dispose();
-            _snapshotCharge?.Dispose();
-            _guestData.Dispose();
-            _compressed.Dispose();
-            lock (_gate)
-            {
-                _isClosed = true;
-                _caches.Dispose();
-            }
-
-            if (!ReferenceEquals(_file, _data))
-                _data.Dispose();
-            Backing?.Dispose();
-            _file.Dispose();
             base.Dispose(disposing);
         }
     }
 
-    private void DropIdleTables()
+    /// <summary>Checks that the range can be written, and prepares the image for its first write.</summary>
+    private void BeginWrite(long offset, long length)
     {
-        lock (_gate)
-        {
-            if (!_isClosed)
-                _caches.DropIdle();
-        }
+        CheckWritable();
+        CheckRange(offset, length);
+        _firstWrite.Begin();
     }
 
-    /// <summary>Nobody waits for it: the next flush passes on what is wrong with the tables.</summary>
-    private void NoteFailedCleaning(Exception failure)
+    private void Clear(long offset, long length, bool isDiscard, bool mayUnmap)
     {
-        lock (_gate)
+        _parts.BitmapLife.Record(offset, length);
+        try
         {
-            _commitFailure ??= failure as BlockException ?? new BlockException(
-                BlockErrorKind.Io, $"{Name}: tables could not be given up: {failure.Message}", failure);
+            if (_target is not null && isDiscard)
+                _target.Discard(offset, length);
+            else if (_target is not null)
+                _target.WriteZeroes(offset, length, mayUnmap);
+            else if (isDiscard)
+                _parts.Zeroes.Discard(offset, length);
+            else
+                _parts.Zeroes.Zero(offset, length, mayUnmap);
+            _parts.Freed.FlushMany();
         }
-    }
-
-    private void ReadGuest(GuestOffset guest, Span<byte> destination)
-    {
-        while (!destination.IsEmpty)
+        catch (BlockException e) when (e.IsSpreading)
         {
-            ReadMapping mapping;
-            long epoch;
-            lock (_gate)
-            {
-                mapping = _map.Lookup(guest, destination.Length);
-                epoch = _caches.Epochs.Enter();
-            }
-
-            Span<byte> part = destination[..(int)mapping.Length];
-            try
-            {
-                ReadMapped(mapping, guest, part);
-            }
-            finally
-            {
-                _caches.Epochs.Exit(epoch);
-            }
-
-            destination = destination[part.Length..];
-            guest += part.Length;
+            _image.Corrupt.Set();
+            throw;
         }
-    }
-
-    /// <summary>Reads what a lookup found; the clusters must stay where they are meanwhile.</summary>
-    internal void ReadMapped(ReadMapping mapping, GuestOffset guest, Span<byte> destination)
-    {
-        switch (mapping.Kind)
-        {
-            case MappingKind.Data:
-                CheckInsideFile(mapping.Host, destination.Length, guest);
-                _guestData.Read(guest, mapping.Host, destination);
-                break;
-            case MappingKind.Zero:
-                destination.Clear();
-                break;
-            case MappingKind.Unallocated:
-                if (Backing is null || guest.Value >= Backing.Length)
-                    destination.Clear();
-                else
-                    Backing.ReadPadded(guest.Value, destination);
-                break;
-            case MappingKind.Compressed:
-                _compressed.Read(mapping.Descriptor, _geometry.InCluster(guest), destination);
-                break;
-            default:
-                throw new ArgumentOutOfRangeException(nameof(mapping), mapping.Kind, "Unknown kind of mapping.");
-        }
-    }
-
-    /// <summary>
-    /// The last cluster of a file may be cut off and reads as zeroes there; one that begins beyond the end was never
-    /// written. An external data file may end anywhere.
-    /// </summary>
-    private void CheckInsideFile(HostOffset host, int length, GuestOffset guest)
-    {
-        if (_geometry.DataIsExternal)
-            return;
-        long lastCluster = (host.Value + length - 1) & ~_geometry.ClusterMask;
-        if (lastCluster >= _file.Length)
-            throw new BlockException(BlockErrorKind.Corrupt,
-                $"{Name}: data cluster at {lastCluster} lies beyond the end of the file (guest offset {guest.Value})");
     }
 }

@@ -17,6 +17,7 @@ internal sealed partial class ClusterMap
     /// </returns>
     public WriteMapping Allocate(GuestOffset guest, int length)
     {
+        _gate.AssertHeld();
         length = (int)Math.Min(length, _geometry.BytesToSliceEnd(guest));
         while (true)
         {
@@ -38,6 +39,7 @@ internal sealed partial class ClusterMap
     /// <summary>Takes an allocation back that was not linked: its clusters are free again and waiters go on.</summary>
     public void Abort(ClusterAllocation allocation)
     {
+        _gate.AssertHeld();
         try
         {
             if (!allocation.InPlace && !_geometry.DataIsExternal)

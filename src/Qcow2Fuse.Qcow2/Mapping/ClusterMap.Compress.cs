@@ -17,6 +17,7 @@ internal sealed partial class ClusterMap
     /// <returns>The new descriptor; 0 where the place cannot be described and nothing has changed.</returns>
     public ulong LinkCompressed(GuestOffset guest, ReadOnlySpan<byte> packed, CompressedClusters kept)
     {
+        _gate.AssertHeld();
         ClusterAllocation allocation = BeginWhole(guest);
         bool linked = false;
         try

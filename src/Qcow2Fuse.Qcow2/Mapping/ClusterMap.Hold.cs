@@ -16,16 +16,17 @@ internal sealed partial class ClusterMap
     /// </summary>
     public void HoldWrites()
     {
+        _gate.AssertHeld();
         while (_held || _isLookedAt)
-            Monitor.Wait(_gate);
+            _gate.Wait();
         _held = true;
         try
         {
             while (InFlight.Any || _creatingTable)
-                Monitor.Wait(_gate);
+                _gate.Wait();
             long epoch = _caches.Epochs.Current;
             while (!_caches.Epochs.HasEnded(epoch))
-                Monitor.Wait(_gate, millisecondsTimeout: 1);
+                _gate.Wait(milliseconds: 1);
         }
         catch
         {
@@ -37,26 +38,32 @@ internal sealed partial class ClusterMap
     /// <summary>Lets writes go on.</summary>
     public void ReleaseWrites()
     {
+        _gate.AssertHeld();
         _held = false;
-        Monitor.PulseAll(_gate);
+        _gate.PulseAll();
     }
 
     /// <summary>
     /// Keeps others from holding writes back while tables are read, with nobody held back; to be called by who holds
     /// them. Pair with <see cref="EndLook"/>. The gate is held.
     /// </summary>
-    public void BeginLook() => _isLookedAt = true;
+    public void BeginLook()
+    {
+        _gate.AssertHeld();
+        _isLookedAt = true;
+    }
 
     /// <summary>Lets others hold writes back.</summary>
     public void EndLook()
     {
+        _gate.AssertHeld();
         _isLookedAt = false;
-        Monitor.PulseAll(_gate);
+        _gate.PulseAll();
     }
 
     private void WaitWhileHeld()
     {
         while (_held)
-            Monitor.Wait(_gate);
+            _gate.Wait();
     }
 }

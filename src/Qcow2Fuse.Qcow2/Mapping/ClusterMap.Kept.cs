@@ -15,6 +15,7 @@ internal sealed partial class ClusterMap
     /// </summary>
     public void PunchKept()
     {
+        _gate.AssertHeld();
         while (_kept.TryPeek(out KeptDiscard discard) && discard.Flush <= _caches.CompletedFlush)
         {
             _kept.Dequeue();

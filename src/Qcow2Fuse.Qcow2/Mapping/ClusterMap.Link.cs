@@ -14,6 +14,7 @@ internal sealed partial class ClusterMap
     /// </summary>
     public void Link(ClusterAllocation allocation)
     {
+        _gate.AssertHeld();
         using (CachedTable slice = GetSliceForWrite(allocation.Start, isInFlight: true))
         {
             int index = _geometry.IndexInSlice(allocation.Start);

@@ -13,6 +13,7 @@ internal sealed partial class ClusterMap
     /// </summary>
     public bool TryLookup(GuestOffset guest, long length, out ReadMapping mapping)
     {
+        _gate.AssertHeld();
         length = Math.Min(length, _geometry.BytesToSliceEnd(guest));
         mapping = default;
         long index = _geometry.L1Index(guest);
@@ -37,6 +38,7 @@ internal sealed partial class ClusterMap
     /// </summary>
     public bool TryOverwrite(GuestOffset guest, int length, out HostOffset host)
     {
+        _gate.AssertHeld();
         host = default;
         long index = _geometry.L1Index(guest);
         if (_held || length > _geometry.BytesToSliceEnd(guest) || index >= _caches.L1.Count)

@@ -32,7 +32,7 @@ internal sealed partial class ClusterMap
             bool isScanned;
             try
             {
-                lock (_gate)
+                using (_gate.Enter())
                 {
                     (step, found, isScanned) = Step(at, end - at, joinsUnstored);
                     scan = isScanned ? Continue(scan, at, step, found) : default;

@@ -50,7 +50,7 @@ internal sealed partial class ClusterMap
     {
         if (_creatingTable)
         {
-            Monitor.Wait(_gate);
+            _gate.Wait();
             return;
         }
 
@@ -86,7 +86,7 @@ internal sealed partial class ClusterMap
         finally
         {
             _creatingTable = false;
-            Monitor.PulseAll(_gate);
+            _gate.PulseAll();
         }
     }
 

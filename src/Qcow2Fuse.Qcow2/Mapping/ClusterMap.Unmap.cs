@@ -18,6 +18,7 @@ internal sealed partial class ClusterMap
     /// </exception>
     public void CheckUnmap(GuestOffset end)
     {
+        _gate.AssertHeld();
         using PooledBuffer table = BufferPool.Shared.Rent(_geometry.ClusterSize);
         for (long index = _geometry.L1Index(end); index < _caches.L1.Count; index++)
         {
@@ -41,6 +42,7 @@ internal sealed partial class ClusterMap
     /// </summary>
     public void UnmapFrom(GuestOffset end)
     {
+        _gate.AssertHeld();
         long first = end.Value >> (_geometry.L2Bits + _geometry.ClusterBits);
         bool isPartial = (end.Value & (_geometry.L2Coverage - 1)) != 0;
         if (isPartial)

@@ -24,6 +24,7 @@ internal sealed partial class ClusterMap
     /// <returns>How many bytes this answer is for, at least 1.</returns>
     public long Zero(GuestOffset guest, long length, bool mayUnmap, bool isSaid, out bool handled)
     {
+        _gate.AssertHeld();
         if (IsZeroUnsaid(guest, isSaid) && !HasTable(guest))
         {
             handled = true;
@@ -110,6 +111,7 @@ internal sealed partial class ClusterMap
     /// </summary>
     public bool TrySayZero(GuestOffset guest)
     {
+        _gate.AssertHeld();
         while (_geometry.Version >= 3)
         {
             using CachedTable slice = GetSliceForWrite(guest);

@@ -2,6 +2,7 @@
 using Qcow2Fuse.Block.Caching;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Metadata;
 
@@ -18,7 +19,8 @@ namespace Qcow2Fuse.Qcow2.Mapping;
 /// <see cref="Abort"/> takes it back.
 /// </para>
 /// <para>
-/// Every method is called with the image's gate held exactly once and may release it while a table is loaded.
+/// Every method but <see cref="FindRun"/> is called with the image's gate held exactly once and may release it while a
+/// table is loaded.
 /// </para>
 /// </remarks>
 internal sealed partial class ClusterMap
@@ -26,7 +28,7 @@ internal sealed partial class ClusterMap
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
     private readonly MetadataCaches _caches;
-    private readonly object _gate;
+    private readonly ImageGate _gate;
     private readonly long? _backingLength;
     private readonly bool _keepsPlace;
     private readonly ResidentTable? _snapshotL1;
@@ -36,7 +38,7 @@ internal sealed partial class ClusterMap
     /// backing file <paramref name="backingLength"/> is null.
     /// </summary>
     public ClusterMap(
-        BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, object gate, long? backingLength,
+        BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, ImageGate gate, long? backingLength,
         bool keepsPlace, ResidentTable? snapshotL1 = null)
     {
         _snapshotL1 = snapshotL1;
@@ -57,6 +59,7 @@ internal sealed partial class ClusterMap
     /// <exception cref="BlockException"><see cref="BlockErrorKind.Corrupt"/> for an entry that is invalid.</exception>
     public ReadMapping Lookup(GuestOffset guest, long length)
     {
+        _gate.AssertHeld();
         length = Math.Min(length, _geometry.BytesToSliceEnd(guest));
         if (!TryGetSlice(guest, out CachedTable slice))
             return new ReadMapping(MappingKind.Unallocated, length, default, 0);
@@ -70,6 +73,7 @@ internal sealed partial class ClusterMap
     /// </summary>
     public ReadMapping LookupForZero(GuestOffset guest, long length)
     {
+        _gate.AssertHeld();
         length = Math.Min(length, _geometry.BytesToSliceEnd(guest));
         while (true)
         {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Qcow2.Mapping;
@@ -14,11 +15,11 @@ namespace Qcow2Fuse.Qcow2.Mapping;
 internal sealed class InFlightAllocations
 {
     private readonly Qcow2Geometry _geometry;
-    private readonly object _gate;
+    private readonly ImageGate _gate;
     private readonly List<ClusterAllocation> _active = new(64);
     private readonly Stack<ClusterAllocation> _spare = new(64);
 
-    public InFlightAllocations(Qcow2Geometry geometry, object gate)
+    public InFlightAllocations(Qcow2Geometry geometry, ImageGate gate)
     {
         _geometry = geometry;
         _gate = gate;
@@ -33,6 +34,7 @@ internal sealed class InFlightAllocations
     /// </summary>
     public long Clip(GuestOffset guest, long length)
     {
+        _gate.AssertHeld();
         foreach (ClusterAllocation other in _active)
         {
             long end = guest.Value + length;
@@ -56,6 +58,7 @@ internal sealed class InFlightAllocations
     /// </summary>
     public bool Touches(GuestOffset guest, long length)
     {
+        _gate.AssertHeld();
         long start = _geometry.ClusterStart(guest).Value;
         long end = _geometry.RoundUpToCluster(guest.Value + length);
         foreach (ClusterAllocation other in _active)
@@ -68,11 +71,12 @@ internal sealed class InFlightAllocations
     }
 
     /// <summary>Releases the gate until an allocation has ended.</summary>
-    public void WaitForOne() => Monitor.Wait(_gate);
+    public void WaitForOne() => _gate.Wait();
 
     /// <summary>A new allocation under way, its fields to be filled before the gate is released.</summary>
     public ClusterAllocation Add()
     {
+        _gate.AssertHeld();
         ClusterAllocation allocation = _spare.Count > 0 ? _spare.Pop() : new ClusterAllocation();
         _active.Add(allocation);
         return allocation;
@@ -81,8 +85,9 @@ internal sealed class InFlightAllocations
     /// <summary>Ends it and wakes whoever waits; the object may be used for another one at once.</summary>
     public void Remove(ClusterAllocation allocation)
     {
+        _gate.AssertHeld();
         _active.Remove(allocation);
         _spare.Push(allocation);
-        Monitor.PulseAll(_gate);
+        _gate.PulseAll();
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Qcow2.Metadata;
@@ -27,7 +28,7 @@ internal sealed class ClusterAllocator
     private readonly OverlapGuard _guard;
     private readonly Action _growTable;
     private readonly Action _flush;
-    private readonly object _gate;
+    private readonly ImageGate _gate;
 
     /// <summary>Nothing below is free.</summary>
     private long _hint;
@@ -53,7 +54,7 @@ internal sealed class ClusterAllocator
     /// <param name="gate">The image's gate.</param>
     public ClusterAllocator(
         BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, OverlapGuard guard, Action growTable,
-        Action flush, object gate)
+        Action flush, ImageGate gate)
     {
         _flush = flush;
         _guard = guard;
@@ -85,10 +86,11 @@ internal sealed class ClusterAllocator
     /// </exception>
     public AllocatedRun Allocate(int count, bool alsoReserved = false)
     {
+        _gate.AssertHeld();
         // Scanning and counting load slices and release the gate for that; one allocation at a time keeps a cluster
         // that was found free from being found again before it is counted.
         while (_busy)
-            Monitor.Wait(_gate);
+            _gate.Wait();
         _busy = true;
         try
         {
@@ -109,7 +111,7 @@ internal sealed class ClusterAllocator
         finally
         {
             _busy = false;
-            Monitor.PulseAll(_gate);
+            _gate.PulseAll();
         }
     }
 
@@ -119,6 +121,7 @@ internal sealed class ClusterAllocator
     /// </summary>
     public void Reserve(long first, int count)
     {
+        _gate.AssertHeld();
         if (_reserved < _reservedEnd)
             NoteFree(_reserved);
         _reserved = first;
@@ -130,8 +133,9 @@ internal sealed class ClusterAllocator
     /// </summary>
     public bool TryAllocateReserved(out HostOffset start)
     {
+        _gate.AssertHeld();
         while (_busy)
-            Monitor.Wait(_gate);
+            _gate.Wait();
         _busy = true;
         try
         {
@@ -149,13 +153,14 @@ internal sealed class ClusterAllocator
         finally
         {
             _busy = false;
-            Monitor.PulseAll(_gate);
+            _gate.PulseAll();
         }
     }
 
     /// <summary>Takes back clusters that no table ever referred to.</summary>
     public void FreeUnlinked(HostOffset start, int count)
     {
+        _gate.AssertHeld();
         long first = start.Value >> _geometry.ClusterBits;
         for (int i = 0; i < count; i++)
             _refcounts.Decrement(first + i);

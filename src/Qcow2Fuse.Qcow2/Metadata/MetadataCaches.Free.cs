@@ -17,10 +17,11 @@ internal sealed partial class MetadataCaches
     public void FlushAndFree()
     {
         const int MillisecondsMax = 1000;
+        _gate.AssertHeld();
         Flush();
         for (int i = 0; i < MillisecondsMax && Frees.DurableCount > 0; i++)
         {
-            Monitor.Wait(_gate, millisecondsTimeout: 1);
+            _gate.Wait(milliseconds: 1);
             BeginExclusive();
             try
             {
@@ -119,22 +120,20 @@ internal sealed partial class MetadataCaches
         length = Math.Min(length, _file.Length - start);
         if (length <= 0)
             return;
-        Monitor.Exit(_gate);
-        try
+        using (_gate.Release())
         {
-            _file.Discard(start, length);
-        }
-        catch (BlockException e)
-        {
-            if (!Interlocked.Exchange(ref _toldOfDiscard, true))
+            try
             {
-                _report(new ImageMessage(
-                    $"{_file.Name}: unused space is not given back to the host: {e.Message}", null));
+                _file.Discard(start, length);
             }
-        }
-        finally
-        {
-            Monitor.Enter(_gate);
+            catch (BlockException e)
+            {
+                if (!Interlocked.Exchange(ref _toldOfDiscard, true))
+                {
+                    _report(new ImageMessage(
+                        $"{_file.Name}: unused space is not given back to the host: {e.Message}", null));
+                }
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Qcow2.Metadata;
@@ -42,7 +43,8 @@ internal sealed partial class MetadataCaches : IDisposable
     private readonly BlockDevice? _externalData;
     private readonly Qcow2Geometry _geometry;
     private readonly HeaderStore _header;
-    private readonly object _gate;
+    private readonly ImageGate _gate;
+    private readonly CorruptMark _corrupt;
     private readonly Func<long, bool> _isPublishing;
     private readonly bool _punch;
     private HashSet<long> _newTables = [];
@@ -55,10 +57,10 @@ internal sealed partial class MetadataCaches : IDisposable
     private BlockException? _failure;
 
     public MetadataCaches(
-        BlockDevice file, HeaderStore headerStore, Qcow2Geometry geometry, FormatOpenArguments arguments, object gate,
-        Action markCorrupt)
+        BlockDevice file, HeaderStore headerStore, Qcow2Geometry geometry, FormatOpenArguments arguments,
+        ImageGate gate, CorruptMark corrupt)
     {
-        MarkCorrupt = markCorrupt;
+        _corrupt = corrupt;
         Qcow2Header header = headerStore.Current;
         _file = file;
         _externalData = arguments.DataFile;
@@ -101,12 +103,6 @@ internal sealed partial class MetadataCaches : IDisposable
         if (arguments is { ReadOnly: false, Compress: not CompressedWrites.Off })
             Packed = new PackedClusters(file, geometry, Refcounts, Allocator, gate);
     }
-
-    /// <summary>
-    /// Says that the image is damaged, where no request of a guest would be told: nothing more is written by guests,
-    /// and the file says so. Called with or without the gate.
-    /// </summary>
-    public Action MarkCorrupt { get; }
 
     /// <summary>Where memory for tables is taken from.</summary>
     public MemoryBudget Memory { get; }
@@ -162,6 +158,7 @@ internal sealed partial class MetadataCaches : IDisposable
     /// </summary>
     public void FlushForClose()
     {
+        _gate.AssertHeld();
         _isLazy = false;
         Flush();
         if (RefcountBlocks.HasDirty || RefcountTable.HasDirty || Frees.Any)
@@ -174,6 +171,7 @@ internal sealed partial class MetadataCaches : IDisposable
     /// </summary>
     public void FlushWhileHeld()
     {
+        _gate.AssertHeld();
         bool wasLazy = _isLazy;
         _isLazy = false;
         try
@@ -194,12 +192,13 @@ internal sealed partial class MetadataCaches : IDisposable
     /// </summary>
     public void Flush()
     {
+        _gate.AssertHeld();
         long mine = _started + 1;
         while (_completed < mine)
         {
             ThrowIfFailed();
             if (_running)
-                Monitor.Wait(_gate);
+                _gate.Wait();
             else
                 RunFlush(durable: true);
         }
@@ -259,15 +258,17 @@ internal sealed partial class MetadataCaches : IDisposable
     /// </summary>
     public void BeginExclusive()
     {
+        _gate.AssertHeld();
         while (_running)
-            Monitor.Wait(_gate);
+            _gate.Wait();
         _running = true;
     }
 
     public void EndExclusive()
     {
+        _gate.AssertHeld();
         _running = false;
-        Monitor.PulseAll(_gate);
+        _gate.PulseAll();
     }
 
     /// <summary>
@@ -317,21 +318,19 @@ internal sealed partial class MetadataCaches : IDisposable
     /// </summary>
     private void Barrier(bool withData)
     {
-        Monitor.Exit(_gate);
         BlockException? failure = null;
-        try
+        using (_gate.Release())
         {
-            if (withData)
-                _externalData?.Flush();
-            _file.Flush();
-        }
-        catch (BlockException e)
-        {
-            failure = e;
-        }
-        finally
-        {
-            Monitor.Enter(_gate);
+            try
+            {
+                if (withData)
+                    _externalData?.Flush();
+                _file.Flush();
+            }
+            catch (BlockException e)
+            {
+                failure = e;
+            }
         }
 
         if (failure is null)
@@ -374,7 +373,7 @@ internal sealed partial class MetadataCaches : IDisposable
     {
         ThrowIfFailed();
         if (_running)
-            Monitor.Wait(_gate);
+            _gate.Wait();
         else
             RunFlush(durable: false);
     }
@@ -414,14 +413,14 @@ internal sealed partial class MetadataCaches : IDisposable
         }
         catch (BlockException e) when (e.IsSpreading)
         {
-            MarkCorrupt();
+            _corrupt.Set();
             throw;
         }
         finally
         {
             ThawAll(published);
             _running = false;
-            Monitor.PulseAll(_gate);
+            _gate.PulseAll();
         }
     }
 
@@ -430,15 +429,8 @@ internal sealed partial class MetadataCaches : IDisposable
     {
         if (Packed is null)
             return;
-        Monitor.Exit(_gate);
-        try
-        {
+        using (_gate.Release())
             Packed.Flush();
-        }
-        finally
-        {
-            Monitor.Enter(_gate);
-        }
     }
 
     private void FreezeAll()

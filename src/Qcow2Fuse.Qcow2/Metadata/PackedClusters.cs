@@ -2,6 +2,7 @@
 using Qcow2Fuse.Block.Caching;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Qcow2.Metadata;
@@ -36,7 +37,7 @@ internal sealed class PackedClusters : IDisposable
     private readonly Qcow2Geometry _geometry;
     private readonly Refcounts _refcounts;
     private readonly ClusterAllocator _allocator;
-    private readonly object _gate;
+    private readonly ImageGate _gate;
     private readonly SequentialWriteCache _cache;
     private bool _busy;
     private long _filled;
@@ -45,7 +46,7 @@ internal sealed class PackedClusters : IDisposable
     private long _end;
 
     public PackedClusters(
-        BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, ClusterAllocator allocator, object gate)
+        BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, ClusterAllocator allocator, ImageGate gate)
     {
         _file = file;
         _geometry = geometry;
@@ -71,8 +72,9 @@ internal sealed class PackedClusters : IDisposable
     /// <returns>False where the place has an offset that no descriptor can hold; nothing is allocated then.</returns>
     public bool TryPack(ReadOnlySpan<byte> bytes, out ulong descriptor)
     {
+        _gate.AssertHeld();
         while (_busy)
-            Monitor.Wait(_gate);
+            _gate.Wait();
         _busy = true;
         try
         {
@@ -91,13 +93,14 @@ internal sealed class PackedClusters : IDisposable
         finally
         {
             _busy = false;
-            Monitor.PulseAll(_gate);
+            _gate.PulseAll();
         }
     }
 
     /// <summary>Takes an extent back that was not linked; the gate is held.</summary>
     public void Unpack(ulong descriptor)
     {
+        _gate.AssertHeld();
         CompressedExtent extent = CompressedExtent.Decode(descriptor, _geometry);
         Release(extent.Host, extent.BytesMax);
     }
@@ -108,6 +111,7 @@ internal sealed class PackedClusters : IDisposable
     /// </summary>
     public void Forget(long cluster)
     {
+        _gate.AssertHeld();
         if (_end >> _geometry.ClusterBits == cluster)
             _end = 0;
         _cache.Discard(cluster << _geometry.ClusterBits);
@@ -145,15 +149,8 @@ internal sealed class PackedClusters : IDisposable
         _cache.ThrowIfFailed();
         if (_cache.HasRoom(TouchedMax))
             return;
-        Monitor.Exit(_gate);
-        try
-        {
+        using (_gate.Release())
             _cache.MakeRoom(TouchedMax);
-        }
-        finally
-        {
-            Monitor.Enter(_gate);
-        }
     }
 
     /// <summary>

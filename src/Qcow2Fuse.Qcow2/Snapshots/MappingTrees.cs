@@ -2,6 +2,7 @@
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Metadata;
 
@@ -30,9 +31,9 @@ internal sealed class MappingTrees
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
     private readonly MetadataCaches _caches;
-    private readonly object _gate;
+    private readonly ImageGate _gate;
 
-    public MappingTrees(BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, object gate)
+    public MappingTrees(BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, ImageGate gate)
     {
         _file = file;
         _geometry = geometry;
@@ -268,28 +269,19 @@ internal sealed class MappingTrees
 
     private void ReadTable(HostOffset table, Span<byte> bytes)
     {
-        Monitor.Exit(_gate);
-        try
-        {
+        using (_gate.Release())
             _file.Read(table.Value, bytes);
-        }
-        finally
-        {
-            Monitor.Enter(_gate);
-        }
     }
 
     private void WriteTable(HostOffset table, ReadOnlySpan<byte> bytes)
     {
-        Monitor.Exit(_gate);
         try
         {
-            _file.Write(table.Value, bytes);
+            using (_gate.Release())
+                _file.Write(table.Value, bytes);
         }
         finally
         {
-            Monitor.Enter(_gate);
-
             // Whether or not the write failed, what the cache holds may not be what the file holds any more.
             for (int offset = 0; offset < _geometry.ClusterSize; offset += _geometry.SliceBytes)
                 _caches.L2.Drop(table.Value + offset);

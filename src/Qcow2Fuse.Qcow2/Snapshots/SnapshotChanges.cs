@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Metadata;
 
@@ -25,14 +26,13 @@ internal sealed class SnapshotChanges
     private readonly MetadataCaches _caches;
     private readonly MappingTrees _trees;
 
-    public SnapshotChanges(
-        BlockDevice file, Qcow2Geometry geometry, HeaderStore header, MetadataCaches caches, object gate)
+    public SnapshotChanges(ImageCore image, MetadataCaches caches)
     {
-        _file = file;
-        _geometry = geometry;
-        _header = header;
+        _file = image.File;
+        _geometry = image.Geometry;
+        _header = image.Header;
         _caches = caches;
-        _trees = new MappingTrees(file, geometry, caches, gate);
+        _trees = new MappingTrees(_file, _geometry, caches, image.Gate);
     }
 
     /// <summary>Adds a snapshot of the active disk.</summary>

@@ -2,7 +2,8 @@
 using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
-using Qcow2Fuse.Qcow2.Device;
+using Qcow2Fuse.Qcow2.Access;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Mapping;
 using Qcow2Fuse.Qcow2.Metadata;
@@ -18,24 +19,27 @@ namespace Qcow2Fuse.Qcow2.Snapshots;
 /// </remarks>
 internal sealed class SnapshotDevice : BlockDevice, IOverlay
 {
-    private readonly Qcow2Device _image;
+    private readonly ImageCore _image;
+    private readonly GuestReader _reader;
     private readonly SnapshotEntry _entry;
     private readonly ResidentTable _l1;
     private readonly ClusterMap _map;
-    private readonly object _gate;
+    private readonly ImageGate _gate;
 
     /// <summary>
     /// Called with the gate held, as is <paramref name="map"/>'s way, for a reader that <paramref name="entry"/> has
     /// counted.
     /// </summary>
     public SnapshotDevice(
-        Qcow2Device image, SnapshotEntry entry, long length, ResidentTable l1, ClusterMap map, object gate)
+        ImageCore image, GuestReader reader, SnapshotEntry entry, long length, ResidentTable l1, ClusterMap map)
     {
         _image = image;
+        _reader = reader;
         _entry = entry;
         _l1 = l1;
         _map = map;
-        _gate = gate;
+        _gate = image.Gate;
+        _gate.AssertHeld();
         Length = length;
     }
 
@@ -62,10 +66,10 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
         while (!destination.IsEmpty)
         {
             ReadMapping mapping;
-            lock (_gate)
+            using (_gate.Enter())
                 mapping = _map.Lookup(guest, destination.Length);
             Span<byte> part = destination[..(int)mapping.Length];
-            _image.ReadMapped(mapping, guest, part);
+            _reader.ReadMapped(mapping, guest, part);
             destination = destination[part.Length..];
             guest += part.Length;
         }
@@ -76,9 +80,9 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
     {
         CheckRange(offset, length);
         ReadMapping mapping;
-        lock (_gate)
+        using (_gate.Enter())
             mapping = _map.Lookup(new GuestOffset(offset), length);
-        return _image.ToExtent(mapping, offset);
+        return _reader.ToExtent(mapping, offset);
     }
 
     /// <inheritdoc/>
@@ -108,7 +112,7 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
-        lock (_gate)
+        using (_gate.Enter())
             _entry.Readers--;
         _l1.Dispose();
         base.Dispose(disposing);

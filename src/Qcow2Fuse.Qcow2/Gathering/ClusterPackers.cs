@@ -2,9 +2,10 @@
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
 using Qcow2Fuse.Linux.Processes;
+using Qcow2Fuse.Qcow2.Compression;
 using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2.Compression;
+namespace Qcow2Fuse.Qcow2.Gathering;
 
 /// <summary>
 /// Threads that store finished clusters while the guest writes the next ones: they compress side by side and link one
@@ -15,12 +16,16 @@ namespace Qcow2Fuse.Qcow2.Compression;
 /// whoever finishes a cluster stores it itself, and is told at once what comes of it. A flush that fails, whatever it
 /// fails with, has told of all that was handed over before it: it returns when the packers are done with that.
 /// </remarks>
-internal sealed unsafe partial class CompressedTarget
+internal sealed class ClusterPackers
 {
     private const int PackersMax = 8;
     private const int QueuedPerPacker = 2;
     private const int StackSize = 256 * 1024;
 
+    private readonly string _name;
+    private readonly GatheredSlots _slots;
+    private readonly StoredClusters _stored;
+    private readonly object _lock;
     private readonly Packing[] _queue;
     private readonly List<Thread> _packers = [];
 
@@ -33,10 +38,26 @@ internal sealed unsafe partial class CompressedTarget
     private bool _isEnding;
     private Exception? _failure;
 
+    /// <param name="name">What messages call the image.</param>
+    /// <param name="slots">Where the clusters are; its lock guards the queue too.</param>
+    /// <param name="stored">Stores them.</param>
+    /// <param name="packers">How many threads, at most; null for as many as there are processors, at most 8.</param>
+    public ClusterPackers(string name, GatheredSlots slots, StoredClusters stored, int? packers)
+    {
+        _name = name;
+        _slots = slots;
+        _stored = stored;
+        _lock = slots.Lock;
+        _packersWanted = packers ?? Math.Clamp(Environment.ProcessorCount, 1, PackersMax);
+        _queue = new Packing[_packersWanted * QueuedPerPacker];
+        for (int i = 0; i < _queue.Length; i++)
+            _queue[i] = new Packing();
+    }
+
     /// <summary>
     /// Has the packers store all they were given, and ends them; whatever is stored later is stored by its caller.
     /// </summary>
-    public void EndPackers()
+    public void End()
     {
         lock (_lock)
         {
@@ -67,44 +88,32 @@ internal sealed unsafe partial class CompressedTarget
             null => null,
             BlockException block => new BlockException(block.Kind, block.Message, block, block.Cause),
             _ => new BlockException(
-                BlockErrorKind.Io, $"{_image.Name}: a cluster could not be stored: {failure.Message}", failure),
+                BlockErrorKind.Io, $"{_name}: a cluster could not be stored: {failure.Message}", failure),
         };
     }
 
-    private static int PackersFor(int? wanted) => wanted ?? Math.Clamp(Environment.ProcessorCount, 1, PackersMax);
-
-    private static Packing[] NewQueue(int packers)
-    {
-        var queue = new Packing[packers * QueuedPerPacker];
-        for (int i = 0; i < queue.Length; i++)
-            queue[i] = new Packing();
-        return queue;
-    }
-
-    /// <summary>Stores a busy slot: a packer does it, once there is room in the queue, or else the caller.</summary>
+    /// <summary>Has a packer store a busy slot, once there is room in the queue; false where the caller has to.
+    /// </summary>
     /// <param name="slot">The slot.</param>
     /// <param name="isAwaited">The caller finds out itself whether it was stored; its failure need not be kept.</param>
-    private void HandOver(Slot slot, bool isAwaited)
+    public bool TryHandOver(GatheredSlot slot, bool isAwaited)
     {
         lock (_lock)
         {
             while (MayHandOver() && _handedOver - _linked == _queue.Length)
                 Monitor.Wait(_lock);
-            if (MayHandOver() && HasPackers())
-            {
-                Packing packing = _queue[_handedOver++ % _queue.Length];
-                packing.Slot = slot;
-                packing.IsAwaited = isAwaited;
-                Monitor.PulseAll(_lock);
-                return;
-            }
+            if (!MayHandOver() || !HasPackers())
+                return false;
+            Packing packing = _queue[_handedOver++ % _queue.Length];
+            packing.Slot = slot;
+            packing.IsAwaited = isAwaited;
+            Monitor.PulseAll(_lock);
+            return true;
         }
-
-        Store(slot);
     }
 
     /// <summary>Waits until the packers are done with all that was handed over before the call.</summary>
-    private void WaitForPackers()
+    public void Wait()
     {
         lock (_lock)
         {
@@ -114,7 +123,7 @@ internal sealed unsafe partial class CompressedTarget
         }
     }
 
-    private bool MayHandOver() => _packersWanted > 0 && _failure is null && !_image.HasFailed;
+    private bool MayHandOver() => _packersWanted > 0 && _failure is null && !_stored.HasFailed;
 
     /// <summary>Starts the packers with the first cluster; the lock is held.</summary>
     private bool HasPackers()
@@ -171,12 +180,12 @@ internal sealed unsafe partial class CompressedTarget
 
     private void Compress(Packing packing)
     {
-        Slot slot = packing.Slot!;
+        GatheredSlot slot = packing.Slot!;
         try
         {
-            Complete(slot);
-            packing.Bytes = BufferPool.Shared.Rent(_geometry.ClusterSize);
-            packing.Form = _image.CompressCluster(slot.Content, packing.Bytes.Span, out packing.Length);
+            _stored.Complete(slot);
+            packing.Bytes = BufferPool.Shared.Rent(slot.Content.Length);
+            packing.Form = _stored.Compress(slot.Content, packing.Bytes.Span, out packing.Length);
         }
         catch (Exception e)
         {
@@ -203,11 +212,9 @@ internal sealed unsafe partial class CompressedTarget
             Link(packing);
             lock (_lock)
             {
-                Slot slot = packing.Slot!;
-                slot.LastUse = ++_clock;
                 if (!packing.IsAwaited)
                     _failure ??= packing.Failure;
-                Settle(slot, packing.Failure is null);
+                _slots.Finish(packing.Slot!, packing.Failure is null);
                 packing.Reset();
                 _linked++;
             }
@@ -215,7 +222,7 @@ internal sealed unsafe partial class CompressedTarget
 
         try
         {
-            _image.WriteFinishedClusters();
+            _stored.WriteFinished();
         }
         catch (Exception e)
         {
@@ -230,7 +237,7 @@ internal sealed unsafe partial class CompressedTarget
         {
             if (packing.Failure is null)
             {
-                _image.StoreInBackground(
+                _stored.StoreInBackground(
                     new GuestOffset(packing.Slot!.Guest), packing.Slot.Content, packing.Form,
                     packing.Bytes.Span[..packing.Length]);
             }
@@ -253,7 +260,7 @@ internal sealed unsafe partial class CompressedTarget
         public int Length;
 
         /// <summary>The slot, which is busy; null while the place in the queue is free.</summary>
-        public Slot? Slot { get; set; }
+        public GatheredSlot? Slot { get; set; }
 
         /// <summary>Whether it may be linked in its turn. Used with the lock held.</summary>
         public bool IsCompressed { get; set; }
@@ -274,17 +281,4 @@ internal sealed unsafe partial class CompressedTarget
             Failure = null;
         }
     }
-}
-
-/// <summary>As what a whole cluster is stored.</summary>
-internal enum ClusterForm
-{
-    /// <summary>As it is: it does not become smaller.</summary>
-    Plain,
-
-    /// <summary>Compressed.</summary>
-    Packed,
-
-    /// <summary>As an entry of the tables that says it reads as zeroes, where they can say it.</summary>
-    Zero,
 }

@@ -3,7 +3,7 @@ using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2.Metadata;
+namespace Qcow2Fuse.Qcow2.Core;
 
 /// <summary>Changing the parts of the header that have no fixed place.</summary>
 /// <remarks>
@@ -42,14 +42,15 @@ internal sealed partial class HeaderStore
     /// </summary>
     /// <param name="change">What to change; called several times, each time with the present header.</param>
     /// <param name="barrier">Flushes the file with the gate held, which it may release:
-    /// <see cref="MetadataCaches.Barrier()"/>.</param>
+    /// <c>MetadataCaches.Barrier</c>.</param>
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.NotSupported"/> when the first cluster has no room; nothing has changed then.
     /// </exception>
     public void Rewrite(Func<Qcow2Header, Qcow2Header> change, Action barrier)
     {
+        _gate.AssertHeld();
         while (_rewriting)
-            Monitor.Wait(_gate);
+            _gate.Wait();
         _rewriting = true;
         try
         {
@@ -58,7 +59,7 @@ internal sealed partial class HeaderStore
         finally
         {
             _rewriting = false;
-            Monitor.PulseAll(_gate);
+            _gate.PulseAll();
         }
     }
 

@@ -1,35 +1,40 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Bitmaps;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Mapping;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2.Device;
+namespace Qcow2Fuse.Qcow2.Access;
 
 /// <summary>Looking at the image file of a device that is in use.</summary>
-public sealed partial class Qcow2Device
+internal sealed class StillLook(
+    ImageCore image, MetadataCaches caches, ClusterMap map, BitmapLife bitmaps, Flusher flusher)
 {
     /// <summary>
     /// Runs <paramref name="look"/>, such as a check, on the image file with everything written to it and nobody who
     /// changes it. Guest writes wait until it returns, and reads go on.
     /// </summary>
-    /// <param name="look">Must neither change the file nor use the device.</param>
+    /// <param name="look">Must neither change the file nor use the device. Called without the gate.</param>
     /// <exception cref="BlockException">It cannot be flushed, or what <paramref name="look"/> throws.</exception>
-    public T WhileStill<T>(Func<BlockDevice, T> look)
+    public T Run<T>(Func<BlockDevice, T> look)
     {
-        if (IsReadOnly)
-            return look(_file);
-        FlushOwn();
-        lock (_resizeLock)
+        if (image.IsReadOnly)
+            return look(image.File);
+        flusher.Flush();
+        lock (image.ChangeLock)
         {
-            lock (_gate)
+            using (image.Gate.Enter())
             {
-                BeginBitmapChange();
+                bitmaps.BeginChange();
                 try
                 {
                     return WithFileHeld(look);
                 }
                 finally
                 {
-                    EndBitmapChange();
+                    bitmaps.EndChange();
                 }
             }
         }
@@ -37,23 +42,16 @@ public sealed partial class Qcow2Device
 
     private T WithFileHeld<T>(Func<BlockDevice, T> look)
     {
-        _map.HoldWrites();
+        map.HoldWrites();
         try
         {
-            _caches.FlushWhileHeld();
-            Monitor.Exit(_gate);
-            try
-            {
-                return look(_file);
-            }
-            finally
-            {
-                Monitor.Enter(_gate);
-            }
+            caches.FlushWhileHeld();
+            using (image.Gate.Release())
+                return look(image.File);
         }
         finally
         {
-            _map.ReleaseWrites();
+            map.ReleaseWrites();
         }
     }
 }

@@ -1,33 +1,39 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Capabilities;
-using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Mapping;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2.Device;
+namespace Qcow2Fuse.Qcow2.Resizing;
 
-/// <summary>Allocating space before it is written.</summary>
-public sealed partial class Qcow2Device
+/// <summary>Allocates space before it is written.</summary>
+internal sealed class Preallocator(ImageCore image, MetadataCaches caches, ClusterMap map, GuestData guestData)
 {
-    private const int PreallocationStep = 1 << 28;
+    private const int StepBytes = 1 << 28;
+
+    private readonly BlockDevice _data = image.Data;
+    private readonly Qcow2Geometry _geometry = image.Geometry;
+    private readonly ImageGate _gate = image.Gate;
 
     /// <summary>
     /// Allocates every cluster that begins between two guest offsets and has no place yet, reading as zeroes.
     /// </summary>
-    private void Preallocate(long from, long to, Preallocation mode)
+    public void Allocate(long from, long to, Preallocation mode)
     {
         long end = _geometry.RoundUpToCluster(to);
         for (long at = _geometry.RoundUpToCluster(from); at < end;)
         {
             WriteMapping mapping;
-            lock (_gate)
+            using (_gate.Enter())
             {
-                _caches.ThrowIfFailed();
-                mapping = _map.Allocate(new GuestOffset(at), (int)Math.Min(end - at, PreallocationStep));
+                caches.ThrowIfFailed();
+                mapping = map.Allocate(new GuestOffset(at), (int)Math.Min(end - at, StepBytes));
             }
 
             if (mapping.Allocation is null)
-                _caches.Epochs.Exit(mapping.Epoch);
+                caches.Epochs.Exit(mapping.Epoch);
             else
                 FillAndLink(mapping.Allocation, mapping.Host, mapping.Length, mode);
             at += mapping.Length;
@@ -39,18 +45,18 @@ public sealed partial class Qcow2Device
         bool linked = false;
         try
         {
-            Fill(allocation.RequestStart, host, length, _guestData.IsEncrypted ? Preallocation.Full : mode,
+            Fill(allocation.RequestStart, host, length, guestData.IsEncrypted ? Preallocation.Full : mode,
                 allocation.IsVirgin);
-            lock (_gate)
-                _map.Link(allocation);
+            using (_gate.Enter())
+                map.Link(allocation);
             linked = true;
         }
         finally
         {
             if (!linked)
             {
-                lock (_gate)
-                    _map.Abort(allocation);
+                using (_gate.Enter())
+                    map.Abort(allocation);
             }
         }
     }
@@ -61,9 +67,9 @@ public sealed partial class Qcow2Device
         switch (mode)
         {
             case Preallocation.Full:
-                WriteZeroBytes(guest, host, length);
+                guestData.WriteZeroBytes(guest, host, length);
                 break;
-            case Preallocation.Metadata when IsRawExternal:
+            case Preallocation.Metadata when image.IsRawExternal:
                 // The data file has its new size, and what it held there is zeroed.
                 break;
             case Preallocation.Metadata when isVirgin:
@@ -75,18 +81,6 @@ public sealed partial class Qcow2Device
             default:
                 _data.WriteZeroes(host.Value, length, mayUnmap: false);
                 break;
-        }
-    }
-
-    private void WriteZeroBytes(GuestOffset guest, HostOffset host, long length)
-    {
-        using PooledBuffer zeroes = BufferPool.Shared.Rent((int)Math.Min(length, 1 << 20));
-        zeroes.Span.Clear();
-        for (long done = 0; done < length;)
-        {
-            int step = (int)Math.Min(length - done, zeroes.Span.Length);
-            _guestData.Write(guest + done, host + done, [], zeroes.Span[..step], []);
-            done += step;
         }
     }
 }

@@ -4,7 +4,7 @@ using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2.Metadata;
+namespace Qcow2Fuse.Qcow2.Core;
 
 /// <summary>
 /// The first cluster of an image as bytes: fixed fields, header extensions, end marker, backing file name;

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
-using Qcow2Fuse.Qcow2.Check;
+using Qcow2Fuse.Qcow2.Access;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Mapping;
 using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2.Device;
+namespace Qcow2Fuse.Qcow2.Check;
 
-/// <summary>What the image file holds and no table refers to.</summary>
-public sealed partial class Qcow2Device
+/// <summary>What the file of an open image holds and no table refers to.</summary>
+internal sealed class UnreferencedLook(ImageCore image, MetadataCaches caches, ClusterMap map, StillLook still)
 {
     /// <summary>Memory for counting references while guests go on: clusters of 64 KiB for 4 TiB.</summary>
     private const long LookBytesMax = 256L << 20;
@@ -26,13 +28,13 @@ public sealed partial class Qcow2Device
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.TooLarge"/>: the references, or the runs of clusters without one, are too many.
     /// </exception>
-    public BlockDevice OpenUnreferenced()
+    public BlockDevice Open()
     {
-        if (!IsReadOnly && LookWhileInUse() is { } seen)
+        if (!image.IsReadOnly && LookWhileInUse() is { } seen)
             return seen;
-        return WhileStill(file =>
+        return still.Run(file =>
         {
-            using CheckRun run = new(file, LookBytesMax, _caches.Memory);
+            using CheckRun run = new(file, LookBytesMax, caches.Memory);
             run.Run();
             return Unreferenced(run, []);
         });
@@ -48,14 +50,14 @@ public sealed partial class Qcow2Device
     {
         AllocationLog log = new();
         long epoch = 0;
-        using CheckRun run = WhileStill(file =>
+        using CheckRun run = still.Run(file =>
         {
-            CheckRun begun = new(file, LookBytesMax, _caches.Memory);
-            lock (_gate)
+            CheckRun begun = new(file, LookBytesMax, caches.Memory);
+            using (image.Gate.Enter())
             {
-                _map.BeginLook();
-                epoch = _caches.Epochs.Enter();
-                _caches.Refcounts.Log = log;
+                map.BeginLook();
+                epoch = caches.Epochs.Enter();
+                caches.Refcounts.Log = log;
             }
 
             return begun;
@@ -66,18 +68,19 @@ public sealed partial class Qcow2Device
         }
         finally
         {
-            lock (_gate)
+            using (image.Gate.Enter())
             {
-                _caches.Refcounts.Log = null;
-                _map.EndLook();
+                caches.Refcounts.Log = null;
+                map.EndLook();
             }
 
-            _caches.Epochs.Exit(epoch);
+            caches.Epochs.Exit(epoch);
         }
 
         return log.HasOverflowed ? null : Unreferenced(run, log.Runs);
     }
 
     private UnreferencedDevice Unreferenced(CheckRun run, ReadOnlySpan<ClusterRun> allocated) => new(
-        _file, _geometry.ClusterBits, run.FileClusters, ClusterRuns.Without(ClusterRuns.Unreferenced(run), allocated));
+        image.File, image.Geometry.ClusterBits, run.FileClusters,
+        ClusterRuns.Without(ClusterRuns.Unreferenced(run), allocated));
 }

@@ -3,35 +3,61 @@ using Qcow2Fuse.Block.Capabilities;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Access;
+using Qcow2Fuse.Qcow2.Bitmaps;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Mapping;
 using Qcow2Fuse.Qcow2.Metadata;
-using Qcow2Fuse.Qcow2.Snapshots;
 
-namespace Qcow2Fuse.Qcow2.Device;
+namespace Qcow2Fuse.Qcow2.Snapshots;
 
-/// <summary>Internal snapshots (specification section "Snapshots").</summary>
-public sealed partial class Qcow2Device
+/// <summary>The internal snapshots of an open image (specification section "Snapshots").</summary>
+internal sealed class SnapshotSet : IDisposable
 {
     /// <summary>Memory of the runtime for a snapshot beside its entry.</summary>
     private const long BytesPerSnapshot = 96;
 
-    private List<SnapshotEntry>? _snapshots;
-    private MemoryCharge? _snapshotCharge;
-    private bool _changesSnapshots;
-    private long _snapshotVersion;
+    private readonly ImageCore _image;
+    private readonly ImageGate _gate;
+    private readonly MetadataCaches _caches;
+    private readonly ClusterMap _map;
+    private readonly GuestReader _reader;
+    private readonly BitmapLife _bitmaps;
+    private readonly FirstWrite _firstWrite;
+    private readonly IGathered? _gathered;
+
+    // All with the gate held; the table is null until somebody needs all of it.
+    private List<SnapshotEntry>? _entries;
+    private MemoryCharge? _charge;
+    private bool _isChanging;
+    private long _version;
+
+    public SnapshotSet(
+        ImageCore image, MetadataCaches caches, ClusterMap map, GuestReader reader, BitmapLife bitmaps,
+        FirstWrite firstWrite, IGathered? gathered)
+    {
+        _image = image;
+        _gate = image.Gate;
+        _caches = caches;
+        _map = map;
+        _reader = reader;
+        _bitmaps = bitmaps;
+        _firstWrite = firstWrite;
+        _gathered = gathered;
+    }
 
     /// <summary>Counts the changes of the snapshots since the image was opened.</summary>
-    public long SnapshotVersion => Volatile.Read(ref _snapshotVersion);
+    public long Version => Volatile.Read(ref _version);
 
     /// <summary>The snapshots in the order of their table.</summary>
     /// <exception cref="BlockException">The snapshot table is invalid.</exception>
-    public IReadOnlyList<SnapshotInfo> Snapshots
+    public IReadOnlyList<SnapshotInfo> Infos
     {
         get
         {
-            lock (_gate)
-                return [.. LoadedSnapshots().Select(static entry => entry.Info)];
+            using (_gate.Enter())
+                return [.. Loaded().Select(static entry => entry.Info)];
         }
     }
 
@@ -43,17 +69,17 @@ public sealed partial class Qcow2Device
     /// <param name="visit">Gets one after the other.</param>
     /// <returns>The version that was read.</returns>
     /// <exception cref="BlockException">The snapshot table is invalid.</exception>
-    public long VisitSnapshots(int place, Func<SnapshotRecord, bool> visit)
+    public long Visit(int place, Func<SnapshotRecord, bool> visit)
     {
         Qcow2Header header;
         long version;
         long epoch;
-        lock (_gate)
+        using (_gate.Enter())
         {
-            while (_changesSnapshots)
-                Monitor.Wait(_gate);
-            header = _header.Current;
-            version = _snapshotVersion;
+            while (_isChanging)
+                _gate.Wait();
+            header = _image.Header.Current;
+            version = _version;
 
             // The clusters of a table that is replaced are not used for something else before this has ended.
             epoch = _caches.Epochs.Enter();
@@ -61,7 +87,7 @@ public sealed partial class Qcow2Device
 
         try
         {
-            foreach ((int at, SnapshotEntry entry) in SnapshotTable.Placed(_file, header, place))
+            foreach ((int at, SnapshotEntry entry) in SnapshotTable.Placed(_image.File, header, place))
             {
                 if (!visit(new SnapshotRecord(at, entry.Info)))
                     break;
@@ -84,13 +110,13 @@ public sealed partial class Qcow2Device
     /// <see cref="BlockErrorKind.TooLarge"/>: a refcount, the table or the name has no room for it. Whatever the kind,
     /// the image is as it was; where even taking back failed, it has clusters that are counted and not used.
     /// </exception>
-    public SnapshotInfo CreateSnapshot(string name)
+    public SnapshotInfo Create(string name)
     {
         SnapshotInfo? created = null;
-        ChangeSnapshots(changes =>
+        Change(changes =>
         {
-            changes.Create(LoadedSnapshots(), name, Length, all => _snapshots = all);
-            created = _snapshots![^1].Info;
+            changes.Create(Loaded(), name, _image.Size.Length, all => _entries = all);
+            created = _entries![^1].Info;
         });
         return created!;
     }
@@ -101,32 +127,32 @@ public sealed partial class Qcow2Device
     /// </summary>
     /// <param name="nameOrId">The id, or the name, of which the first one counts.</param>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.NotFound"/>, or as
-    /// <see cref="CreateSnapshot"/>.</exception>
-    public void ApplySnapshot(string nameOrId)
+    /// <see cref="Create"/>.</exception>
+    public void Apply(string nameOrId)
     {
-        lock (_resizeLock)
+        lock (_image.ChangeLock)
         {
-            BeginWrite(offset: 0, length: 0);
-            lock (_gate)
-                BeginBitmapResize(SizeOf(FindSnapshot(nameOrId)));
+            _firstWrite.Begin();
+            using (_gate.Enter())
+                _bitmaps.BeginResize(SizeOf(Find(nameOrId)));
             try
             {
-                ChangeSnapshots(changes =>
+                Change(changes =>
                 {
-                    SnapshotEntry entry = FindSnapshot(nameOrId);
+                    SnapshotEntry entry = Find(nameOrId);
                     long size = SizeOf(entry);
                     changes.Apply(entry, size, () =>
                     {
-                        ResizeBitmaps(size);
-                        Volatile.Write(ref _length, size);
-                        RecordWholeDisk();
+                        _bitmaps.Resize(size);
+                        _image.Size.Length = size;
+                        _bitmaps.MarkWholeDisk();
                     });
                 });
             }
             finally
             {
-                lock (_gate)
-                    EndBitmapResize();
+                using (_gate.Enter())
+                    _bitmaps.EndResize();
             }
         }
     }
@@ -134,14 +160,14 @@ public sealed partial class Qcow2Device
     /// <summary>Removes a snapshot and frees what only it used. Guest writes wait meanwhile.</summary>
     /// <param name="nameOrId">The id, or the name, of which the first one counts.</param>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.NotFound"/>;
-    /// <see cref="BlockErrorKind.Locked"/> while it is open (<see cref="OpenSnapshot"/>).</exception>
-    public void DeleteSnapshot(string nameOrId) => ChangeSnapshots(changes =>
+    /// <see cref="BlockErrorKind.Locked"/> while it is open (<see cref="Open"/>).</exception>
+    public void Delete(string nameOrId) => Change(changes =>
     {
-        SnapshotEntry entry = FindSnapshot(nameOrId);
+        SnapshotEntry entry = Find(nameOrId);
         if (entry.Readers > 0)
-            throw BlockException.About(Name, BlockErrorKind.Locked,
+            throw BlockException.About(_image.Name, BlockErrorKind.Locked,
                 $"snapshot '{Printable.Text(entry.Info.Name)}' is being read and cannot be deleted");
-        changes.Delete(LoadedSnapshots(), entry, left => _snapshots = left);
+        changes.Delete(Loaded(), entry, left => _entries = left);
     });
 
     /// <summary>
@@ -151,7 +177,7 @@ public sealed partial class Qcow2Device
     /// <param name="nameOrId">The id, or the name, of which the first one counts.</param>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.NotFound"/>, or the snapshot's L1 table is
     /// invalid.</exception>
-    public BlockDevice OpenSnapshot(string nameOrId)
+    public BlockDevice Open(string nameOrId)
     {
         RefuseExternalData();
         SnapshotEntry entry = BeginReading(nameOrId);
@@ -160,23 +186,26 @@ public sealed partial class Qcow2Device
         {
             // Without the gate, for which guests wait: a snapshot that has a reader stays where it is.
             long size = SizeOf(entry);
-            new SnapshotChanges(_file, _geometry, _header, _caches, _gate).CheckL1(entry);
-            int entries = (int)Math.Min(entry.L1Size, _geometry.L1EntriesFor(size));
-            l1 = ResidentTable.Load(_file, entry.L1Offset, entries, _caches.Memory);
-            lock (_gate)
+            new SnapshotChanges(_image, _caches).CheckL1(entry);
+            int entries = (int)Math.Min(entry.L1Size, _image.Geometry.L1EntriesFor(size));
+            l1 = ResidentTable.Load(_image.File, entry.L1Offset, entries, _caches.Memory);
+            using (_gate.Enter())
             {
-                var map = new ClusterMap(_file, _geometry, _caches, _gate, Backing?.Length, keepsPlace: false, l1);
-                return new SnapshotDevice(this, entry, size, l1, map, _gate);
+                var map = new ClusterMap(
+                    _image.File, _image.Geometry, _caches, _gate, _image.Backing?.Length, keepsPlace: false, l1);
+                return new SnapshotDevice(_image, _reader, entry, size, l1, map);
             }
         }
         catch
         {
             l1?.Dispose();
-            lock (_gate)
+            using (_gate.Enter())
                 entry.Readers--;
             throw;
         }
     }
+
+    public void Dispose() => _charge?.Dispose();
 
     /// <summary>Counts a reader of a snapshot, which cannot be deleted from then on.</summary>
     private SnapshotEntry BeginReading(string nameOrId)
@@ -186,20 +215,20 @@ public sealed partial class Qcow2Device
             Qcow2Header header;
             long version;
             long epoch;
-            lock (_gate)
+            using (_gate.Enter())
             {
-                while (_changesSnapshots)
-                    Monitor.Wait(_gate);
-                if (_snapshots is not null)
+                while (_isChanging)
+                    _gate.Wait();
+                if (_entries is not null)
                 {
-                    SnapshotEntry entry = FindSnapshot(nameOrId);
+                    SnapshotEntry entry = Find(nameOrId);
                     entry.Readers++;
                     return entry;
                 }
 
-                // As in VisitSnapshots.
-                header = _header.Current;
-                version = _snapshotVersion;
+                // As in Visit.
+                header = _image.Header.Current;
+                version = _version;
                 epoch = _caches.Epochs.Enter();
             }
 
@@ -207,17 +236,17 @@ public sealed partial class Qcow2Device
             MemoryCharge charge;
             try
             {
-                read = ReadSnapshots(header, out charge);
+                read = Read(header, out charge);
             }
             finally
             {
                 _caches.Epochs.Exit(epoch);
             }
 
-            lock (_gate)
+            using (_gate.Enter())
             {
-                if (_snapshots is null && !_changesSnapshots && version == _snapshotVersion)
-                    (_snapshots, _snapshotCharge) = (read, charge);
+                if (_entries is null && !_isChanging && version == _version)
+                    (_entries, _charge) = (read, charge);
                 else
                     charge.Dispose();
             }
@@ -225,46 +254,41 @@ public sealed partial class Qcow2Device
     }
 
     /// <summary>Runs a change with writes held back, one at a time.</summary>
-    private void ChangeSnapshots(Action<SnapshotChanges> change)
+    private void Change(Action<SnapshotChanges> change)
     {
         RefuseExternalData();
-        BeginWrite(offset: 0, length: 0);
-        try
+        _firstWrite.Begin();
+        _image.Corrupt.Guard(() =>
         {
-            lock (_resizeLock)
+            lock (_image.ChangeLock)
             {
-                PauseGathering();
+                _gathered?.Pause();
                 try
                 {
                     ChangeWithWritesHeld(change);
                 }
                 finally
                 {
-                    _target?.Resume();
+                    _gathered?.Resume();
                 }
             }
-        }
-        catch (BlockException e) when (e.IsSpreading)
-        {
-            MarkCorrupt();
-            throw;
-        }
+        });
     }
 
     private void ChangeWithWritesHeld(Action<SnapshotChanges> change)
     {
-        lock (_gate)
+        using (_gate.Enter())
         {
             _map.HoldWrites();
-            _changesSnapshots = true;
+            _isChanging = true;
             try
             {
-                change(new SnapshotChanges(_file, _geometry, _header, _caches, _gate));
+                change(new SnapshotChanges(_image, _caches));
             }
             finally
             {
-                _changesSnapshots = false;
-                Volatile.Write(ref _snapshotVersion, _snapshotVersion + 1);
+                _isChanging = false;
+                Volatile.Write(ref _version, _version + 1);
                 _map.ReleaseWrites();
 
                 // Also after a failure: the tables may have moved before it.
@@ -274,23 +298,24 @@ public sealed partial class Qcow2Device
     }
 
     /// <summary>The whole table in memory, for whoever changes it.</summary>
-    private List<SnapshotEntry> LoadedSnapshots()
+    private List<SnapshotEntry> Loaded()
     {
-        if (_snapshots is not null)
-            return _snapshots;
-        _snapshots = ReadSnapshots(_header.Current, out MemoryCharge charge);
-        _snapshotCharge = charge;
-        return _snapshots;
+        _gate.AssertHeld();
+        if (_entries is not null)
+            return _entries;
+        _entries = Read(_image.Header.Current, out MemoryCharge charge);
+        _charge = charge;
+        return _entries;
     }
 
-    private List<SnapshotEntry> ReadSnapshots(Qcow2Header header, out MemoryCharge charge)
+    private List<SnapshotEntry> Read(Qcow2Header header, out MemoryCharge charge)
     {
-        (int count, long bytes) = SnapshotTable.Measure(_file, header);
+        (int count, long bytes) = SnapshotTable.Measure(_image.File, header);
         charge = _caches.Memory.Take(
-            MemoryBudget.ManagedFactor * ((count * BytesPerSnapshot) + (2 * bytes)), Name, "its snapshot table");
+            MemoryBudget.ManagedFactor * ((count * BytesPerSnapshot) + (2 * bytes)), _image.Name, "its snapshot table");
         try
         {
-            return SnapshotTable.Read(_file, header);
+            return SnapshotTable.Read(_image.File, header);
         }
         catch
         {
@@ -299,23 +324,23 @@ public sealed partial class Qcow2Device
         }
     }
 
-    private SnapshotEntry FindSnapshot(string nameOrId) =>
-        SnapshotTable.Find(LoadedSnapshots(), nameOrId) ?? throw BlockException.About(
-            Name, BlockErrorKind.NotFound, $"has no snapshot '{Printable.Text(nameOrId)}'");
+    private SnapshotEntry Find(string nameOrId) =>
+        SnapshotTable.Find(Loaded(), nameOrId) ?? throw BlockException.About(
+            _image.Name, BlockErrorKind.NotFound, $"has no snapshot '{Printable.Text(nameOrId)}'");
 
     private long SizeOf(SnapshotEntry entry)
     {
         long size = entry.Info.DiskSize & ~511L;
-        if (size < 0 || _geometry.L1EntriesFor(size) > (32L << 20) / 8)
-            throw BlockException.About(Name, BlockErrorKind.TooLarge,
+        if (size < 0 || _image.Geometry.L1EntriesFor(size) > (32L << 20) / 8)
+            throw BlockException.About(_image.Name, BlockErrorKind.TooLarge,
                 $"snapshot '{Printable.Text(entry.Info.Name)}' claims a size of {entry.Info.DiskSize} bytes");
         return size;
     }
 
     private void RefuseExternalData()
     {
-        if (_geometry.DataIsExternal)
-            throw BlockException.About(Name, BlockErrorKind.NotSupported,
+        if (_image.Geometry.DataIsExternal)
+            throw BlockException.About(_image.Name, BlockErrorKind.NotSupported,
                 "an image with an external data file cannot have snapshots");
     }
 }

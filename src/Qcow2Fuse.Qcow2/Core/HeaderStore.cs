@@ -2,7 +2,7 @@
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2.Metadata;
+namespace Qcow2Fuse.Qcow2.Core;
 
 /// <summary>
 /// The header of an open image: what it says now, and the only way it is changed. Safe to use from any thread, with or
@@ -11,11 +11,11 @@ namespace Qcow2Fuse.Qcow2.Metadata;
 internal sealed partial class HeaderStore
 {
     private readonly BlockDevice _file;
-    private readonly object _gate;
+    private readonly ImageGate _gate;
     private readonly Lock _lock = new();
     private volatile Qcow2Header _current;
 
-    public HeaderStore(BlockDevice file, Qcow2Header header, object gate)
+    public HeaderStore(BlockDevice file, Qcow2Header header, ImageGate gate)
     {
         _file = file;
         _gate = gate;

@@ -1,22 +1,53 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Access;
+using Qcow2Fuse.Qcow2.Bitmaps;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Mapping;
 using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2.Device;
+namespace Qcow2Fuse.Qcow2.Resizing;
 
 /// <summary>Growing and shrinking of the virtual disk.</summary>
-public sealed partial class Qcow2Device
+internal sealed class Resizer
 {
     private const int SectorBytes = 512;
 
-    private readonly Lock _resizeLock = new();
-    private long _growsTo;
+    private readonly ImageCore _image;
+    private readonly BlockDevice _data;
+    private readonly Qcow2Geometry _geometry;
+    private readonly ImageGate _gate;
+    private readonly DiskSize _size;
+    private readonly MetadataCaches _caches;
+    private readonly ClusterMap _map;
+    private readonly GuestZeroes _zeroes;
+    private readonly Preallocator _preallocator;
+    private readonly BitmapLife _bitmaps;
+    private readonly FirstWrite _firstWrite;
+    private readonly Flusher _flusher;
+    private readonly IGathered? _gathered;
 
-    /// <inheritdoc/>
-    /// <remarks>New space reads as zeroes and takes no storage.</remarks>
-    public override void Resize(long length) => Resize(length, Preallocation.Off);
+    public Resizer(
+        ImageCore image, MetadataCaches caches, ClusterMap map, GuestZeroes zeroes, Preallocator preallocator,
+        BitmapLife bitmaps, FirstWrite firstWrite, Flusher flusher, IGathered? gathered)
+    {
+        _image = image;
+        _data = image.Data;
+        _geometry = image.Geometry;
+        _gate = image.Gate;
+        _size = image.Size;
+        _caches = caches;
+        _map = map;
+        _zeroes = zeroes;
+        _preallocator = preallocator;
+        _bitmaps = bitmaps;
+        _firstWrite = firstWrite;
+        _flusher = flusher;
+        _gathered = gathered;
+    }
 
     /// <summary>Changes the size of the disk, a multiple of 512 bytes.</summary>
     /// <remarks>
@@ -40,104 +71,101 @@ public sealed partial class Qcow2Device
     /// </exception>
     public void Resize(long length, Preallocation preallocation)
     {
-        BeginWrite(offset: 0, length: 0);
-        StoreGathered();
+        _firstWrite.Begin();
+        if (_gathered is not null)
+            _image.Corrupt.Guard(_gathered.StoreAll);
         if (length < 0 || length % SectorBytes != 0)
             throw BlockException.About(
-                Name, BlockErrorKind.OutOfRange, $"size {length} is not a multiple of {SectorBytes}");
+                _image.Name, BlockErrorKind.OutOfRange, $"size {length} is not a multiple of {SectorBytes}");
         long entries = _geometry.L1EntriesFor(length);
         if (entries > Qcow2HeaderReader.L1BytesMax / 8)
-            throw BlockException.About(Name, BlockErrorKind.TooLarge, $"{length} bytes need too large an L1 table");
-        lock (_resizeLock)
+            throw BlockException.About(
+                _image.Name, BlockErrorKind.TooLarge, $"{length} bytes need too large an L1 table");
+        lock (_image.ChangeLock)
         {
-            if (length == Length)
+            if (length == _size.Length)
                 return;
             RefuseForSnapshots();
-            lock (_gate)
-                BeginBitmapResize(length);
+            using (_gate.Enter())
+                _bitmaps.BeginResize(length);
             try
             {
-                if (length < Length)
-                    ShrinkStored(length);
-                else
-                    Grow(length, (int)entries, preallocation);
-            }
-            catch (BlockException e) when (e.IsSpreading)
-            {
-                MarkCorrupt();
-                throw;
+                // What is damaged is marked before bitmaps are stored.
+                _image.Corrupt.Guard(() => Change(length, (int)entries, preallocation));
             }
             finally
             {
-                lock (_gate)
-                    EndBitmapResize();
+                using (_gate.Enter())
+                    _bitmaps.EndResize();
             }
         }
     }
 
+    private void Change(long length, int entries, Preallocation preallocation)
+    {
+        if (length < _size.Length)
+            ShrinkStored(length);
+        else
+            Grow(length, entries, preallocation);
+    }
+
     private void Grow(long length, int entries, Preallocation preallocation)
     {
-        long old = Length;
-        lock (_gate)
+        long old = _size.Length;
+        using (_gate.Enter())
         {
             if (entries > _caches.L1.Count)
                 GrowL1(entries);
         }
 
-        bool isRaw = IsRawExternal;
+        bool isRaw = _image.IsRawExternal;
         if (isRaw && _data.Length < length)
             _data.Resize(length);
-        Volatile.Write(ref _growsTo, length);
+        _size.BeginGrowing(length);
         try
         {
-            ZeroGuest(old, length - old, mayUnmap: true);
+            _zeroes.Zero(old, length - old, mayUnmap: true);
 
             // A raw data file holds the whole disk, and its tables say so.
             if (preallocation == Preallocation.Off && isRaw)
                 preallocation = Preallocation.Metadata;
             if (preallocation != Preallocation.Off)
-                Preallocate(old, length, preallocation);
-            FlushOwn();
-            lock (_gate)
+                _preallocator.Allocate(old, length, preallocation);
+            _flusher.Flush();
+            using (_gate.Enter())
             {
                 WriteSize(length);
-                ResizeBitmaps(length);
-                Volatile.Write(ref _length, length);
+                _bitmaps.Resize(length);
+                _size.Length = length;
             }
         }
         finally
         {
-            Volatile.Write(ref _growsTo, 0);
+            _size.EndGrowing();
         }
     }
-
-    /// <summary>
-    /// Where the disk ends for what is done here while it grows: the guest does not see the new space yet, and bitmaps
-    /// do not record its zeroes.
-    /// </summary>
-    private long Reach => Math.Max(Length, Volatile.Read(ref _growsTo));
 
     /// <summary>Nothing may be gathered for what is cut off.</summary>
     private void ShrinkStored(long length)
     {
-        PauseGathering();
+        _gathered?.Pause();
         try
         {
             Shrink(length);
         }
         finally
         {
-            _target?.Resume();
+            _gathered?.Resume();
         }
     }
 
     private void Shrink(long length)
     {
-        bool isRaw = IsRawExternal;
-        lock (_gate)
+        bool isRaw = _image.IsRawExternal;
+        using (_gate.Enter())
         {
             _map.HoldWrites();
-            long old = Length;
+            long old = _size.Length;
             try
             {
                 _caches.Flush();
@@ -149,15 +177,15 @@ public sealed partial class Qcow2Device
                 throw;
             }
 
-            Volatile.Write(ref _length, length);
+            _size.Length = length;
             try
             {
                 WriteSize(length);
-                ResizeBitmaps(length);
+                _bitmaps.Resize(length);
             }
             catch
             {
-                Volatile.Write(ref _length, old);
+                _size.Length = old;
                 _map.ReleaseWrites();
                 throw;
             }
@@ -182,9 +210,9 @@ public sealed partial class Qcow2Device
 
     private void RefuseForSnapshots()
     {
-        Qcow2Header header = _header.Current;
+        Qcow2Header header = _image.Header.Current;
         if (header.Version < 3 && header.SnapshotCount > 0)
-            throw BlockException.About(Name, BlockErrorKind.NotSupported,
+            throw BlockException.About(_image.Name, BlockErrorKind.NotSupported,
                 "a version 2 image with snapshots keeps its size, as they do not hold the size of their disk",
                 FailureCode.NeedsVersion3);
     }

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Access;
+using Qcow2Fuse.Qcow2.Bitmaps;
+using Qcow2Fuse.Qcow2.Check;
+using Qcow2Fuse.Qcow2.Compression;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Encryption;
+using Qcow2Fuse.Qcow2.Gathering;
+using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Mapping;
+using Qcow2Fuse.Qcow2.Metadata;
+using Qcow2Fuse.Qcow2.Resizing;
+using Qcow2Fuse.Qcow2.Snapshots;
+
+namespace Qcow2Fuse.Qcow2.Device;
+
+/// <summary>The parts of an open image: made one on top of the other, and ended.</summary>
+internal sealed class ImageParts
+{
+    private readonly CompressedClusters _compressed;
+    private readonly GuestData _guestData;
+    private readonly IdleTables _idle;
+    private bool _isClosed;
+
+    /// <param name="device">The face of the parts.</param>
+    /// <param name="file">The image file, which is theirs from now on, as the devices of the arguments are.</param>
+    /// <param name="header">Its header.</param>
+    /// <param name="arguments">How the image is opened.</param>
+    /// <param name="cipher">How the disk is encrypted, or null.</param>
+    public ImageParts(
+        BlockDevice device, BlockDevice file, Qcow2Header header, FormatOpenArguments arguments, GuestCipher? cipher)
+    {
+        Image = new ImageCore(file, header, arguments);
+        Qcow2Geometry geometry = Image.Geometry;
+        if (Image.IsRawExternal && !Image.IsReadOnly)
+            Image.Data.KeepLength();
+        Caches = new MetadataCaches(file, Image.Header, geometry, arguments, Image.Gate, Image.Corrupt);
+        ClusterMap map = new(
+            file, geometry, Caches, Image.Gate, Image.Backing?.Length,
+            keepsPlace: arguments.Discard == DiscardMode.NoUnref && header.Version >= 3);
+        _compressed = new CompressedClusters(file, geometry, header.Compression, Caches.Packed);
+        _guestData = new GuestData(Image.Data, cipher);
+        GatheredSlots? slots = Caches.Packed is null ? null : new GatheredSlots(geometry, Image.Size);
+        BitmapLife = new BitmapLife(Image, Caches);
+        FirstWrite = new FirstWrite(Image, Caches, BitmapLife);
+        Commit = new CommitTimer(Image, Caches, slots, arguments.CommitInterval);
+        Freed = new FreedSpace(Image.Gate, Caches, geometry.ClusterBits);
+        ExternalData external = new(Image, Caches, map, _guestData);
+        Reader = new GuestReader(Image, Caches, map, _guestData, _compressed, external, slots);
+        Writer = new GuestWriter(Image, Caches, map, _guestData, Reader, BitmapLife, Commit, Freed);
+        Zeroes = new GuestZeroes(Image, Caches, map, Reader, Writer, external, BitmapLife, Commit, Freed);
+        if (slots is not null)
+        {
+            StoredClusters stored = new(
+                Image, Caches, map, _compressed, Reader, Writer, Zeroes, BitmapLife, Commit, Freed);
+            Target = new CompressedTarget(
+                Image, slots, stored, Reader, Zeroes, BitmapLife, Commit, arguments.CompressionThreads);
+        }
+
+        Plain = new PlainRuns(
+            device, Image, Caches, map, BitmapLife, FirstWrite,
+            isPossible: Target is null && !_guestData.IsEncrypted);
+        Flusher = new Flusher(Image, Caches, map, Target, BitmapLife, FirstWrite);
+        Bitmaps = new ImageBitmaps(Image, Caches, map, BitmapLife, Target);
+        Snapshots = new SnapshotSet(Image, Caches, map, Reader, BitmapLife, FirstWrite, Target);
+        Preallocator preallocator = new(Image, Caches, map, _guestData);
+        Resizer = new Resizer(
+            Image, Caches, map, Zeroes, preallocator, BitmapLife, FirstWrite, Flusher, Target);
+        Still = new StillLook(Image, Caches, map, BitmapLife, Flusher);
+        Unreferenced = new UnreferencedLook(Image, Caches, map, Still);
+        Commit.Start(Flusher);
+        _idle = new IdleTables(Image, Caches, Commit, arguments.CacheCleanInterval);
+    }
+
+    public ImageCore Image { get; }
+
+    public MetadataCaches Caches { get; }
+
+    public BitmapLife BitmapLife { get; }
+
+    public FirstWrite FirstWrite { get; }
+
+    public CommitTimer Commit { get; }
+
+    public FreedSpace Freed { get; }
+
+    public GuestReader Reader { get; }
+
+    public GuestWriter Writer { get; }
+
+    public GuestZeroes Zeroes { get; }
+
+    /// <summary>Gathers writes into whole clusters; null where writes are not compressed.</summary>
+    public CompressedTarget? Target { get; }
+
+    public PlainRuns Plain { get; }
+
+    public Flusher Flusher { get; }
+
+    public ImageBitmaps Bitmaps { get; }
+
+    public SnapshotSet Snapshots { get; }
+
+    public Resizer Resizer { get; }
+
+    public StillLook Still { get; }
+
+    public UnreferencedLook Unreferenced { get; }
+
+    /// <summary>Has all parts ready to be written; where that fails, they are ended, and the files are left open.
+    /// </summary>
+    /// <param name="dropsBitmaps">The bitmaps cannot be kept and the user gives them up.</param>
+    public void OpenForWriting(bool dropsBitmaps)
+    {
+        try
+        {
+            FirstWrite.Reserve(dropsBitmaps);
+        }
+        catch
+        {
+            _idle.Dispose();
+            Commit.Dispose();
+            BitmapLife.Dispose();
+            Target?.Dispose();
+            _compressed.Dispose();
+            Caches.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Makes all durable, ends the parts, and closes the files. Once; later calls do nothing.</summary>
+    /// <exception cref="BlockException">Something could not be made durable, of which nobody was told.</exception>
+    public void Close()
+    {
+        using (Image.Gate.Enter())
+        {
+            if (_isClosed)
+                return;
+        }
+
+        _idle.Dispose();
+        Commit.Stop();
+        try
+        {
+            Target?.EndPackers();
+
+            // Who wrote was told when a flush failed, but not of what nobody has waited for.
+            if (!Image.IsReadOnly && !Caches.HasFailed)
+                Flusher.FlushForClose();
+            else if ((Target?.TakeFailure() ?? Commit.TakeFailure()) is { } failure && !Flusher.IsLossTold)
+                throw failure;
+        }
+        finally
+        {
+            Target?.Dispose();
+            BitmapLife.Dispose();
+            Snapshots.Dispose();
+            _guestData.Dispose();
+            _compressed.Dispose();
+            using (Image.Gate.Enter())
+            {
+                _isClosed = true;
+                Caches.Dispose();
+            }
+
+            Image.Dispose();
+        }
+    }
+}
