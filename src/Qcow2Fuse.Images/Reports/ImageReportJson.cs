@@ -6,8 +6,8 @@ using Qcow2Fuse.Qcow2.Device;
 namespace Qcow2Fuse.Images.Reports;
 
 /// <summary>
-/// An <see cref="ImageReport"/> as <c>qemu-img info</c> prints it as JSON: the keys and types of ImageInfo in QEMU's QMP
-/// reference.
+/// An <see cref="ImageReport"/> as <c>qemu-img info</c> prints it as JSON: the keys and types of ImageInfo in QEMU's
+/// QMP reference.
 /// </summary>
 public static class ImageReportJson
 {

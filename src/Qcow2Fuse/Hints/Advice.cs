@@ -56,7 +56,8 @@ internal static class Advice
         FailureCode.DescriptorNotOpened => $"in a shell: qcow2fuse ... {cause.Name}<FILE",
         FailureCode.FormatUnknown => $"the formats are {cause.Name}",
         FailureCode.SizeInvalid => "sizes are written like 512M, 10G, +1G or -1G",
-        FailureCode.WouldShrink => "--shrink allows it; what lies beyond the new end is lost",
+        FailureCode.WouldShrink when verb == TypedVerb.Resize =>
+            "--shrink allows it; what lies beyond the new end is lost",
         _ => OfMounts(cause, verb),
     };
 

@@ -92,7 +92,7 @@ public sealed partial class AdviceTests
         {
             TypedVerb.Look => option is "-U",
             TypedVerb.Snapshot or TypedVerb.Bitmap => option is "--secret",
-            TypedVerb.Resize => option is "--secret" or "--format",
+            TypedVerb.Resize => option is "--secret" or "--format" or "--shrink",
             _ => false,
         };
     }

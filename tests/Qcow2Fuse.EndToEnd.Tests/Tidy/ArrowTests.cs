@@ -45,15 +45,20 @@ public sealed partial class ArrowTests
           Memory
         Qcow2Fuse.Qcow2
           Layout
+          Core: Layout
           Encryption: Layout
-          Metadata: Layout
-          Bitmaps: Layout, Metadata
-          Check: Layout, Metadata
           Creation: Encryption, Layout
-          Compression: Device, Layout, Metadata
-          Device: Bitmaps, Check, Compression, Encryption, Layout, Mapping, Metadata, Snapshots
-          Mapping: Compression, Device, Encryption, Layout, Metadata
-          Snapshots: Device, Layout, Mapping, Metadata
+          Metadata: Core, Layout
+          Compression: Core, Layout, Metadata
+          Mapping: Compression, Core, Encryption, Layout, Metadata
+          Bitmaps: Core, Layout, Mapping, Metadata
+          Access: Bitmaps, Compression, Core, Layout, Mapping, Metadata
+          Check: Access, Core, Layout, Mapping, Metadata
+          Gathering: Access, Bitmaps, Compression, Core, Layout, Mapping, Metadata
+          Resizing: Access, Bitmaps, Core, Layout, Mapping, Metadata
+          Snapshots: Access, Bitmaps, Core, Layout, Mapping, Metadata
+          Device: Access, Bitmaps, Check, Compression, Core, Encryption, Gathering, Layout, Mapping, Metadata,
+            Resizing, Snapshots
         Qcow2Fuse.Images
           Reports
           Opening: Reports

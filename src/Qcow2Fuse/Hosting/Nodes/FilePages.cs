@@ -7,18 +7,15 @@ namespace Qcow2Fuse.Hosting.Nodes;
 /// <summary>What the kernel may hold of a raw file: its size, and pages, which programs may have changed.</summary>
 /// <param name="context">What all nodes share.</param>
 /// <param name="node">The file.</param>
-/// <param name="image">The image whose disk it shows.</param>
-/// <param name="window">What it shows of the disk.</param>
-/// <param name="isView">Whether its pages live while it is open only.</param>
-internal sealed class FilePages(
-    TreeContext context, TreeNode node, HostedImage image, DiskWindow window, bool isView) : IDiskView
+internal sealed class FilePages(TreeContext context, RawFileNode node) : IDiskView
 {
-    private readonly Lock _lock = new();
     private FuseCachedNode? _cached;
     private int _opens;
     private int _writing;
     private long _asked;
     private volatile bool _isRecalled;
+
+    private SharedWrites Writes => node.Image.Writes;
 
     /// <inheritdoc/>
     public ulong Number => node.Number;
@@ -51,17 +48,19 @@ internal sealed class FilePages(
     /// <summary>From now on the kernel may hold something of the file.</summary>
     public FuseCachedNode Know()
     {
-        lock (_lock)
-            return _cached ??= new FuseCachedNode(Number);
+        if (Volatile.Read(ref _cached) is { } cached)
+            return cached;
+        FuseCachedNode known = new(Number);
+        return Interlocked.CompareExchange(ref _cached, known, comparand: null) ?? known;
     }
 
     /// <summary>Says that the file is open for writing once more; whether it was not before.</summary>
     public bool BeginWriting()
     {
-        image.Writes.Newer.Prepare();
+        Writes.Newer.Prepare();
         if (Interlocked.Increment(ref _writing) != 1)
             return false;
-        image.Writes.AddFile();
+        Writes.AddFile();
         context.WrittenNodes?.Add(Number);
         return true;
     }
@@ -71,7 +70,7 @@ internal sealed class FilePages(
     {
         if (Interlocked.Decrement(ref _writing) != 0)
             return;
-        image.Writes.RemoveFile();
+        Writes.RemoveFile();
         context.WrittenNodes?.Remove(Number);
     }
 
@@ -80,7 +79,7 @@ internal sealed class FilePages(
     public void AskForPages(long from)
     {
         if (Volatile.Read(ref _cached) is { } cached)
-            _ = Ask(cached, Math.Max(from - window.Start, 0), long.MaxValue);
+            _ = Ask(cached, Math.Max(from - node.Window.Start, 0), long.MaxValue);
     }
 
     /// <inheritdoc/>
@@ -89,16 +88,16 @@ internal sealed class FilePages(
         FuseCachedNode? cached = Volatile.Read(ref _cached);
 
         // Pages of a view live while it is open only: without FOPEN_KEEP_CACHE every open drops them.
-        if (cached is null || (isView && Opens == 0 && !_isRecalled))
+        if (cached is null || (node.IsView && Opens == 0 && !_isRecalled))
             return 0;
         long end = length > long.MaxValue - start ? long.MaxValue : start + length;
-        long from = Math.Max(start, window.Start);
-        long to = window.Length is { } size ? Math.Min(end, window.Start + size) : end;
-        return from < to ? Ask(cached, from - window.Start, to - from) : 0;
+        long from = Math.Max(start, node.Window.Start);
+        long to = node.Window.Length is { } size ? Math.Min(end, node.Window.Start + size) : end;
+        return from < to ? Ask(cached, from - node.Window.Start, to - from) : 0;
     }
 
     /// <inheritdoc/>
-    public long ForgetEnd(long start) => Ask(Know(), Math.Max(start - window.Start, 0), long.MaxValue);
+    public long ForgetEnd(long start) => Ask(Know(), Math.Max(start - node.Window.Start, 0), long.MaxValue);
 
     /// <summary>Asks the kernel to drop a range of its pages of the file, if it has any.</summary>
     /// <param name="offset">Where it begins in the file.</param>

@@ -25,7 +25,7 @@ internal sealed partial class RawFileNode
             Accessed = modified,
             Modified = modified,
             Changed = modified,
-            CacheTimeout = _isView ? TimeSpan.Zero : Image.IsVolatile ? VolatileTimeout : null,
+            CacheTimeout = IsView ? TimeSpan.Zero : Image.IsVolatile ? VolatileTimeout : null,
         };
     }
 

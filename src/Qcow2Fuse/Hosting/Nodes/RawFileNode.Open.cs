@@ -138,7 +138,7 @@ internal sealed partial class RawFileNode
     /// </summary>
     private FuseOpenResult Flags(FuseOpenRequest request)
     {
-        if (_isView)
+        if (IsView)
         {
             return new FuseOpenResult(
                 _context.DiskHandle(isDirect: true, request.Writes),

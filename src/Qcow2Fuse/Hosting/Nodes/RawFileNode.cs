@@ -25,7 +25,6 @@ internal sealed partial class RawFileNode : TreeNode
     private static readonly TimeSpan InterruptibleFrom = TimeSpan.FromSeconds(1);
 
     private readonly TreeContext _context;
-    private readonly bool _isView;
     private readonly Lock _openLock = new();
     private uint? _mode;
     private int _seenOpening;
@@ -43,9 +42,8 @@ internal sealed partial class RawFileNode : TreeNode
         Source = image;
         Image = image;
         Window = window;
-        _isView = isPartition;
-        Pages = new FilePages(context, this, image, window, isPartition);
-        Changes = new FileChanges(context, image, Pages);
+        IsView = isPartition;
+        Pages = new FilePages(context, this);
     }
 
     /// <summary>Shows a disk inside an image that is only read, such as one of its layers.</summary>
@@ -55,9 +53,8 @@ internal sealed partial class RawFileNode : TreeNode
         Source = source;
         Image = image;
         Window = DiskWindow.Whole;
-        _isView = true;
-        Pages = new FilePages(context, this, image, Window, isView: true);
-        Changes = new FileChanges(context, image, Pages);
+        IsView = true;
+        Pages = new FilePages(context, this);
     }
 
     /// <summary>The image it belongs to.</summary>
@@ -69,11 +66,15 @@ internal sealed partial class RawFileNode : TreeNode
     /// <summary>What it shows of the disk.</summary>
     public DiskWindow Window { get; }
 
+    /// <summary>Whether another file shows the same bytes: the kernel holds pages of this one while it is open only.
+    /// </summary>
+    public bool IsView { get; }
+
     /// <summary>What the kernel may hold of it.</summary>
     public FilePages Pages { get; }
 
-    /// <summary>What is changed through it.</summary>
-    public FileChanges Changes { get; }
+    /// <summary>What is changed through it. It remembers nothing, and most files are never changed.</summary>
+    public FileChanges Changes => field ??= new FileChanges(_context, Image, Pages);
 
     /// <summary>Whether the storage of what is zeroed here may be given up.</summary>
     public bool MayUnmap => _context.Settings.Discard != DiscardMode.Ignore;
@@ -135,7 +136,7 @@ internal sealed partial class RawFileNode : TreeNode
     public BlockDevice Device =>
         Source.Current ?? throw new BlockException(BlockErrorKind.Io, $"{Image.Path}: is not open");
 
-    private bool IsWholeDisk => Window == DiskWindow.Whole && !_isView;
+    private bool IsWholeDisk => Window == DiskWindow.Whole && !IsView;
 
     /// <inheritdoc/>
     public override int Read(ulong handle, long offset, Span<byte> destination)
