@@ -32,7 +32,7 @@ internal sealed class ChainOpening(
         if (!options.ReadOnly && OpenWritable() is { } file)
         {
             Layer layer = Prepare(file, options.Format, ImageLockMode.Writer, readOnly: false);
-            if (options.DropBitmaps || layer.References.WriteLoss is not { } loss)
+            if (options.AllowLoss || layer.References.WriteLoss is not { } loss)
                 return layer;
 
             // Opened anew, so that neither the descriptor nor the locks claim what is not going to happen. It is the
@@ -124,21 +124,12 @@ internal sealed class ChainOpening(
 
             return layer.Format.Open(
                 layer.File.Device,
-                new FormatOpenArguments
+                new FormatOpenArguments(options)
                 {
                     ReadOnly = layer.ReadOnly,
                     Backing = backing,
                     DataFile = dataFile,
-                    Secrets = options.Secrets,
-                    Discard = options.Discard,
-                    AllowLoss = options.DropBitmaps,
                     Compress = layer.ReadOnly ? CompressedWrites.Off : options.Compress,
-                    Memory = options.Memory,
-                    L2CacheBytesMax = options.L2CacheBytesMax,
-                    RefcountCacheBytesMax = options.RefcountCacheBytesMax,
-                    PopulateCaches = options.PopulateCaches,
-                    CacheCleanInterval = options.CacheCleanInterval,
-                    CommitInterval = options.CommitInterval,
                     Report = _messages.Add,
                 });
         }

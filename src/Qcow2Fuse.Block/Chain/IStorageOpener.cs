@@ -58,10 +58,17 @@ public interface IStorageFile
     void Lock(ImageLockMode mode);
 }
 
+/// <summary>A file that was made, or emptied, to become an image.</summary>
+public interface INewFile : IStorageFile
+{
+    /// <summary>Closes a file that came to nothing; where it was made, it is removed.</summary>
+    void Abandon();
+}
+
 /// <summary>Two files are the same if and only if these are equal.</summary>
-/// <param name="Device">Number of the file system.</param>
-/// <param name="Inode">Number of the file within it.</param>
-public readonly record struct StorageIdentity(ulong Device, ulong Inode);
+/// <param name="Scheme">The kind of storage, such as <c>file</c>.</param>
+/// <param name="Name">What tells a file of that kind from all others, whatever name it was opened by.</param>
+public readonly record struct StorageIdentity(string Scheme, string Name);
 
 /// <summary>How a file is opened.</summary>
 /// <param name="ReadOnly">For reading only.</param>

@@ -4,7 +4,6 @@ using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Images.Opening;
-using Qcow2Fuse.Protocols.Files;
 
 namespace Qcow2Fuse.Images.Verbs;
 
@@ -48,7 +47,7 @@ public static class BitmapVerb
     /// <exception cref="BlockException">It cannot be opened, or not for writing.</exception>
     public static OpenedImage Open(string path, string? format, bool readOnly, ImageSecrets? secrets = null)
     {
-        OpenedImage image = new ImageOpener(new FileStorage(), ImageFormats.Openers).Open(new ImageOpenOptions
+        OpenedImage image = ImageFile.OpenChain(new ImageOpenOptions
         {
             Path = path,
             Format = format,

@@ -4,7 +4,6 @@ using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
 using Qcow2Fuse.Images.Opening;
-using Qcow2Fuse.Protocols.Files;
 
 namespace Qcow2Fuse.Images.Verbs;
 
@@ -24,7 +23,7 @@ public static class CheckVerb
     /// </exception>
     public static RepairResult Run(CheckRequest request)
     {
-        using FileDevice file = ImageFile.Open(
+        using BlockDevice file = ImageFile.Open(
             request.Path, request.Repair ? ImageFileUse.Change : ImageFile.ToLook(request.ForceShare));
         KnownFormat format = ImageFormats.Of(file, request.Format);
         return request.Repair ? format.RepairLeaks(file) : Unchanged(format.Check(file));

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Images.Opening;
-using Qcow2Fuse.Protocols.Files;
+using Qcow2Fuse.Protocols.Schemes;
 using Qcow2Fuse.Qcow2.Creation;
 
 namespace Qcow2Fuse.Images.Verbs;
@@ -45,7 +47,8 @@ public static class CreateVerb
         // Sizes in whole sectors are what every reader of qcow2 can represent.
         long rounded = (size + SectorSize - 1) / SectorSize * SectorSize;
         Qcow2CreateOptions? options = request.Options?.Invoke(rounded);
-        using FileDevice file = FileDevice.Create(request.Path, replace: true);
+        INewFile made = StorageSchemes.Of(request.Path).Create(request.Path);
+        using BlockDevice file = made.Device;
         try
         {
             if (options is null)
@@ -57,7 +60,7 @@ public static class CreateVerb
         catch (BlockException)
         {
             // Half an image would only be in the way of the next attempt.
-            file.Abandon();
+            made.Abandon();
             throw;
         }
 
@@ -67,7 +70,8 @@ public static class CreateVerb
     private static long SizeOfBacking(CreateRequest request)
     {
         string directory = Path.GetDirectoryName(request.Path) ?? "/";
-        using FileDevice file = FileDevice.Open(Path.Combine(directory, request.BackingFile!), readOnly: true);
+        using BlockDevice file =
+            ImageFile.Open(Path.Combine(directory, request.BackingFile!), ImageFileUse.LookAnyway);
         return ImageFormats.Named(request.BackingFormat!).SizeOf(file);
     }
 }

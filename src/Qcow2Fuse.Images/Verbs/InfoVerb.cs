@@ -3,7 +3,6 @@ using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Images.Opening;
 using Qcow2Fuse.Images.Reports;
-using Qcow2Fuse.Protocols.Files;
 
 namespace Qcow2Fuse.Images.Verbs;
 
@@ -20,7 +19,7 @@ public static class InfoVerb
     /// <exception cref="BlockException">The file cannot be read, or its header is invalid.</exception>
     public static void Run(InfoRequest request, Action<ImageReport> use)
     {
-        using FileDevice file = ImageFile.Open(request.Path, ImageFile.ToLook(request.ForceShare));
+        using BlockDevice file = ImageFile.Open(request.Path, ImageFile.ToLook(request.ForceShare));
         use(Of(file, request.Path, request.Format));
     }
 

@@ -5,7 +5,6 @@ using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Images.Opening;
 using Qcow2Fuse.Images.Reports;
-using Qcow2Fuse.Protocols.Files;
 
 namespace Qcow2Fuse.Images.Verbs;
 
@@ -33,7 +32,7 @@ public static class ResizeVerb
     public static void Run(string path, string? format, ResizeRequest request, ImageSecrets? secrets)
     {
         ImageOpenOptions options = new() { Path = path, Format = format, Secrets = secrets };
-        using OpenedImage image = new ImageOpener(new FileStorage(), ImageFormats.Openers).Open(options);
+        using OpenedImage image = ImageFile.OpenChain(options);
         if (image.Device.IsReadOnly)
         {
             ImageMessage? why = image.Messages.Count > 0 ? image.Messages[^1] : null;

@@ -5,7 +5,6 @@ using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Images.Opening;
 using Qcow2Fuse.Images.Reports;
-using Qcow2Fuse.Protocols.Files;
 
 namespace Qcow2Fuse.Images.Verbs;
 
@@ -22,7 +21,7 @@ public static class SnapshotVerb
     /// <exception cref="BlockException">The file cannot be read, or cannot have any.</exception>
     public static void List(string path, bool forceShare, Action<IReadOnlyCollection<SnapshotInfo>> use)
     {
-        using FileDevice file = ImageFile.Open(path, ImageFile.ToLook(forceShare));
+        using BlockDevice file = ImageFile.Open(path, ImageFile.ToLook(forceShare));
         use(ImageFormats.WithSnapshots.ReadSnapshots(file));
     }
 
@@ -37,7 +36,7 @@ public static class SnapshotVerb
     /// <exception cref="BlockException">It cannot be opened or changed.</exception>
     public static void Run(string path, SnapshotChange change, ImageSecrets? secrets)
     {
-        FileDevice file = ImageFile.Open(path, ImageFileUse.Change);
+        BlockDevice file = ImageFile.Open(path, ImageFileUse.Change);
         BlockDevice device;
         try
         {

@@ -11,11 +11,13 @@ namespace Qcow2Fuse.Protocols.Files;
 /// </summary>
 public sealed class FileAnchor : IDisposable
 {
+    private readonly FileOpener _opener;
     private readonly string _path;
     private int _descriptor;
 
-    private FileAnchor(int descriptor, string path)
+    private FileAnchor(FileOpener opener, int descriptor, string path)
     {
+        _opener = opener;
         _descriptor = descriptor;
         _path = path;
     }
@@ -26,15 +28,16 @@ public sealed class FileAnchor : IDisposable
 
     /// <summary>Which file it is.</summary>
     /// <exception cref="BlockException">The system does not tell.</exception>
-    public StorageIdentity Identity => FileDevice.IdentityOf(Status);
+    public FileIdentity Identity => FileIdentity.Of(Status);
 
     /// <summary>The anchor of an open file.</summary>
     /// <exception cref="BlockException">There is no /proc.</exception>
     public static FileAnchor Of(FileDevice file)
     {
-        int fd = LinuxFile.Reopen(file.Descriptor, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
+        FileOpener opener = file.Opener;
+        int fd = opener.Opener.Reopen(file.Descriptor, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
         return fd >= 0
-            ? new FileAnchor(fd, file.Path)
+            ? new FileAnchor(opener, fd, file.Path)
             : throw FileErrors.NotOpened(-fd, file.Name, readOnly: true);
     }
 
@@ -43,8 +46,8 @@ public sealed class FileAnchor : IDisposable
     public FileDevice Open()
     {
         StorageAccess access = new(ReadOnly: true, Direct: false);
-        int fd = LinuxFile.Reopen(_descriptor, FileOpener.FlagsOf(access));
-        return FileOpener.FromResult(fd, _path, access, blockDeviceAllowed: true);
+        int fd = _opener.Opener.Reopen(_descriptor, FileOpener.FlagsOf(access));
+        return _opener.FromResult(fd, _path, access, blockDeviceAllowed: true);
     }
 
     /// <inheritdoc/>

@@ -33,7 +33,7 @@ public sealed partial class FileDevice
             return;
         }
 
-        int fd = LinuxFile.Reopen(_fd, FileOpener.FlagsOf(new StorageAccess(ReadOnly: false, Direct: false)));
+        int fd = _opener.Opener.Reopen(_fd, FileOpener.FlagsOf(new StorageAccess(ReadOnly: false, Direct: false)));
         if (fd >= 0)
             _tailFd = fd;
     }

@@ -17,8 +17,9 @@ namespace Qcow2Fuse.Protocols.Files;
 /// be padded with zeroes up to one alignment past <see cref="Length"/> until the device is disposed, but not after
 /// <see cref="KeepLength"/> by writes inside of it.
 /// </remarks>
-public sealed partial class FileDevice : BlockDevice, IStorageFile
+public sealed partial class FileDevice : BlockDevice, INewFile
 {
+    private readonly FileOpener _opener;
     private readonly int _fd;
     private readonly bool _isBlockDevice;
     private readonly DirectFile? _direct;
@@ -30,8 +31,10 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
     private bool _cannotPunch;
     private bool _cannotZero;
 
-    internal FileDevice(int fd, string path, in FileStatus status, bool readOnly, DirectFile? direct, long length)
+    internal FileDevice(
+        FileOpener opener, int fd, string path, in FileStatus status, bool readOnly, DirectFile? direct, long length)
     {
+        _opener = opener;
         _fd = fd;
         _isBlockDevice = status.Type == FileType.BlockDevice;
         _direct = direct;
@@ -40,9 +43,12 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
         Path = path;
         Name = Printable.Text(path);
         IsReadOnly = readOnly;
-        Identity = IdentityOf(status);
+        HostIdentity = FileIdentity.Of(status);
         Limits = new BlockLimits(direct?.Alignment ?? 1, GrowsOnWrite: !_isBlockDevice);
     }
+
+    /// <summary>What opened it.</summary>
+    internal FileOpener Opener => _opener;
 
     /// <summary>Its descriptor, while it is open.</summary>
     internal int Descriptor => _fd;
@@ -71,8 +77,11 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
     /// <inheritdoc/>
     public string Path { get; }
 
+    /// <summary>Which file of this host it is.</summary>
+    public FileIdentity HostIdentity { get; }
+
     /// <inheritdoc/>
-    public StorageIdentity Identity { get; }
+    public StorageIdentity Identity => HostIdentity.Storage;
 
     /// <inheritdoc/>
     public BlockDevice Device => this;
@@ -94,14 +103,14 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
     /// <param name="readOnly">Open for reading only.</param>
     /// <param name="direct">Past the page cache of the host (O_DIRECT).</param>
     public static FileDevice Open(string path, bool readOnly = false, bool direct = false) =>
-        FileOpener.OpenNamed(path, new StorageAccess(readOnly, direct));
+        FileOpener.System.OpenNamed(path, new StorageAccess(readOnly, direct));
 
     /// <summary>
     /// Makes a new empty file, buffered and writable, locked as an image that is written. An existing file is an
     /// error unless <paramref name="replace"/> is set; then it is emptied once it is locked (a block device keeps its
     /// size and content).
     /// </summary>
-    public static FileDevice Create(string path, bool replace = false) => FileOpener.Create(path, replace);
+    public static FileDevice Create(string path, bool replace = false) => FileOpener.System.Create(path, replace);
 
     /// <inheritdoc/>
     public void ClaimForWriting()
@@ -114,25 +123,24 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
     public void Lock(ImageLockMode mode)
     {
         _isLocked = true;
-        ImageLock.Acquire(_fd, Name, Identity, mode, IsReadOnly);
+        ImageLock.Acquire(_opener.Opener, _fd, Name, HostIdentity, mode, IsReadOnly);
     }
 
     /// <inheritdoc/>
     public void LeaveDirectory() => TakeDirectory()?.Dispose();
 
-    /// <summary>
-    /// Closes a file that came to nothing. If <see cref="Create"/> made it, its name goes too, unless it has become
-    /// another file's meanwhile.
-    /// </summary>
+    /// <inheritdoc/>
+    /// <remarks>If <see cref="Create"/> made it, its name goes too, unless it has become another file's meanwhile.
+    /// </remarks>
     public void Abandon()
     {
         string name = Path[(Path.LastIndexOf('/') + 1)..];
         if (IsNew && Directory is { } directory
             && LinuxFile.Status(directory.Descriptor, name, followsLink: false, out FileStatus status) == 0
-            && IdentityOf(status) == Identity)
+            && FileIdentity.Of(status) == HostIdentity)
         {
             // What stays of it where it cannot be removed is in nobody's way but the next attempt's, which says so.
-            _ = LinuxDirectory.Unlink(directory.Descriptor, name);
+            _ = directory.Unlink(name);
         }
 
         Dispose();
@@ -297,7 +305,7 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
             if (_tailFd >= 0)
                 _ = LinuxFile.Close(_tailFd);
             if (_isClaimed)
-                WrittenFiles.Remove(Identity);
+                WrittenFiles.Remove(HostIdentity);
             LeaveDirectory();
         }
 
@@ -311,11 +319,6 @@ public sealed partial class FileDevice : BlockDevice, IStorageFile
         Directory = null;
         return directory;
     }
-
-    /// <summary>Which file a status is of. A block device is the same under any of its names.</summary>
-    public static StorageIdentity IdentityOf(in FileStatus status) => status.Type == FileType.BlockDevice
-        ? new StorageIdentity(status.SpecialDevice, ulong.MaxValue)
-        : new StorageIdentity(status.Device, status.Inode);
 
     private bool TryPunch(long offset, long length) =>
         !_cannotPunch

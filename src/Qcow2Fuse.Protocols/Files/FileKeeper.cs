@@ -72,7 +72,8 @@ public sealed class FileKeeper
     /// <summary>The file that was left for this question, or the one that <paramref name="open"/> finds.</summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.ReadOnly"/>: it is to be written, and was opened
     /// for reading before, with locks that say so.</exception>
-    internal FileDevice Open(string question, StorageAccess access, Func<FileDevice> open)
+    internal FileDevice Open(
+        string question, StorageAccess access, FileOpener opener, Func<FileDevice> open)
     {
         string key = KeyOf(question, access.ReadOnly ? ReadOnlyMark : WritableMark, access);
         string readOnlyKey = KeyOf(question, ReadOnlyMark, access);
@@ -98,7 +99,7 @@ public sealed class FileKeeper
             {
                 KeptFile left = _left[found];
                 _left.RemoveAt(found);
-                device = FileOpener.FromResult(left.Descriptor, left.Path, access, blockDeviceAllowed: true);
+                device = opener.FromResult(left.Descriptor, left.Path, access, blockDeviceAllowed: true);
             }
             else
             {

@@ -6,10 +6,16 @@ using Qcow2Fuse.Linux.Libc;
 namespace Qcow2Fuse.Protocols.Files;
 
 /// <summary>From names to descriptors to devices, with what is asked of every file on the way.</summary>
-internal static class FileOpener
+internal sealed class FileOpener(IOpener opener)
 {
     private const int DefaultAlignment = 4096;
     private const uint NewFileMode = 0x1B6; // rw-rw-rw-, less the umask
+
+    /// <summary>With what this process may open.</summary>
+    public static FileOpener System { get; } = new(SystemOpener.Instance);
+
+    /// <summary>What opens.</summary>
+    public IOpener Opener => opener;
 
     /// <summary>
     /// The flags for opening a file with <paramref name="access"/>. Non-blocking, because a FIFO would otherwise wait
@@ -23,43 +29,43 @@ internal static class FileOpener
     }
 
     /// <summary>See <see cref="FileDevice.Open"/>.</summary>
-    public static FileDevice OpenNamed(string path, StorageAccess access)
+    public FileDevice OpenNamed(string path, StorageAccess access)
     {
         CheckNoNul(path);
-        int fd = LinuxFile.Open(path, FlagsOf(access));
+        int fd = opener.Open(path, FlagsOf(access));
         return FromResult(fd, path, access, blockDeviceAllowed: true);
     }
 
     /// <summary>A file the user named, with the directory that has its name, from which it was opened.</summary>
-    public static FileDevice OpenFrom(string path, StorageAccess access)
+    public FileDevice OpenFrom(string path, StorageAccess access)
     {
         CheckNoNul(path);
         HeldDirectory directory = DirectoryOf(path, access, out string name);
-        return Within(directory, LinuxDirectory.OpenIn(directory.Descriptor, name, FlagsOf(access)), path, access);
+        return Within(directory, directory.OpenFile(name, FlagsOf(access)), path, access);
     }
 
     /// <summary>
     /// The same file once more, opened with <paramref name="access"/>. No name is looked up; the directory goes over.
     /// </summary>
-    public static FileDevice Reopen(FileDevice file, StorageAccess access)
+    public FileDevice Reopen(FileDevice file, StorageAccess access)
     {
-        int fd = LinuxFile.Reopen(file.Descriptor, FlagsOf(access));
+        int fd = opener.Reopen(file.Descriptor, FlagsOf(access));
         FileDevice again = FromResult(fd, file.Path, access, blockDeviceAllowed: true);
         again.Directory = file.TakeDirectory();
         return again;
     }
 
     /// <summary>See <see cref="FileDevice.Create"/>.</summary>
-    public static FileDevice Create(string path, bool replace)
+    public FileDevice Create(string path, bool replace)
     {
         CheckNoNul(path);
         StorageAccess access = new(ReadOnly: false, Direct: false);
         HeldDirectory directory = DirectoryOf(path, access, out string name);
         int flags = FlagsOf(access) | OpenFlags.Create;
-        int fd = LinuxDirectory.OpenIn(directory.Descriptor, name, flags | OpenFlags.Exclusive, NewFileMode);
+        int fd = directory.OpenFile(name, flags | OpenFlags.Exclusive, NewFileMode);
         bool isNew = fd >= 0;
         if (fd == -Errno.EEXIST && replace)
-            fd = LinuxDirectory.OpenIn(directory.Descriptor, name, flags, NewFileMode);
+            fd = directory.OpenFile(name, flags, NewFileMode);
         FileDevice file = Within(directory, fd, path, access);
         file.IsNew = isNew;
         try
@@ -77,17 +83,17 @@ internal static class FileOpener
     }
 
     /// <summary>The directory of a file that the user named, and the file's name in it.</summary>
-    private static HeldDirectory DirectoryOf(string path, StorageAccess access, out string name)
+    private HeldDirectory DirectoryOf(string path, StorageAccess access, out string name)
     {
         // Without a last component there is no file to name; the system says what is wrong with it.
         name = path[(path.LastIndexOf('/') + 1)..];
         if (name.Length == 0 && path.Length > 0)
             name = ".";
-        int result = HeldDirectory.TryOpen(FilePath.DirectoryOf(path), out HeldDirectory? directory);
+        int result = HeldDirectory.TryOpen(opener, FilePath.DirectoryOf(path), out HeldDirectory? directory);
         return result >= 0 ? directory! : throw NotOpened(-result, path, access);
     }
 
-    private static FileDevice Within(HeldDirectory directory, int fd, string path, StorageAccess access)
+    private FileDevice Within(HeldDirectory directory, int fd, string path, StorageAccess access)
     {
         try
         {
@@ -105,7 +111,7 @@ internal static class FileOpener
     /// <summary>
     /// The device for a descriptor, or the failure for a negated error number. Closes the descriptor on failure.
     /// </summary>
-    public static FileDevice FromResult(int fd, string path, StorageAccess access, bool blockDeviceAllowed)
+    public FileDevice FromResult(int fd, string path, StorageAccess access, bool blockDeviceAllowed)
     {
         if (fd < 0)
             throw NotOpened(-fd, path, access);
@@ -120,7 +126,7 @@ internal static class FileOpener
         }
     }
 
-    private static FileDevice FromDescriptor(int fd, string path, StorageAccess access, bool blockDeviceAllowed)
+    private FileDevice FromDescriptor(int fd, string path, StorageAccess access, bool blockDeviceAllowed)
     {
         string name = Printable.Text(path);
         int result = LinuxFile.Status(fd, out FileStatus status);
@@ -141,7 +147,7 @@ internal static class FileOpener
             direct = new DirectFile(fd, memory, offsets);
         }
 
-        return new FileDevice(fd, path, status, access.ReadOnly, direct, length);
+        return new FileDevice(this, fd, path, status, access.ReadOnly, direct, length);
     }
 
     private static BlockException NotOpened(int errno, string path, StorageAccess access)

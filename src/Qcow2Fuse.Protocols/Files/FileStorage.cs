@@ -18,34 +18,41 @@ namespace Qcow2Fuse.Protocols.Files;
 /// <param name="keeper">Has files that were opened before, and is told of those that are opened; or null.</param>
 /// <param name="folder">The directory whose images are opened, with its own rules; null for images the user names.
 /// </param>
-public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder = null) : IStorageOpener
+/// <param name="opener">What opens them; null for the system. The folder has its own, which is to be the same.</param>
+public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder = null, IOpener? opener = null)
+    : IStorageOpener
 {
+    /// <summary>The kind of storage that files of the host are.</summary>
+    public const string Scheme = "file";
+
     private const ResolveFlags Inside = ResolveFlags.Beneath | ResolveFlags.NoMagicLinks;
+
+    private readonly FileOpener _files = new(opener ?? SystemOpener.Instance);
 
     /// <inheritdoc/>
     public IStorageFile OpenNamed(string path, StorageAccess access) => keeper is null
         ? FindNamed(path, access)
-        : keeper.Open(path, access, () => FindNamed(path, access));
+        : keeper.Open(path, access, _files, () => FindNamed(path, access));
 
     /// <inheritdoc/>
     public IStorageFile Reopen(IStorageFile file, StorageAccess access)
     {
         FileDevice opened = (FileDevice)file;
         return keeper is null
-            ? FileOpener.Reopen(opened, access)
-            : keeper.Open(file.Path, access, () => FileOpener.Reopen(opened, access));
+            ? _files.Reopen(opened, access)
+            : keeper.Open(file.Path, access, _files, () => _files.Reopen(opened, access));
     }
 
     /// <inheritdoc/>
     public IStorageFile OpenReference(StorageReference reference, StorageAccess access) => keeper is null
         ? Find(reference, access)
         : keeper.Open(
-            $"{reference.Image.Path}\n{reference.Kind}\n{reference.Name}", access, () => Find(reference, access));
+            $"{reference.Image.Path}\n{reference.Kind}\n{reference.Name}", access, _files, () => Find(reference, access));
 
     private FileDevice FindNamed(string path, StorageAccess access)
     {
         if (folder?.NameOf(path) is not { } name)
-            return FileOpener.OpenFrom(path, access);
+            return _files.OpenFrom(path, access);
         FileDevice file = folder.Open(name, access);
         return WithDirectory(file, folder.Directory, "");
     }
@@ -56,7 +63,7 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
 
         // A file that an earlier process left comes without its directory.
         FileDevice image = (FileDevice)reference.Image;
-        HeldDirectory directory = image.Directory ??= HeldDirectory.Open(FilePath.DirectoryOf(image.Path));
+        HeldDirectory directory = image.Directory ??= HeldDirectory.Open(_files.Opener, FilePath.DirectoryOf(image.Path));
         string? beneath = FilePath.IsAbsolute(reference.Name)
             ? FilePath.Beneath(LinuxPath.Full(directory.Path), reference.Name)
                 ?? FilePath.Beneath(FilePath.OfDescriptor(directory.Descriptor), reference.Name)
@@ -72,7 +79,7 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
             Errno.EXDEV => OpenOutside(reference, directory, beneath, access),
             Errno.ELOOP => throw ReferenceErrors.Linked(reference),
             Errno.ENOSYS or Errno.EPERM when !LinuxFile.HasOpenat2() => throw ReferenceErrors.NoOpenat2(reference),
-            _ => FileOpener.FromResult(
+            _ => _files.FromResult(
                 result, FilePath.Join(directory.Path, beneath), access, blockDeviceAllowed: false),
         };
     }
@@ -83,7 +90,7 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
     /// the one it began in, takes the kernel from the beginning again.
     /// </summary>
     /// <returns>0 and the file, or −errno.</returns>
-    private static int TryWalk(
+    private int TryWalk(
         HeldDirectory from, string beneath, StorageAccess access, bool followsLinks, out FileDevice? file)
     {
         file = null;
@@ -97,10 +104,10 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
             return result;
         int flags = FileOpener.FlagsOf(access);
         int fd = isPlain
-            ? LinuxFile.OpenAt(parent!.Descriptor, last, flags, rules)
-            : LinuxFile.OpenAt(from.Descriptor, beneath, flags, rules);
+            ? parent!.OpenFileBelow(last, flags, rules)
+            : from.OpenFileBelow(beneath, flags, rules);
         if (fd == -Errno.EXDEV && isPlain && slash > 0)
-            fd = LinuxFile.OpenAt(from.Descriptor, beneath, flags, rules);
+            fd = from.OpenFileBelow(beneath, flags, rules);
         if (fd < 0)
         {
             parent!.Dispose();
@@ -109,7 +116,7 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
 
         try
         {
-            file = FileOpener.FromResult(fd, FilePath.Join(from.Path, beneath), access, blockDeviceAllowed: false);
+            file = _files.FromResult(fd, FilePath.Join(from.Path, beneath), access, blockDeviceAllowed: false);
             file.Directory = parent;
             return 0;
         }
@@ -130,7 +137,7 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
         string path = FilePath.Join(directory.Path, name);
         if (reference.Kind == ReferenceKind.DataFile || reference.AllowPaths.Count == 0)
             throw ReferenceErrors.Outside(reference, path);
-        int found = LinuxDirectory.OpenIn(directory.Descriptor, name, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
+        int found = directory.OpenFile(name, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
         if (found < 0)
             throw FileErrors.NotOpened(-found, Printable.Text(path), access.ReadOnly);
         string real = FilePath.OfDescriptor(found);
@@ -138,7 +145,7 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
         foreach (string allowedPath in reference.AllowPaths)
         {
             HeldDirectory? kept = folder?.Allowed(allowedPath);
-            HeldDirectory allowed = kept ?? HeldDirectory.Open(allowedPath);
+            HeldDirectory allowed = kept ?? HeldDirectory.Open(_files.Opener, allowedPath);
             try
             {
                 string? beneath = FilePath.Beneath(FilePath.OfDescriptor(allowed.Descriptor), real);
@@ -175,7 +182,7 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
                 ImageFolder.Check(file, parent, owner!.Value);
             }
             else if (FileTrust.MayBePlanted(FileTrust.StatusOf(file.Descriptor, file.Path), parent)
-                && !FileTrust.KernelGuardsLinks())
+                && !FileTrust.KernelGuardsLinks(_files.Opener))
             {
                 throw ReferenceErrors.Planted(reference);
             }

@@ -39,9 +39,9 @@ internal static class FileTrust
     /// Whether the kernel lets nobody make a hard link to a file that he cannot read and write (proc_sys_fs(5),
     /// protected_hardlinks).
     /// </summary>
-    public static bool KernelGuardsLinks()
+    public static bool KernelGuardsLinks(IOpener opener)
     {
-        int fd = LinuxFile.Open(LinkProtection, OpenFlags.ReadOnly | OpenFlags.CloseOnExec);
+        int fd = opener.Open(LinkProtection, OpenFlags.ReadOnly | OpenFlags.CloseOnExec);
         if (fd < 0)
             return false;
         Span<byte> value = stackalloc byte[1];

@@ -12,10 +12,12 @@ internal sealed class HeldDirectory : IDisposable
 {
     private const int Flags = OpenFlags.PathOnly | OpenFlags.CloseOnExec;
 
+    private readonly IOpener _opener;
     private int _descriptor;
 
-    private HeldDirectory(int descriptor, string path)
+    private HeldDirectory(IOpener opener, int descriptor, string path)
     {
+        _opener = opener;
         _descriptor = descriptor;
         Path = path;
     }
@@ -28,17 +30,17 @@ internal sealed class HeldDirectory : IDisposable
 
     /// <summary>The directory of a path that the user named, by whatever links.</summary>
     /// <exception cref="BlockException">It cannot be entered, or is none.</exception>
-    public static HeldDirectory Open(string path)
+    public static HeldDirectory Open(IOpener opener, string path)
     {
-        int result = TryOpen(path, out HeldDirectory? found);
+        int result = TryOpen(opener, path, out HeldDirectory? found);
         return result >= 0 ? found! : throw FileErrors.NotOpened(-result, Printable.Text(path), readOnly: true);
     }
 
     /// <summary>The directory of a path: 0, or −errno.</summary>
-    public static int TryOpen(string path, out HeldDirectory? found)
+    public static int TryOpen(IOpener opener, string path, out HeldDirectory? found)
     {
-        int fd = LinuxFile.Open(path, Flags | OpenFlags.Directory);
-        found = fd < 0 ? null : new HeldDirectory(fd, path);
+        int fd = opener.Open(path, Flags | OpenFlags.Directory);
+        found = fd < 0 ? null : new HeldDirectory(opener, fd, path);
         return Math.Min(fd, 0);
     }
 
@@ -48,11 +50,21 @@ internal sealed class HeldDirectory : IDisposable
     public int TryOpenBelow(string name, ResolveFlags rules, out HeldDirectory? found)
     {
         int fd = name.Length == 0
-            ? LinuxDirectory.OpenIn(_descriptor, ".", Flags | OpenFlags.Directory)
-            : LinuxFile.OpenAt(_descriptor, name, Flags | OpenFlags.Directory, rules);
-        found = fd < 0 ? null : new HeldDirectory(fd, name.Length == 0 ? Path : FilePath.Join(Path, name));
+            ? _opener.OpenIn(_descriptor, ".", Flags | OpenFlags.Directory)
+            : _opener.OpenBelow(_descriptor, name, Flags | OpenFlags.Directory, rules);
+        found = fd < 0 ? null : new HeldDirectory(_opener, fd, name.Length == 0 ? Path : FilePath.Join(Path, name));
         return Math.Min(fd, 0);
     }
+
+    /// <summary>Opens or makes a file by its name in the directory: a descriptor, or −errno.</summary>
+    public int OpenFile(string name, int flags, uint mode = 0) => _opener.OpenIn(_descriptor, name, flags, mode);
+
+    /// <summary>Opens a path below the directory while the kernel keeps rules: a descriptor, or −errno.</summary>
+    public int OpenFileBelow(string path, int flags, ResolveFlags rules) =>
+        _opener.OpenBelow(_descriptor, path, flags, rules);
+
+    /// <summary>Removes a name: 0, or −errno.</summary>
+    public int Unlink(string name) => _opener.Unlink(_descriptor, name);
 
     /// <summary>Who owns it, and who may write to it.</summary>
     /// <exception cref="BlockException">The system does not tell.</exception>

@@ -19,12 +19,14 @@ public sealed class ImageFolder : IDisposable
     private const string Link =
         "is a symbolic link, which is not followed where others may enter the mount or write to the directory";
 
+    private readonly FileOpener _opener;
     private readonly HeldDirectory _directory;
     private readonly Dictionary<string, HeldDirectory> _allowed = new(StringComparer.Ordinal);
     private readonly bool _isShared;
 
-    private ImageFolder(HeldDirectory directory, bool isShared)
+    private ImageFolder(FileOpener opener, HeldDirectory directory, bool isShared)
     {
+        _opener = opener;
         _directory = directory;
         _isShared = isShared;
     }
@@ -46,16 +48,19 @@ public sealed class ImageFolder : IDisposable
     /// <param name="path">The directory.</param>
     /// <param name="isShared">Whether others than the user of this process may enter what is mounted.</param>
     /// <param name="allowPaths">The other directories.</param>
+    /// <param name="opener">What opens them and the images; null for the system.</param>
     /// <exception cref="BlockException">One of them is none, or cannot be entered.</exception>
-    public static ImageFolder Open(string path, bool isShared, IReadOnlyList<string> allowPaths)
+    public static ImageFolder Open(
+        string path, bool isShared, IReadOnlyList<string> allowPaths, IOpener? opener = null)
     {
-        ImageFolder folder = new(HeldDirectory.Open(path), isShared);
+        FileOpener files = new(opener ?? SystemOpener.Instance);
+        ImageFolder folder = new(files, HeldDirectory.Open(files.Opener, path), isShared);
         try
         {
             foreach (string allowed in allowPaths)
             {
                 if (!folder._allowed.ContainsKey(allowed))
-                    folder._allowed.Add(allowed, HeldDirectory.Open(allowed));
+                    folder._allowed.Add(allowed, HeldDirectory.Open(files.Opener, allowed));
             }
 
             return folder;
@@ -87,8 +92,8 @@ public sealed class ImageFolder : IDisposable
 
     private int OpenToRead()
     {
-        int fd = LinuxDirectory.OpenIn(
-            _directory.Descriptor, ".", OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.CloseOnExec);
+        int fd = _directory.OpenFile(
+            ".", OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.CloseOnExec);
         return fd >= 0 ? fd : throw FileErrors.NotOpened(-fd, Printable.Text(Path), readOnly: true);
     }
 
@@ -134,10 +139,10 @@ public sealed class ImageFolder : IDisposable
         int flags = FileOpener.FlagsOf(access);
         FileStatus directory = _directory.Status();
         bool isGuarded = _isShared || !FileTrust.IsOwn(directory);
-        int fd = LinuxDirectory.OpenIn(_directory.Descriptor, name, isGuarded ? flags | OpenFlags.NoFollow : flags);
+        int fd = _directory.OpenFile(name, isGuarded ? flags | OpenFlags.NoFollow : flags);
         if (fd == -Errno.ELOOP && isGuarded)
             throw new BlockException(BlockErrorKind.Policy, $"{Printable.Text(path)}: {Link}");
-        FileDevice file = FileOpener.FromResult(fd, path, access, blockDeviceAllowed: false);
+        FileDevice file = _opener.FromResult(fd, path, access, blockDeviceAllowed: false);
         try
         {
             if (isGuarded)

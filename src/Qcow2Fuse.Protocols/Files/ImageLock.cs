@@ -24,11 +24,12 @@ internal static class ImageLock
     /// Takes the locks for <paramref name="mode"/>, then asks whether others forbid it; in this order, so that of two
     /// that come at once at least one sees the other.
     /// </summary>
-    public static void Acquire(int fd, string name, StorageIdentity identity, ImageLockMode mode, bool isReadOnly)
+    public static void Acquire(
+        IOpener opener, int fd, string name, FileIdentity identity, ImageLockMode mode, bool isReadOnly)
     {
         int errno = SetOwn(fd, mode);
         if (errno is Errno.EAGAIN or Errno.EACCES)
-            throw InUse(name, identity, HeldBase);
+            throw InUse(opener, name, identity, HeldBase);
         if (errno != 0)
         {
             Release(fd);
@@ -44,7 +45,7 @@ internal static class ImageLock
         if (hit < 0)
             return;
         Release(fd);
-        throw InUse(name, identity, hit);
+        throw InUse(opener, name, identity, hit);
     }
 
     private static int SetOwn(int fd, ImageLockMode mode)
@@ -82,9 +83,9 @@ internal static class ImageLock
         _ = LinuxFile.SetReadLock(fd, UnsharedBase, PermissionCount, locked: false);
     }
 
-    private static BlockException InUse(string name, StorageIdentity identity, int lockedByte)
+    private static BlockException InUse(IOpener opener, string name, FileIdentity identity, int lockedByte)
     {
-        string holder = LockHolder.Find(identity, lockedByte, out int process) ?? "another process";
+        string holder = LockHolder.Find(opener, identity, lockedByte, out int process) ?? "another process";
         return new BlockException(
             BlockErrorKind.Locked,
             $"{name}: is in use by {holder}",

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Linux.Libc;
 
@@ -19,14 +18,14 @@ internal static class LockHolder
     /// none is found, such as when it is another user's. Where several have it, as a service manager that keeps the
     /// descriptors of its service, it is one that was started by the others.
     /// </summary>
-    public static string? Find(StorageIdentity file, long offset, out int holder)
+    public static string? Find(IOpener opener, FileIdentity file, long offset, out int holder)
     {
         holder = 0;
         List<int> holders = [];
         foreach (string process in Directory.EnumerateDirectories("/proc"))
         {
             if (int.TryParse(Path.GetFileName(process), CultureInfo.InvariantCulture, out int id)
-                && Holds(process, file, offset))
+                && Holds(opener, process, file, offset))
             {
                 holders.Add(id);
             }
@@ -70,14 +69,14 @@ internal static class LockHolder
         }
     }
 
-    private static bool Holds(string process, StorageIdentity file, long offset)
+    private static bool Holds(IOpener opener, string process, FileIdentity file, long offset)
     {
         try
         {
             foreach (string info in Directory.EnumerateFiles(process + "/fdinfo"))
             {
                 if (File.ReadLines(info).Any(line => IsLock(line, file.Inode, offset))
-                    && IsSame($"{process}/fd/{Path.GetFileName(info)}", file))
+                    && IsSame(opener, $"{process}/fd/{Path.GetFileName(info)}", file))
                 {
                     return true;
                 }
@@ -113,14 +112,14 @@ internal static class LockHolder
         return sameInode && first <= offset && offset <= last;
     }
 
-    private static bool IsSame(string path, StorageIdentity file)
+    private static bool IsSame(IOpener opener, string path, FileIdentity file)
     {
-        int fd = LinuxFile.Open(path, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
+        int fd = opener.Open(path, OpenFlags.PathOnly | OpenFlags.CloseOnExec);
         if (fd < 0)
             return false;
         int result = LinuxFile.KnownStatus(fd, out FileStatus status);
         _ = LinuxFile.Close(fd);
-        return result == 0 && FileDevice.IdentityOf(status) == file;
+        return result == 0 && FileIdentity.Of(status) == file;
     }
 
     private static string Command(string process)

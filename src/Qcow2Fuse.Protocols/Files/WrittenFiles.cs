@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Errors;
 
 namespace Qcow2Fuse.Protocols.Files;
@@ -10,7 +9,7 @@ namespace Qcow2Fuse.Protocols.Files;
 /// </summary>
 internal static class WrittenFiles
 {
-    private static readonly Dictionary<StorageIdentity, FileDevice> Files = [];
+    private static readonly Dictionary<FileIdentity, FileDevice> Files = [];
 
     /// <summary>Adds an open file, until <see cref="Remove"/>.</summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.Locked"/>: it is there, by this or another name.
@@ -19,16 +18,16 @@ internal static class WrittenFiles
     {
         lock (Files)
         {
-            if (Files.TryAdd(file.Identity, file))
+            if (Files.TryAdd(file.HostIdentity, file))
                 return;
             throw new BlockException(
                 BlockErrorKind.Locked,
-                $"{file.Name}: is open for writing in this process already, as {Files[file.Identity].Name}");
+                $"{file.Name}: is open for writing in this process already, as {Files[file.HostIdentity].Name}");
         }
     }
 
     /// <summary>Says that it is closed.</summary>
-    public static void Remove(StorageIdentity identity)
+    public static void Remove(FileIdentity identity)
     {
         lock (Files)
             Files.Remove(identity);

@@ -35,6 +35,7 @@ internal sealed class ImageParts
     {
         Image = new ImageCore(file, header, arguments);
         Qcow2Geometry geometry = Image.Geometry;
+        Qcow2Options options = arguments.For<Qcow2Options>();
         if (Image.IsRawExternal && !Image.IsReadOnly)
             Image.Data.KeepLength();
         Caches = new MetadataCaches(file, Image.Header, geometry, arguments, Image.Gate, Image.Corrupt);
@@ -57,7 +58,7 @@ internal sealed class ImageParts
             StoredClusters stored = new(
                 Image, Caches, map, _compressed, Reader, Writer, Zeroes, BitmapLife, Commit, Freed);
             Target = new CompressedTarget(
-                Image, slots, stored, Reader, Zeroes, BitmapLife, Commit, arguments.CompressionThreads);
+                Image, slots, stored, Reader, Zeroes, BitmapLife, Commit, options.CompressionThreads);
         }
 
         Plain = new PlainRuns(
@@ -72,7 +73,7 @@ internal sealed class ImageParts
         Still = new StillLook(Image, Caches, map, BitmapLife, Flusher);
         Unreferenced = new UnreferencedLook(Image, Caches, map, Still);
         Commit.Start(Flusher);
-        _idle = new IdleTables(Image, Caches, Commit, arguments.CacheCleanInterval);
+        _idle = new IdleTables(Image, Caches, Commit, options.CacheCleanInterval);
     }
 
     public ImageCore Image { get; }

@@ -84,11 +84,12 @@ internal sealed partial class MetadataCaches : IDisposable
             throw;
         }
 
-        L2 = new TableCache(file, geometry.SliceBytes, CacheSizes.L2Slices(geometry, header.Size, arguments), gate,
+        Qcow2Options options = arguments.For<Qcow2Options>();
+        L2 = new TableCache(file, geometry.SliceBytes, CacheSizes.L2Slices(geometry, header.Size, options), gate,
             DirtyEviction.AskOwner, MakeRoom);
-        RefcountBlocks = new TableCache(file, geometry.SliceBytes, CacheSizes.RefcountSlices(geometry, arguments), gate,
+        RefcountBlocks = new TableCache(file, geometry.SliceBytes, CacheSizes.RefcountSlices(geometry, options), gate,
             DirtyEviction.WriteVictim);
-        if (arguments.PopulateCaches)
+        if (options.PopulateCaches)
         {
             L2.Populate(arguments.ReadOnly ? PopulatedToRead : PopulatedToWrite);
             if (!arguments.ReadOnly)

@@ -10,6 +10,7 @@ using Qcow2Fuse.Linux.Loop;
 using Qcow2Fuse.Linux.Mounting;
 using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols.Files;
 using Qcow2Fuse.Settings;
 using Qcow2Fuse.Stacks;
 
@@ -77,10 +78,10 @@ internal static class UmountCommand
     /// The mount of an image for which no daemon answers, among those of this user and root: the source of one of
     /// another user is what he likes. Null where there is none.
     /// </summary>
-    private static Stack? FindMountOf(string image) => FileIdentity.Of(image) is not { } meant ? null
+    private static Stack? FindMountOf(string image) => FileIdentity.At(image) is not { } meant ? null
         : Stack.ReadAll().FirstOrDefault(stack =>
             (stack.UserId is null or 0 || stack.UserId == MountCalls.EffectiveUser())
-            && FileIdentity.Of(stack.Image) == meant);
+            && FileIdentity.At(stack.Image) == meant);
 
     /// <summary>
     /// An image whose daemon hangs is left alone, since what it has not written may be lost; one that has no socket, or

@@ -18,6 +18,7 @@ using Qcow2Fuse.Linux.Fuse;
 using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols.Schemes;
 using Qcow2Fuse.Service;
 using Qcow2Fuse.Settings;
 using Qcow2Fuse.Stacks;
@@ -80,7 +81,7 @@ internal sealed class MountHost : IDisposable
         // Workers may wait for other threads, packers for instance, and none of them may wait for this mount when it
         // needs memory. All threads that this one starts inherit it; in the background it has it from its parent.
         _ = ServingThread.TrySetIOFlusher();
-        string source = LinuxPath.Full(settings.Source!);
+        string source = StorageSchemes.Of(settings.Source!).FullName(settings.Source!);
         string directory = LinuxPath.Full(settings.Directory!);
 
         // The first look at the source may already take long.

@@ -77,7 +77,7 @@ internal static partial class MountOptions
             1, UnlockSecondsMax, (s, v) => s.UnlockTime = TimeSpan.FromSeconds(v)),
         MountOption.Flag(
             "drop_bitmaps", "Write to an image with bitmaps that cannot be kept valid; they are given up",
-            (s, on) => s.DropBitmaps = on),
+            (s, on) => s.Image = s.Image with { AllowLoss = on }),
         MountOption.Flag(
             "force_share", "With ro: look although another process may be writing to the image",
             (s, on) => s.ForceShare = on),
@@ -120,7 +120,7 @@ internal static partial class MountOptions
         MountOption.Choice(
             "discard", "What punching a hole does: give the space back, keep it, or give it back and keep its place",
             [("unmap", DiscardMode.Unmap), ("ignore", DiscardMode.Ignore), ("no-unref", DiscardMode.NoUnref)],
-            (s, v) => s.Discard = v),
+            (s, v) => s.Image = s.Image with { Discard = v }),
         MountOption.Choice(
             "compress", "Compress what is written: as the image says, or only if it says zlib or zstd",
             [
@@ -129,21 +129,22 @@ internal static partial class MountOptions
                 ("zstd", CompressedWrites.Zstd),
                 ("off", CompressedWrites.Off),
             ],
-            (s, v) => s.Compress = v) with { ValueIsOptional = true, Implied = "on" },
+            (s, v) => s.Image = s.Image with { Compress = v }) with { ValueIsOptional = true, Implied = "on" },
         MountOption.Size(
-            "l2_cache_size", "Upper bound of the cache of L2 tables", CacheBytesMax, (s, v) => s.L2CacheBytesMax = v),
+            "l2_cache_size", "Upper bound of the cache of L2 tables", CacheBytesMax,
+            (s, v) => s.Qcow2 = s.Qcow2 with { L2CacheBytesMax = v }),
         MountOption.Size(
             "refcount_cache_size", "Upper bound of the cache of refcount blocks", CacheBytesMax,
-            (s, v) => s.RefcountCacheBytesMax = v),
+            (s, v) => s.Qcow2 = s.Qcow2 with { RefcountCacheBytesMax = v }),
         MountOption.Size(
             "metadata_memory", "Memory for tables that all images share, beside the caches (default 128M)",
             MetadataBytesMax, (s, v) => s.MetadataBytesMax = v),
         MountOption.Number(
             "cache_clean_interval", "SECONDS", "Give up tables unused for so long; 0 keeps them (default 600)",
-            0, CacheCleanSecondsMax, (s, v) => s.CacheCleanInterval = TimeSpan.FromSeconds(v)),
+            0, CacheCleanSecondsMax, (s, v) => s.Qcow2 = s.Qcow2 with { CacheCleanInterval = TimeSpan.FromSeconds(v) }),
         MountOption.Number(
             "commit", "SECONDS", "Write metadata out so long after it changed; 0 leaves that to fsync (default 5)",
-            0, CommitSecondsMax, (s, v) => s.CommitInterval = TimeSpan.FromSeconds(v)),
+            0, CommitSecondsMax, (s, v) => s.Image = s.Image with { CommitInterval = TimeSpan.FromSeconds(v) }),
         MountOption.Flag(
             "resize", "Let truncate(1) on the raw file grow and shrink the disk", (s, on) => s.Resize = on),
         MountOption.Flag("writeback", "Changes nothing", (s, on) => s.Writeback = on) with { IsListed = false },

@@ -3,6 +3,7 @@ using System.Security.Cryptography;
 using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Memory;
 using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Qcow2.Core;
 
 namespace Qcow2Fuse.Settings;
 
@@ -41,9 +42,6 @@ internal sealed class MountSettings
     /// <summary>Open without the backing file.</summary>
     public bool NoBacking { get; set; }
 
-    /// <summary>Write to an image whose bitmaps cannot be kept valid.</summary>
-    public bool DropBitmaps { get; set; }
-
     /// <summary>Where passphrases of encrypted images come from.</summary>
     public IReadOnlyList<SecretSource> Secrets { get; set; } = [];
 
@@ -65,29 +63,17 @@ internal sealed class MountSettings
     /// </summary>
     public bool PopulatesMemory => IsDirect;
 
-    /// <summary>What punched holes do to the image.</summary>
-    public DiscardMode Discard { get; set; } = DiscardMode.Unmap;
+    /// <summary>How images are read and written.</summary>
+    public ImageOptions Image { get; set; } = new() { CommitInterval = TimeSpan.FromSeconds(5) };
 
-    /// <summary>Whether what is written is compressed.</summary>
-    public CompressedWrites Compress { get; set; }
+    /// <summary>The same for what only qcow2 images have.</summary>
+    public Qcow2Options Qcow2 { get; set; } = new();
 
     /// <summary>Take no image lock.</summary>
     public bool NoLock { get; set; }
 
     /// <summary>Read although somebody else may write.</summary>
     public bool ForceShare { get; set; }
-
-    /// <summary>Upper bound of the L2 cache in bytes; 0 for the default.</summary>
-    public long L2CacheBytesMax { get; set; }
-
-    /// <summary>Upper bound of the refcount cache in bytes; 0 for the default.</summary>
-    public long RefcountCacheBytesMax { get; set; }
-
-    /// <summary>How long unused tables stay cached; zero for ever.</summary>
-    public TimeSpan CacheCleanInterval { get; set; } = TimeSpan.FromMinutes(10);
-
-    /// <summary>What is written reaches the image by itself at most so long after; zero leaves that to fsync.</summary>
-    public TimeSpan CommitInterval { get; set; } = TimeSpan.FromSeconds(5);
 
     /// <summary>The size of the raw file can be changed, and with it the disk's.</summary>
     public bool Resize { get; set; }
@@ -204,28 +190,27 @@ internal sealed class MountSettings
         () => new MemoryBudget(MetadataBytesMax));
 
     /// <summary>What the opener needs of it.</summary>
-    public ImageOpenOptions ToOpenOptions(string path) => new()
+    public ImageOpenOptions ToOpenOptions(string path)
     {
-        Path = path,
-        Format = Format,
-        ReadOnly = ReadOnly,
-        Discard = Discard,
-        Compress = Compress,
-        Cache = Cache,
-        AllowPaths = AllowPaths,
-        BackingFiles = BackingFiles,
-        BackingFormats = BackingFormats,
-        NoBacking = NoBacking,
-        BackingFormat = BackingFormat,
-        DataFile = DataFile,
-        DropBitmaps = DropBitmaps,
-        NoLock = NoLock,
-        ForceShare = ForceShare,
-        Memory = Memory,
-        L2CacheBytesMax = L2CacheBytesMax,
-        RefcountCacheBytesMax = RefcountCacheBytesMax,
-        PopulateCaches = PopulatesMemory,
-        CacheCleanInterval = CacheCleanInterval,
-        CommitInterval = CommitInterval,
-    };
+        ImageOptions image = Image with
+        {
+            Memory = Memory,
+            Formats = [Qcow2 with { PopulateCaches = PopulatesMemory }],
+        };
+        return new ImageOpenOptions(image)
+        {
+            Path = path,
+            Format = Format,
+            ReadOnly = ReadOnly,
+            Cache = Cache,
+            AllowPaths = AllowPaths,
+            BackingFiles = BackingFiles,
+            BackingFormats = BackingFormats,
+            NoBacking = NoBacking,
+            BackingFormat = BackingFormat,
+            DataFile = DataFile,
+            NoLock = NoLock,
+            ForceShare = ForceShare,
+        };
+    }
 }

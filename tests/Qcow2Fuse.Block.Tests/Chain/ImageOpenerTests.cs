@@ -284,7 +284,7 @@ public sealed class ImageOpenerTests : IDisposable
             Assert.Equal(FailureCode.BitmapsAtStake, message.Cause?.Code);
         }
 
-        using OpenedImage allowed = _opener.Open(new ImageOpenOptions { Path = path, DropBitmaps = true });
+        using OpenedImage allowed = _opener.Open(new ImageOpenOptions { Path = path, AllowLoss = true });
         Assert.False(allowed.ReadOnly);
         Assert.Empty(allowed.Messages);
         Assert.True(Assert.IsType<TestDevice>(allowed.Device).Arguments.AllowLoss);

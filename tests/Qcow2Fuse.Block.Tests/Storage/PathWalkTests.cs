@@ -117,7 +117,7 @@ public sealed class PathWalkTests : IDisposable
         using FileDevice image = Named("images/sub/mid");
         using FileAnchor anchor = FileAnchor.Of(image);
         Swap("images/sub");
-        Assert.Equal(image.Identity, anchor.Identity);
+        Assert.Equal(image.HostIdentity, anchor.Identity);
         Assert.Equal("mid", Read(anchor.Open()));
         image.Dispose();
         Assert.Equal("mid", Read(anchor.Open()));

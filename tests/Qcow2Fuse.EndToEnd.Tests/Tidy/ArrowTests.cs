@@ -43,6 +43,7 @@ public sealed partial class ArrowTests
         Qcow2Fuse.Protocols
           Files
           Memory
+          Schemes: Files
         Qcow2Fuse.Qcow2
           Layout
           Core: Layout

@@ -14,6 +14,13 @@ public sealed partial class CodeTidyTests
     private const int ColumnsMax = 120;
     private const string LicenseLine = "// SPDX-License-Identifier: MIT";
 
+    /// <summary>Projects that know of storage.</summary>
+    private static readonly string[] Storage =
+    [
+        "src/Qcow2Fuse.Block/", "src/Qcow2Fuse.Formats/", "src/Qcow2Fuse.Images/", "src/Qcow2Fuse.Protocols/",
+        "src/Qcow2Fuse.Qcow2/",
+    ];
+
     [Fact]
     public void There_are_files_to_check() => Assert.True(SourceTree.CodeFiles.Count > 50);
 
@@ -57,6 +64,28 @@ public sealed partial class CodeTidyTests
             .Where(static path => path.StartsWith("src/", StringComparison.Ordinal))
             .SelectMany(static path => RepeatedTimer().Matches(SourceTree.TextOf(path))
                 .Select(found => Complaint(path, (0, $"a timer with a period: {found.Value}")))));
+
+    /// <summary>A process that may open nothing has another one do that: it needs one place for it.</summary>
+    [Fact]
+    public void Storage_is_opened_in_one_place() =>
+        NothingIn(SourceTree.CodeFiles
+            .Where(static path => Storage.Any(project => path.StartsWith(project, StringComparison.Ordinal))
+                && !path.EndsWith("/IOpener.cs", StringComparison.Ordinal))
+            .SelectMany(static path => Matching(
+                SourceTree.LinesOf(path),
+                static line => OpenedFile().IsMatch(line),
+                "a file that is not opened by IOpener").Select(found => Complaint(path, found))));
+
+    /// <summary>Which kind of storage a name is of is found out in one place.</summary>
+    [Fact]
+    public void Names_of_storage_are_those_of_files_in_one_place() =>
+        NothingIn(SourceTree.CodeFiles
+            .Where(static path => path.StartsWith("src/", StringComparison.Ordinal)
+                && !path.StartsWith("src/Qcow2Fuse.Protocols/", StringComparison.Ordinal))
+            .SelectMany(static path => Matching(
+                SourceTree.LinesOf(path),
+                static line => StorageTakenForFile().IsMatch(line),
+                "storage that is taken for a file").Select(found => Complaint(path, found))));
 
     /// <summary>It makes text of names, in which bytes that are none are lost (docs/decisions/0011).</summary>
     [Fact]
@@ -165,6 +194,13 @@ public sealed partial class CodeTidyTests
 
     [GeneratedRegex(@"\b(TO" + "DO|FIX" + "ME|XX" + "X|HA" + @"CK)\b|NotImplemented" + "Exception")]
     private static partial Regex UnfinishedWork();
+
+    [GeneratedRegex(@"LinuxFile\.(Open|OpenAt|Reopen)\(|LinuxDirectory\.(OpenIn|Unlink|Make)\(|new FileStream"
+        + @"|\bFile\.(Open|OpenRead|OpenWrite|OpenHandle|Create|Delete|Move|Copy|WriteAll\w+)\(")]
+    private static partial Regex OpenedFile();
+
+    [GeneratedRegex(@"FileDevice\.(Open|Create)\(|new ImageOpener\(new FileStorage")]
+    private static partial Regex StorageTakenForFile();
 
     [GeneratedRegex(@"new Timer\((?![^;]*Timeout\.InfiniteTimeSpan\);)[^;]*;")]
     private static partial Regex RepeatedTimer();

@@ -4,6 +4,7 @@ using System.Text;
 using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Creation;
 using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Qcow2.Layout;
@@ -92,13 +93,19 @@ public sealed class Qcow2Subject : ICrashSubject
             Backing = backing,
             DataFile = data,
             Compress = Has(CrashFeatures.Compress) ? CompressedWrites.AsImage : CompressedWrites.Off,
-            CompressionThreads = CompressionThreads,
             Discard = Has(CrashFeatures.NoUnref) ? DiscardMode.NoUnref
                 : Has(CrashFeatures.IgnoreDiscards) ? DiscardMode.Ignore
                 : DiscardMode.Unmap,
             CommitInterval = Has(CrashFeatures.Commit) ? TimeSpan.FromMilliseconds(1) : TimeSpan.Zero,
-            L2CacheBytesMax = smallCaches ? 1 : 0,
-            RefcountCacheBytesMax = smallCaches ? 1 : 0,
+            Formats =
+            [
+                new Qcow2Options
+                {
+                    L2CacheBytesMax = smallCaches ? 1 : 0,
+                    RefcountCacheBytesMax = smallCaches ? 1 : 0,
+                    CompressionThreads = CompressionThreads,
+                },
+            ],
         });
         return Has(CrashFeatures.WriteThrough) ? new WriteThroughFilter(device) : device;
     }

@@ -5,6 +5,7 @@ using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Qcow2.Check;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Testing.Oracle;
 
@@ -184,8 +185,14 @@ public sealed class ModelState : IDisposable
             Backing = Files.OpenBacking(),
             DataFile = Files.Data,
             Discard = _image.Discard,
-            L2CacheBytesMax = _image.SmallCaches ? 1 : 0,
-            RefcountCacheBytesMax = _image.SmallCaches ? 1 : 0,
+            Formats =
+            [
+                new Qcow2Options
+                {
+                    L2CacheBytesMax = _image.SmallCaches ? 1 : 0,
+                    RefcountCacheBytesMax = _image.SmallCaches ? 1 : 0,
+                },
+            ],
         });
         _device = _filter?.Invoke(Engine) ?? Engine;
     }

@@ -68,7 +68,7 @@ internal sealed record DaemonMount(MountEntry Entry)
         if (descriptor < 0)
             return descriptor;
         int result = LinuxFile.KnownStatus(descriptor, out FileStatus status);
-        if (result == 0 && status.Device == FileIdentity.DeviceOf(Entry.Device))
+        if (result == 0 && status.Device == DeviceNumber.Of(Entry.Device))
             return descriptor;
         _ = LinuxFile.Close(descriptor);
         return result < 0 ? result : -Errno.ESTALE;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 using System.Text.Json.Serialization.Metadata;
-using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Control.Messages;
 using Qcow2Fuse.Fuse.Mounting;
 using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols.Files;
 
 namespace Qcow2Fuse.Control.Client;
 
@@ -53,7 +53,7 @@ internal sealed class RunningImage : IDisposable
     public static int OrElse(string path, Func<int> offline, Func<RunningImage, int> mounted)
     {
         // The file that is meant is the one that has the name now, whatever has it when the lock is seen.
-        StorageIdentity? identity = FileIdentity.Of(path);
+        FileIdentity? identity = FileIdentity.At(path);
         try
         {
             return offline();
@@ -70,16 +70,16 @@ internal sealed class RunningImage : IDisposable
     /// <summary>The image of a path, if a daemon that can be controlled has it mounted; else null.</summary>
     public static RunningImage? Find(string path)
     {
-        return FileIdentity.Of(path) is { } identity ? Find(identity, path) : null;
+        return FileIdentity.At(path) is { } identity ? Find(identity, path) : null;
     }
 
-    private static RunningImage? Find(StorageIdentity identity, string path)
+    private static RunningImage? Find(FileIdentity identity, string path)
     {
         RunningImage? found = null;
         foreach (DaemonSocket socket in DaemonSocket.FindAll())
         {
             // A daemon that has not opened the image is not woken.
-            if (found is not null || !FileIdentity.MayHaveOpen(socket.Process, identity))
+            if (found is not null || !OpenFiles.MayHaveOpen(socket.Process, identity))
                 socket.Dispose();
             else
                 found = Ask(socket, identity, path);
@@ -89,7 +89,7 @@ internal sealed class RunningImage : IDisposable
     }
 
     /// <summary>The image as a daemon has it, in a mount that the kernel knows as this daemon's; else null.</summary>
-    private static RunningImage? Ask(DaemonSocket socket, StorageIdentity identity, string path)
+    private static RunningImage? Ask(DaemonSocket socket, FileIdentity identity, string path)
     {
         ControlClient client = new(socket);
         foreach (MountReport report in client.TryGetMounts()?.Mounts ?? [])

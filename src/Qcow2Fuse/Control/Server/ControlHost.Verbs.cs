@@ -148,8 +148,8 @@ internal sealed partial class ControlHost
     /// <summary>A daemon that reads from its own mount could wait for itself.</summary>
     private void RefuseOwnMount(string path)
     {
-        ulong own = FileIdentity.DeviceOf(MountTable.FindAt(mount.MountPoint)?.Device ?? "");
-        if (FileIdentity.Of(path) is { } identity && identity.Device == own)
+        ulong own = DeviceNumber.Of(MountTable.FindAt(mount.MountPoint)?.Device ?? "");
+        if (FileIdentity.At(path) is { } identity && identity.Device == own)
             throw new CommandException(ExitCode.Failure, $"{Printable.Text(path)}: is a file of this mount");
     }
 }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using System.Text.Json;
-using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Filters;
@@ -14,6 +13,7 @@ using Qcow2Fuse.Hosting.Tree;
 using Qcow2Fuse.Linux.Fuse;
 using Qcow2Fuse.Linux.Processes;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols.Files;
 
 namespace Qcow2Fuse.Control.Server;
 
@@ -85,7 +85,7 @@ internal sealed partial class ControlHost(
     private MountedImageReport Describe(ImageNodes nodes)
     {
         HostedImage image = nodes.Image;
-        StorageIdentity identity = image.Identity ?? default;
+        FileIdentity identity = image.Identity ?? default;
         ImageCounters counters = image.Counters;
         return new MountedImageReport(
             image.Path,

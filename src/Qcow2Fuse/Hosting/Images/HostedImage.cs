@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 using Microsoft.Extensions.Logging;
-using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Partitions;
@@ -84,8 +83,8 @@ internal sealed class HostedImage : DiskSource, IDisposable
 
     /// <summary>Which file it is; null where there is none now.</summary>
     /// <exception cref="BlockException">The system does not tell.</exception>
-    public StorageIdentity? Identity =>
-        _place.Look() is { } status ? FileDevice.IdentityOf(status) : null;
+    public FileIdentity? Identity =>
+        _place.Look() is { } status ? FileIdentity.Of(status) : null;
 
     /// <summary>Held by what changes the image as a whole, one at a time.</summary>
     public Lock ChangeLock => LazyInitializer.EnsureInitialized(ref _changeLock);

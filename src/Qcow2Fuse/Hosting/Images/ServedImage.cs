@@ -8,6 +8,7 @@ using Qcow2Fuse.Images.Opening;
 using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Protocols.Files;
+using Qcow2Fuse.Protocols.Schemes;
 using Qcow2Fuse.Settings;
 
 namespace Qcow2Fuse.Hosting.Images;
@@ -45,7 +46,7 @@ internal sealed class ServedImage : IDisposable
     /// <summary>Opens the image that the user named, with all the files it needs.</summary>
     /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
     public static ServedImage Open(MountSettings settings, string path, MountKeeper? keeper) =>
-        Open(settings, settings.ToOpenOptions(path), new FileStorage(keeper?.Files), keeper);
+        Open(settings, settings.ToOpenOptions(path), StorageSchemes.Of(path).Opener(keeper?.Files), keeper);
 
     /// <summary>Opens an image of a directory with all the files it needs.</summary>
     /// <exception cref="BlockException">See <see cref="ImageOpener.Open"/>.</exception>
@@ -95,13 +96,13 @@ internal sealed class ServedImage : IDisposable
     public void Dispose() => Device.Dispose();
 
     private static ServedImage Open(
-        MountSettings settings, ImageOpenOptions options, FileStorage files, MountKeeper? keeper = null)
+        MountSettings settings, ImageOpenOptions options, IStorageOpener files, MountKeeper? keeper = null)
     {
         using ImageSecrets? secrets = SecretReader.Read(settings.Secrets, settings.UnlockTime);
         OptionalDirectStorage? optional =
             settings is { GivenCache: null, PrefersDirect: true } ? new OptionalDirectStorage(files) : null;
         OpenedImage image =
-            new ImageOpener((IStorageOpener?)optional ?? files, ImageFormats.Openers)
+            new ImageOpener(optional ?? files, ImageFormats.Openers)
                 .Open(options with { Secrets = secrets });
         return new ServedImage(
             image, keeper?.Watch(image.Device) ?? image.Device, options.Path,

@@ -77,7 +77,7 @@ internal sealed partial class RawFileNode : TreeNode
     public FileChanges Changes => field ??= new FileChanges(_context, Image, Pages);
 
     /// <summary>Whether the storage of what is zeroed here may be given up.</summary>
-    public bool MayUnmap => _context.Settings.Discard != DiscardMode.Ignore;
+    public bool MayUnmap => _context.Settings.Image.Discard != DiscardMode.Ignore;
 
     /// <inheritdoc/>
     public override uint Kind => FuseAttributes.RegularFile;
