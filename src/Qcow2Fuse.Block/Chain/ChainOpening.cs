@@ -9,7 +9,6 @@ namespace Qcow2Fuse.Block.Chain;
 internal sealed class ChainOpening(
     IStorageOpener storage, IReadOnlyList<IImageFormat> formats, ImageOpenOptions options)
 {
-    private const int HeadSize = 512;
     private const string RawName = "raw";
 
     private readonly HashSet<StorageIdentity> _opened = [];
@@ -286,30 +285,11 @@ internal sealed class ChainOpening(
             $"{file.Device.Name}: the format '{Printable.Text(name)}' is not known, only {known}");
     }
 
-    /// <summary>
-    /// The format whose magic the file carries. Raw has none and is never guessed: a guest could write the header of
-    /// another format to its disk, and files of the host would be read through the names in it.
-    /// </summary>
-    private IImageFormat Probe(IStorageFile file)
-    {
-        Span<byte> head = stackalloc byte[HeadSize];
-        head = head[..(int)Math.Min(HeadSize, file.Device.Length)];
-        file.Device.Read(0, head);
-        foreach (IImageFormat format in formats)
-        {
-            if (format.Probe(head))
-                return format;
-        }
-
-        if (ForeignFormat.NameOf(head) is { } name)
-            throw ForeignFormat.Refused(file.Device.Name, file.Path, name);
-        (string text, FailureCode code) =
-            FileSignature.Find(head) ?? ("is not an image of a known format", FailureCode.NoKnownFormat);
-        throw new BlockException(
+    private IImageFormat Probe(IStorageFile file) =>
+        FormatProbe.Find(formats, file.Device, file.Path) ?? throw new BlockException(
             BlockErrorKind.InvalidFormat,
-            $"{file.Device.Name}: {text}",
-            cause: new(code) { File = file.Path });
-    }
+            $"{file.Device.Name}: is not an image of a known format",
+            cause: new(FailureCode.NoKnownFormat) { File = file.Path });
 
     private sealed record Layer(
         IStorageFile File, IImageFormat Format, ImageReferences References, bool ReadOnly);

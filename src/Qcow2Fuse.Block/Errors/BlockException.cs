@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Globalization;
 
 namespace Qcow2Fuse.Block.Errors;
 
@@ -87,6 +88,20 @@ public sealed class BlockException : Exception
     public static BlockException About(
         string file, BlockErrorKind kind, string reason, FailureCause? cause = null) =>
         new(kind, $"{file}: {reason}", cause: cause) { File = file, Reason = reason };
+
+    /// <summary>The request that failed; null where the failure is about none.</summary>
+    public BlockRequest? Request { get; private init; }
+
+    /// <summary>A request on a file that failed.</summary>
+    /// <param name="file">The file's name in messages.</param>
+    /// <param name="kind">What went wrong.</param>
+    /// <param name="request">The request.</param>
+    /// <param name="why">The rest of the message.</param>
+    public static BlockException Failed(string file, BlockErrorKind kind, BlockRequest request, string why)
+    {
+        string reason = string.Create(CultureInfo.InvariantCulture, $"{request} failed: {why}");
+        return new BlockException(kind, $"{file}: {reason}") { File = file, Reason = reason, Request = request };
+    }
 
     /// <summary>A request outside a device of <paramref name="size"/> bytes.</summary>
     public static BlockException OutOfRange(string name, long size, long offset, long length) =>

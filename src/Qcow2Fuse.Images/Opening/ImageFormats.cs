@@ -37,19 +37,13 @@ public static class ImageFormats
     /// <param name="file">The image file.</param>
     /// <param name="name">The name of the format, or null.</param>
     /// <exception cref="BlockException">
-    /// The name is not known. Or none is given, and the file is of a format that is known by its magic only, or known
-    /// to be no disk: what a guest sees of such a file is not the file.
+    /// The name is not known. Or none is given, and as <see cref="FormatProbe.Find"/>.
     /// </exception>
     public static KnownFormat Of(BlockDevice file, string? name)
     {
         if (name is not null)
             return Named(name);
-        byte[] head = new byte[(int)Math.Min(file.Length, ForeignFormat.HeadBytes)];
-        file.Read(0, head);
-        if (All.FirstOrDefault(format => format.Opener.Probe(head)) is { } found)
-            return found;
-        if (ForeignFormat.NameOf(head) is { } foreign)
-            throw ForeignFormat.Refused(file.Name, file.Name, foreign);
-        return FileSignature.Refusal(file.Name, file.Name, head) is { } refusal ? throw refusal : Raw;
+        return FormatProbe.Find(Openers, file, file.Name) is { } found
+            ? All.First(format => format.Opener == found) : Raw;
     }
 }

@@ -155,11 +155,10 @@ public sealed partial class FileDevice : BlockDevice, INewFile
             : _direct.Read(offset, destination);
         if (result == destination.Length)
             return;
-        if (result < 0)
-            throw FileErrors.Failed(-result, Name, $"read of {destination.Length} bytes at {offset}");
-        throw BlockException.About(
-            Name, BlockErrorKind.Io,
-            $"read of {destination.Length} bytes at {offset} failed: the file has become shorter");
+        BlockRequest request = new(BlockOperation.Read, offset, destination.Length);
+        throw result < 0
+            ? FileErrors.Failed(-result, Name, request)
+            : BlockException.Failed(Name, BlockErrorKind.Io, request, "the file has become shorter");
     }
 
     /// <inheritdoc/>
@@ -172,7 +171,7 @@ public sealed partial class FileDevice : BlockDevice, INewFile
             ? LinuxFile.Write(_fd, source, offset)
             : WriteDirect(offset, source);
         if (result < 0)
-            throw FileErrors.Failed(-result, Name, $"write of {source.Length} bytes at {offset}");
+            throw FileErrors.Failed(-result, Name, new BlockRequest(BlockOperation.Write, offset, source.Length));
         Grow(offset + source.Length);
     }
 
@@ -196,7 +195,7 @@ public sealed partial class FileDevice : BlockDevice, INewFile
         }
 
         if (result < 0)
-            throw FileErrors.Failed(-result, Name, $"write of {length} bytes at {offset}");
+            throw FileErrors.Failed(-result, Name, new BlockRequest(BlockOperation.Write, offset, length));
         Grow(offset + length);
     }
 
@@ -245,7 +244,7 @@ public sealed partial class FileDevice : BlockDevice, INewFile
             return;
         int errno = _flush.Run();
         if (errno != 0)
-            throw FileErrors.Failed(errno, Name, "flush");
+            throw FileErrors.Failed(errno, Name, new BlockRequest(BlockOperation.Flush));
     }
 
     /// <inheritdoc/>
@@ -262,7 +261,7 @@ public sealed partial class FileDevice : BlockDevice, INewFile
         if (next is -Errno.EINVAL or -Errno.EOPNOTSUPP)
             return data;
         if (next < 0)
-            throw FileErrors.Failed((int)-next, Name, $"search for data at {offset}");
+            throw FileErrors.Failed((int)-next, Name, new BlockRequest(BlockOperation.Search, offset));
         if (next > offset)
             return new Extent(offset, Math.Min(length, next - offset), ExtentKind.Zero, HostOffset: -1, Depth: 0);
 
@@ -284,7 +283,7 @@ public sealed partial class FileDevice : BlockDevice, INewFile
 
         int result = LinuxFile.Truncate(_fd, length);
         if (result < 0)
-            throw FileErrors.Failed(-result, Name, $"resize to {length} bytes");
+            throw FileErrors.Failed(-result, Name, new BlockRequest(BlockOperation.Resize, Length: length));
         Interlocked.Exchange(ref _length, length);
         OpenForTail();
     }
@@ -348,7 +347,7 @@ public sealed partial class FileDevice : BlockDevice, INewFile
             case -Errno.EINVAL when _isBlockDevice:
                 return false;
             default:
-                throw FileErrors.Failed(-result, Name, $"zeroing of {length} bytes at {offset}");
+                throw FileErrors.Failed(-result, Name, new BlockRequest(BlockOperation.Zero, offset, length));
         }
     }
 

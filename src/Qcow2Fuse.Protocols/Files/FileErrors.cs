@@ -7,7 +7,11 @@ namespace Qcow2Fuse.Protocols.Files;
 /// <summary>Error numbers of the system as failures of a block device.</summary>
 internal static class FileErrors
 {
-    /// <summary>A failure of <paramref name="operation"/> ("read of 4096 bytes at 0") on a file.</summary>
+    /// <summary>A request on a file that failed.</summary>
+    public static BlockException Failed(int errno, string name, BlockRequest request) =>
+        BlockException.Failed(name, KindOf(errno), request, Errno.Text(errno));
+
+    /// <summary>A failure of <paramref name="operation"/>, which is no request of a device, on a file.</summary>
     public static BlockException Failed(int errno, string name, string operation) =>
         BlockException.About(name, KindOf(errno), $"{operation} failed: {Errno.Text(errno)}");
 
