@@ -5,6 +5,7 @@ using Microsoft.Extensions.Logging.Abstractions;
 using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Block.Live;
 using Qcow2Fuse.Fuse.Abi;
 using Qcow2Fuse.Fuse.Server;
 using Qcow2Fuse.Fuse.Session;
@@ -129,7 +130,7 @@ public sealed class FrameTests : CommandTest
         protected override BlockDevice Open()
         {
             Qcow2Creator.Create(File, new Qcow2CreateOptions { Size = Length });
-            return Qcow2Device.Open(File, new FormatOpenArguments());
+            return new LiveDevice(Qcow2Device.Open(File, new FormatOpenArguments()));
         }
 
         protected override void Close(BlockDevice device) => device.Dispose();

@@ -3,6 +3,7 @@ using Microsoft.Extensions.Logging;
 using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Live;
 using Qcow2Fuse.Hosting.Restart;
 using Qcow2Fuse.Images.Opening;
 using Qcow2Fuse.Mounts;
@@ -19,11 +20,12 @@ internal sealed class ServedImage : IDisposable
     private readonly OpenedImage _image;
 
     private ServedImage(
-        OpenedImage image, BlockDevice device, string path, IReadOnlyList<ImageMessage> messages)
+        OpenedImage image, MountKeeper? keeper, string path, IReadOnlyList<ImageMessage> messages)
     {
         _image = image;
         Messages = messages;
-        Device = device;
+        Live = new LiveDevice(image.Device);
+        Device = keeper?.Watch(Live) ?? Live;
         ImagePath = path;
         FileName = RawFileName.For(path);
     }
@@ -33,6 +35,9 @@ internal sealed class ServedImage : IDisposable
 
     /// <summary>Name of the raw file in the mount.</summary>
     public string FileName { get; }
+
+    /// <summary>Where what is below the guest's disk can be exchanged while it is used.</summary>
+    public LiveDevice Live { get; }
 
     /// <summary>What the guest sees as its disk.</summary>
     public BlockDevice Device { get; }
@@ -105,7 +110,7 @@ internal sealed class ServedImage : IDisposable
             new ImageOpener(optional ?? files, ImageFormats.Openers)
                 .Open(options with { Secrets = secrets });
         return new ServedImage(
-            image, keeper?.Watch(image.Device) ?? image.Device, options.Path,
+            image, keeper, options.Path,
             [.. image.Messages, .. optional?.Messages ?? []]);
     }
 }
