@@ -6,7 +6,6 @@ using Qcow2Fuse.Control.Client;
 using Qcow2Fuse.Control.Messages;
 using Qcow2Fuse.Images.Verbs;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Settings;
 
 namespace Qcow2Fuse.Commands;
 
@@ -19,20 +18,12 @@ internal static class CheckCommand
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
-        Option<string> output = new("--output")
-        {
-            Description = "human or json",
-            HelpName = "FORM",
-            DefaultValueFactory = static _ => "human",
-        };
-        Choice.Among(output, "human", "json");
-        Option<string?> format = new("-f", "--format")
-        { Description = "Format of the image: qcow2 or raw (default: recognised)", HelpName = "FORMAT" };
+        Option<string> output = CommonOptions.Output();
+        Option<string?> format = CommonOptions.Format();
         Option<string?> repair = new("-r", "--repair")
         { Description = "leaks: give lost space back", HelpName = "WHAT" };
         Option<bool> quiet = new("-q", "--quiet") { Description = "Print only errors" };
-        Option<bool> forceShare = new("-U", "--force-share")
-        { Description = "Look although another process may be writing to the image" };
+        Option<bool> forceShare = CommonOptions.ForceShare();
         Argument<string> file = new("FILE") { Description = "The image" };
         Command command = new("check", "Look for damage in an image, and repair leaks")
             { output, format, repair, quiet, forceShare, file };
@@ -43,7 +34,7 @@ internal static class CheckCommand
                 parsed.GetValue(format),
                 IsRepair(parsed.GetValue(repair), parsed.GetValue(forceShare)),
                 parsed.GetValue(forceShare));
-            Form form = new(parsed.GetValue(output) is "json", parsed.GetValue(quiet));
+            Form form = new(CommonOptions.IsJson(parsed, output), parsed.GetValue(quiet));
 
             // An image in use is not repaired.
             if (request.Repair)

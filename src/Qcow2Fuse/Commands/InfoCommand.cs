@@ -4,7 +4,6 @@ using Qcow2Fuse.Control.Client;
 using Qcow2Fuse.Control.Messages;
 using Qcow2Fuse.Images.Verbs;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Settings;
 
 namespace Qcow2Fuse.Commands;
 
@@ -17,24 +16,16 @@ internal static class InfoCommand
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
-        Option<string> output = new("--output")
-        {
-            Description = "human or json",
-            HelpName = "FORM",
-            DefaultValueFactory = static _ => "human",
-        };
-        Choice.Among(output, "human", "json");
-        Option<bool> forceShare = new("-U", "--force-share")
-        { Description = "Look although another process may be writing to the image" };
-        Option<string?> format = new("-f", "--format")
-        { Description = "Format of the image: qcow2 or raw (default: recognised)", HelpName = "FORMAT" };
+        Option<string> output = CommonOptions.Output();
+        Option<bool> forceShare = CommonOptions.ForceShare();
+        Option<string?> format = CommonOptions.Format();
         Argument<string> file = new("FILE") { Description = "The image" };
         Command command = new("info", "Show what an image is") { output, forceShare, format, file };
         command.SetAction(parsed =>
         {
             string path = parsed.GetRequiredValue(file);
             string? name = parsed.GetValue(format);
-            bool asJson = parsed.GetValue(output) is "json";
+            bool asJson = CommonOptions.IsJson(parsed, output);
             return RunningImage.OrElse(
                 path,
                 () => Run(new InfoRequest(path, name, parsed.GetValue(forceShare)), asJson),

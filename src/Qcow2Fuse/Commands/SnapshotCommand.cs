@@ -24,15 +24,8 @@ internal static class SnapshotCommand
         { Description = "Make the disk what it was in a snapshot, named or by its id", HelpName = "NAME" };
         Option<string?> delete = new("-d", "--delete")
         { Description = "Delete a snapshot, named or by its id", HelpName = "NAME" };
-        Option<string> output = new("--output")
-        {
-            Description = "human or json, for -l",
-            HelpName = "FORM",
-            DefaultValueFactory = static _ => "human",
-        };
-        Choice.Among(output, "human", "json");
-        Option<bool> forceShare = new("-U", "--force-share")
-        { Description = "With -l: look although another process may be writing to the image" };
+        Option<string> output = CommonOptions.Output(", for -l");
+        Option<bool> forceShare = CommonOptions.ForceShare("With -l: look");
         Option<bool> quiet = new("-q", "--quiet") { Description = "Print nothing but the list" };
         Argument<string> file = new("FILE") { Description = "The image" };
         Command command = new("snapshot", "List, take, apply or delete internal snapshots")
@@ -46,7 +39,7 @@ internal static class SnapshotCommand
             int changes = CountOf(change);
             if (changes + (parsed.GetValue(list) ? 1 : 0) > 1)
                 throw CommandException.Usage("-l, -c, -a and -d exclude each other");
-            bool asJson = parsed.GetValue(output) is "json";
+            bool asJson = CommonOptions.IsJson(parsed, output);
             bool shares = parsed.GetValue(forceShare);
             if (changes == 0)
                 Typed.Verb = TypedVerb.Look;

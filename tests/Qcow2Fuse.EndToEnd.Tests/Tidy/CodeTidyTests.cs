@@ -9,8 +9,6 @@ namespace Qcow2Fuse.EndToEnd.Tests.Tidy;
 [Trait(Speed.Name, Speed.Quick)]
 public sealed partial class CodeTidyTests
 {
-    private const int FileLinesMax = 600;
-    private const int MethodLinesMax = 70;
     private const int ColumnsMax = 120;
     private const string LicenseLine = "// SPDX-License-Identifier: MIT";
 
@@ -29,15 +27,8 @@ public sealed partial class CodeTidyTests
         NothingIn(Check(static lines => lines.Length > 0 && lines[0] == LicenseLine ? [] : [(1, "no SPDX line")]));
 
     [Fact]
-    public void Files_are_not_too_long() =>
-        NothingIn(Check(static lines => lines.Length <= FileLinesMax ? [] : [(lines.Length, "the file is too long")]));
-
-    [Fact]
     public void Lines_are_not_too_long() =>
         NothingIn(Check(static lines => Matching(lines, static line => line.Length > ColumnsMax, "too long")));
-
-    [Fact]
-    public void Methods_are_not_too_long() => NothingIn(Check(LongMethods));
 
     [Fact]
     public void Nothing_is_left_to_be_written() =>
@@ -128,15 +119,6 @@ public sealed partial class CodeTidyTests
                 static line => ClassLibraryProcess().IsMatch(line),
                 "a program that is not started by StartedProgram").Select(found => Complaint(path, found))));
 
-    [Fact]
-    public void The_check_for_long_methods_finds_one()
-    {
-        string[] body = [.. Enumerable.Repeat("        M();", MethodLinesMax)];
-        string[] lines = ["class C", "{", "    void M()", "    {", .. body, "    }", "}"];
-        Assert.Single(LongMethods(lines));
-        Assert.Empty(LongMethods([.. lines.Where((_, i) => i != 10)]));
-    }
-
     private static void NothingIn(IEnumerable<string> complaints) =>
         Assert.True(!complaints.Any(), string.Join('\n', complaints));
 
@@ -153,33 +135,6 @@ public sealed partial class CodeTidyTests
         lines.Select((line, i) => (Line: i + 1, Text: line))
             .Where(entry => predicate(entry.Text))
             .Select(entry => (entry.Line, what));
-
-    /// <summary>
-    /// Members of a type begin their body at four columns (its namespace is file-scoped), those of a nested type at
-    /// eight. A brace there that is not the body of a type ends at the next brace of its own column.
-    /// </summary>
-    private static IEnumerable<(int Line, string What)> LongMethods(string[] lines)
-    {
-        for (int i = 1; i < lines.Length; i++)
-        {
-            int column = lines[i].Length - 1;
-            if (!lines[i].EndsWith('{') || lines[i].Trim() != "{" || column is not (4 or 8) || !IsMethod(lines, i))
-                continue;
-            string end = new string(' ', column) + "}";
-            int length = lines.Skip(i + 1).TakeWhile(line => line != end && line != end + ";").Count();
-
-            // The signature's lines and the braces are not counted: what counts is what has to be understood.
-            if (length >= MethodLinesMax)
-                yield return (i, $"a method of {length} lines");
-        }
-    }
-
-    /// <summary>Whether the brace after these lines opens a body: the signature above ends in ")".</summary>
-    private static bool IsMethod(string[] lines, int brace)
-    {
-        string above = lines[brace - 1].TrimEnd();
-        return above.EndsWith(')') && !above.TrimStart().StartsWith("class ", StringComparison.Ordinal);
-    }
 
     // Written in pieces, so that this file does not break the rule itself.
     [GeneratedRegex(@"StringMarshalling\.Utf8|(?<!Linux)Path\.(GetFullPath|Exists)\(|(?<!LinuxPath)\.LinkTarget"
