@@ -77,12 +77,10 @@ public sealed unsafe class FuseSession
         // Without a whole header it is not known to whom a reply would go.
         if (length < FuseAbi.InHeaderSize)
             return 0;
-
         FuseInHeader header = *(FuseInHeader*)slot.Request;
         if (FuseOpcodes.IsUnanswered(header.Opcode))
         {
-            if (header.Opcode == FuseOpcode.Interrupt && length >= FuseAbi.InHeaderSize + sizeof(FuseInterruptIn))
-                Interrupt(header, ((FuseInterruptIn*)(slot.Request + FuseAbi.InHeaderSize))->Unique);
+            TakeUnanswered(slot, header, length);
             return 0;
         }
 
@@ -91,7 +89,33 @@ public sealed unsafe class FuseSession
         {
             FuseCall call = slot.Call ??= _calls.Create();
             _calls.Begin(call, header.Unique);
-            result = Execute(slot, length);
+
+            // The handlers are called here, so that a request has no longer a way than it needs.
+            result = Check(slot, length, out FuseRequest request);
+            result = result < 0 ? result : header.Opcode switch
+            {
+                FuseOpcode.Read => _files.Read(slot, request),
+                FuseOpcode.Write => _files.Write(slot, request),
+                FuseOpcode.Fsync => _files.Fsync(request),
+                FuseOpcode.Lookup => _nodes.Lookup(slot, request),
+                FuseOpcode.GetAttr => _nodes.GetAttributes(slot, request),
+                FuseOpcode.SetAttr => _nodes.SetAttributes(slot, request),
+                FuseOpcode.Open => _files.Open(slot, request),
+                FuseOpcode.Release => _files.Release(request),
+                FuseOpcode.Flush => _files.Flush(request),
+                FuseOpcode.Fallocate => _files.Allocate(request),
+                FuseOpcode.Lseek => _files.Seek(slot, request),
+                FuseOpcode.CopyFileRange or FuseOpcode.CopyFileRange64 => _files.CopyRange(slot, request),
+                FuseOpcode.StatFs => _nodes.GetStatistics(slot, request),
+                FuseOpcode.OpenDir => _nodes.OpenDirectory(slot, request),
+                FuseOpcode.ReadDir => _nodes.ReadDirectory(slot, request),
+                FuseOpcode.ReleaseDir => _nodes.ReleaseDirectory(request),
+                FuseOpcode.GetXattr => _nodes.GetExtendedAttribute(slot, request),
+                FuseOpcode.ListXattr => _nodes.ListExtendedAttributes(slot, request),
+                FuseOpcode.Init => Initialise(slot, request),
+                FuseOpcode.Destroy => 0,
+                _ => -FuseOpcodes.UnservedErrno(opcode),
+            };
         }
         catch (Exception error)
         {
@@ -103,6 +127,33 @@ public sealed unsafe class FuseSession
         }
 
         return FuseReply.Finish(slot, header.Unique, result);
+    }
+
+    /// <summary>Takes a request that gets no reply.</summary>
+    private void TakeUnanswered(FuseSlot slot, in FuseInHeader header, int length)
+    {
+        if (header.Opcode == FuseOpcode.Interrupt && length >= FuseAbi.InHeaderSize + sizeof(FuseInterruptIn))
+            Interrupt(header, ((FuseInterruptIn*)(slot.Request + FuseAbi.InHeaderSize))->Unique);
+    }
+
+    /// <summary>Checks lengths and state: 0 and the request, or a negated error number.</summary>
+    private int Check(FuseSlot slot, int length, out FuseRequest request)
+    {
+        request = default;
+        FuseInHeader* header = (FuseInHeader*)slot.Request;
+        if (header->Length != (uint)length)
+            return -Errno.EINVAL;
+        if (_initialised == (header->Opcode == FuseOpcode.Init))
+            return -Errno.EIO;
+
+        int body = length - FuseAbi.InHeaderSize;
+        if (_agreement.Minor >= FuseAbi.ExtensionsMinorVersion)
+            body -= header->TotalExtensionLength * 8;
+        int arguments = FuseOpcodes.ArgumentsSize(header->Opcode);
+        if (body < arguments)
+            return -Errno.EINVAL;
+        request = new FuseRequest(header, arguments, body);
+        return 0;
     }
 
     /// <summary>
@@ -172,53 +223,6 @@ public sealed unsafe class FuseSession
     {
         if (slot.Call is { } call)
             _calls.Remove(call);
-    }
-
-    /// <summary>
-    /// Checks lengths and state and calls the handler: the payload's length or a negated error number.
-    /// </summary>
-    private int Execute(FuseSlot slot, int length)
-    {
-        FuseInHeader* header = (FuseInHeader*)slot.Request;
-        if (header->Length != (uint)length)
-            return -Errno.EINVAL;
-
-        FuseOpcode opcode = header->Opcode;
-        if (_initialised == (opcode == FuseOpcode.Init))
-            return -Errno.EIO;
-
-        int body = length - FuseAbi.InHeaderSize;
-        if (_agreement.Minor >= FuseAbi.ExtensionsMinorVersion)
-            body -= header->TotalExtensionLength * 8;
-        int arguments = FuseOpcodes.ArgumentsSize(opcode);
-        if (body < arguments)
-            return -Errno.EINVAL;
-
-        FuseRequest request = new(header, arguments, body);
-        return opcode switch
-        {
-            FuseOpcode.Read => _files.Read(slot, request),
-            FuseOpcode.Write => _files.Write(slot, request),
-            FuseOpcode.Fsync => _files.Fsync(request),
-            FuseOpcode.Lookup => _nodes.Lookup(slot, request),
-            FuseOpcode.GetAttr => _nodes.GetAttributes(slot, request),
-            FuseOpcode.SetAttr => _nodes.SetAttributes(slot, request),
-            FuseOpcode.Open => _files.Open(slot, request),
-            FuseOpcode.Release => _files.Release(request),
-            FuseOpcode.Flush => _files.Flush(request),
-            FuseOpcode.Fallocate => _files.Allocate(request),
-            FuseOpcode.Lseek => _files.Seek(slot, request),
-            FuseOpcode.CopyFileRange or FuseOpcode.CopyFileRange64 => _files.CopyRange(slot, request),
-            FuseOpcode.StatFs => _nodes.GetStatistics(slot, request),
-            FuseOpcode.OpenDir => _nodes.OpenDirectory(slot, request),
-            FuseOpcode.ReadDir => _nodes.ReadDirectory(slot, request),
-            FuseOpcode.ReleaseDir => _nodes.ReleaseDirectory(request),
-            FuseOpcode.GetXattr => _nodes.GetExtendedAttribute(slot, request),
-            FuseOpcode.ListXattr => _nodes.ListExtendedAttributes(slot, request),
-            FuseOpcode.Init => Initialise(slot, request),
-            FuseOpcode.Destroy => 0,
-            _ => -FuseOpcodes.UnservedErrno(opcode),
-        };
     }
 
     private int Initialise(FuseSlot slot, in FuseRequest request)

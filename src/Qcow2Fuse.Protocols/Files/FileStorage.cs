@@ -47,7 +47,8 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
     public IStorageFile OpenReference(StorageReference reference, StorageAccess access) => keeper is null
         ? Find(reference, access)
         : keeper.Open(
-            $"{reference.Image.Path}\n{reference.Kind}\n{reference.Name}", access, _files, () => Find(reference, access));
+            $"{reference.Image.Path}\n{reference.Kind}\n{reference.Name}", access, _files,
+            () => Find(reference, access));
 
     private FileDevice FindNamed(string path, StorageAccess access)
     {
@@ -63,7 +64,8 @@ public sealed class FileStorage(FileKeeper? keeper = null, ImageFolder? folder =
 
         // A file that an earlier process left comes without its directory.
         FileDevice image = (FileDevice)reference.Image;
-        HeldDirectory directory = image.Directory ??= HeldDirectory.Open(_files.Opener, FilePath.DirectoryOf(image.Path));
+        HeldDirectory directory =
+            image.Directory ??= HeldDirectory.Open(_files.Opener, FilePath.DirectoryOf(image.Path));
         string? beneath = FilePath.IsAbsolute(reference.Name)
             ? FilePath.Beneath(LinuxPath.Full(directory.Path), reference.Name)
                 ?? FilePath.Beneath(FilePath.OfDescriptor(directory.Descriptor), reference.Name)

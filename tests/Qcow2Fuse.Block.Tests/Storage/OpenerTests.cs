@@ -59,7 +59,8 @@ public sealed class OpenerTests : IDisposable
         using (ImageFolder folder = ImageFolder.Open(_scratch.At("images"), isShared: false, [], opener))
         {
             FileStorage storage = new(keeper: null, folder, opener);
-            using BlockDevice image = storage.OpenNamed(_scratch.At("images/top"), new StorageAccess(true, false)).Device;
+            StorageAccess access = new(ReadOnly: true, Direct: false);
+            using BlockDevice image = storage.OpenNamed(_scratch.At("images/top"), access).Device;
             Assert.Equal(["top"], folder.Names(bytesMax: 1 << 20, out _));
         }
 
