@@ -25,6 +25,16 @@ internal static class Program
 
     private static int Main(string[] arguments)
     {
+        long exchanges = Serve(arguments);
+
+        // The image is closed by now.
+        Console.WriteLine(exchanges.ToString(CultureInfo.InvariantCulture));
+        return exchanges < 0 ? 1 : 0;
+    }
+
+    /// <summary>How many exchanges there were; negative where the mount did not begin or end.</summary>
+    private static long Serve(string[] arguments)
+    {
         bool isDirect = arguments.Contains("direct");
         MountSettings settings = new()
         {
@@ -47,10 +57,7 @@ internal static class Program
         context.Invalidator = server.Invalidator;
         server.Start();
         if (!server.WaitForInit(Patience))
-        {
-            Console.Error.WriteLine("the kernel did not begin");
-            return 2;
-        }
+            return -1;
 
         Console.WriteLine(server.UringRefusal is { } refusal ? $"no io_uring: {refusal}" : "ready");
         long exchanges = 0;
@@ -60,10 +67,7 @@ internal static class Program
         stops.Set();
         exchanging.Join();
         mount.Unmount(lazy: true);
-        if (!server.WaitForEnd(Patience))
-            return 3;
-        Console.WriteLine(exchanges.ToString(CultureInfo.InvariantCulture));
-        return 0;
+        return server.WaitForEnd(Patience) ? exchanges : -1;
     }
 
     /// <summary>Puts a filter in and takes it out again, some hundred times a second.</summary>

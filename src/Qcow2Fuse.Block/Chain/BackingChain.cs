@@ -23,6 +23,12 @@ public static class BackingChain
     /// <returns>The device to read from, which owns <paramref name="lower"/>; null for null.</returns>
     public static BlockDevice? Mapped(BlockDevice? lower) => MappedChain.Over(lower);
 
+    /// <summary>What a map made by <see cref="Mapped"/> is over; any other device itself.</summary>
+    public static BlockDevice? WithoutMap(BlockDevice? lower) => lower is MappedChain map ? map.Child : lower;
+
+    /// <summary>Gives up the map that <see cref="Mapped"/> may have made, and leaves what is below it open.</summary>
+    public static void DropMap(BlockDevice? lower) => (lower as MappedChain)?.Drop();
+
     /// <summary>
     /// Like <see cref="BlockDevice.GetExtent"/>, but an unallocated run is looked up in the layers below, and
     /// <see cref="Extent.Depth"/> counts the layers down to the one that answers. What no layer stores is

@@ -118,6 +118,13 @@ internal sealed class MappedChain : FilterDevice
             run.Keeper!.EndPlain(run);
     }
 
+    /// <summary>Gives up the map; what is below stays open. Nobody uses this device any more.</summary>
+    public void Drop()
+    {
+        _map.Dispose();
+        GC.SuppressFinalize(this);
+    }
+
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {

@@ -114,7 +114,7 @@ public sealed unsafe class FuseSession
                 FuseOpcode.ListXattr => _nodes.ListExtendedAttributes(slot, request),
                 FuseOpcode.Init => Initialise(slot, request),
                 FuseOpcode.Destroy => 0,
-                _ => -FuseOpcodes.UnservedErrno(opcode),
+                _ => -FuseOpcodes.UnservedErrno(header.Opcode),
             };
         }
         catch (Exception error)

@@ -17,8 +17,8 @@ namespace Qcow2Fuse.Qcow2.Access;
 /// </remarks>
 internal sealed class GuestReader : IGuestReader
 {
+    private readonly ImageCore _image;
     private readonly BlockDevice _file;
-    private readonly BlockDevice? _backing;
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
     private readonly DiskSize _size;
@@ -40,8 +40,8 @@ internal sealed class GuestReader : IGuestReader
         ImageCore image, MetadataCaches caches, ClusterMap map, GuestData guestData, CompressedClusters compressed,
         ExternalData external, GatheredSlots? gathered)
     {
+        _image = image;
         _file = image.File;
-        _backing = image.Backing;
         _geometry = image.Geometry;
         _gate = image.Gate;
         _size = image.Size;
@@ -103,10 +103,11 @@ internal sealed class GuestReader : IGuestReader
                 destination.Clear();
                 break;
             case MappingKind.Unallocated:
-                if (_backing is null || guest.Value >= _backing.Length)
+                BlockDevice? backing = _image.Backing;
+                if (backing is null || guest.Value >= backing.Length)
                     destination.Clear();
                 else
-                    _backing.ReadPadded(guest.Value, destination);
+                    backing.ReadPadded(guest.Value, destination);
                 break;
             case MappingKind.Compressed:
                 _compressed.Read(mapping.Descriptor, _geometry.InCluster(guest), destination);
@@ -188,7 +189,7 @@ internal sealed class GuestReader : IGuestReader
     /// </summary>
     public bool IsZeroSaid(GuestOffset guest, long length)
     {
-        if (_backing is null)
+        if (_image.Backing is null)
             return true;
         using (_gate.Enter())
         {
@@ -225,8 +226,9 @@ internal sealed class GuestReader : IGuestReader
                 extent = extent with { Length = run.Length };
         }
 
-        return extent.Kind != ExtentKind.Unallocated || _backing is null || offset >= _backing.Length
-            ? extent : BackingChain.GetExtent(_backing, offset, Math.Min(extent.Length, _backing.Length - offset));
+        BlockDevice? backing = _image.Backing;
+        return extent.Kind != ExtentKind.Unallocated || backing is null || offset >= backing.Length
+            ? extent : BackingChain.GetExtent(backing, offset, Math.Min(extent.Length, backing.Length - offset));
     }
 
     private void CheckReach(long offset, long length)

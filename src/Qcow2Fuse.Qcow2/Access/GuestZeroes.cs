@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
 using Qcow2Fuse.Qcow2.Bitmaps;
@@ -15,7 +14,7 @@ namespace Qcow2Fuse.Qcow2.Access;
 /// </summary>
 internal sealed class GuestZeroes
 {
-    private readonly BlockDevice? _backing;
+    private readonly ImageCore _image;
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
     private readonly DiskSize _size;
@@ -32,7 +31,7 @@ internal sealed class GuestZeroes
         ImageCore image, MetadataCaches caches, ClusterMap map, GuestReader reader, GuestWriter writer,
         ExternalData external, BitmapLife bitmaps, CommitTimer commit, FreedSpace freed)
     {
-        _backing = image.Backing;
+        _image = image;
         _geometry = image.Geometry;
         _gate = image.Gate;
         _size = image.Size;
@@ -190,7 +189,7 @@ internal sealed class GuestZeroes
             int step = (int)Math.Min(length, StepMax);
             if (!_reader.ReadsAsZero(new GuestOffset(offset), step))
                 WriteZeroBytes(offset, step);
-            else if (_backing is not null)
+            else if (_image.Backing is not null)
                 SayZero(offset, step);
             offset += step;
             length -= step;
@@ -249,7 +248,7 @@ internal sealed class GuestZeroes
 
     /// <summary>Whether a cluster that is not mapped shows, or could show one day, what a backing file holds.</summary>
     private bool IsZeroToBeSaid(long offset) =>
-        _backing is not null && (IsSaid(offset) || offset < _backing.Length);
+        _image.Backing is { } backing && (IsSaid(offset) || offset < backing.Length);
 
     /// <summary>
     /// Nothing lies behind the end of the disk, so the last subcluster counts as whole when it is reached.

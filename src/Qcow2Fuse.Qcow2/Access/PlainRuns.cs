@@ -24,7 +24,6 @@ internal sealed class PlainRuns
     private readonly BlockDevice _keeper;
     private readonly ImageCore _image;
     private readonly BlockDevice _data;
-    private readonly BlockDevice? _backing;
     private readonly MetadataCaches _caches;
     private readonly ClusterMap _map;
     private readonly BitmapLife _bitmaps;
@@ -46,7 +45,6 @@ internal sealed class PlainRuns
         _keeper = keeper;
         _image = image;
         _data = image.Data;
-        _backing = image.Backing;
         _caches = caches;
         _map = map;
         _bitmaps = bitmaps;
@@ -68,6 +66,7 @@ internal sealed class PlainRuns
         if (!_isPossible || offset < 0 || length <= 0 || offset > _image.Size.Length - length)
             return false;
         Place place = Place.None;
+        BlockDevice? backing = _image.Backing;
         if (!_image.Gate.TryEnter(PatienceMilliseconds, out ImageGate.Held held))
             return false;
         try
@@ -75,7 +74,7 @@ internal sealed class PlainRuns
             if (isWrite)
                 place = TryBeginOverwrite(offset, length, out run) ? Place.Here : Place.None;
             else
-                place = BeginRead(offset, length, out run);
+                place = BeginRead(backing, offset, length, out run);
         }
         catch (BlockException)
         {
@@ -87,9 +86,14 @@ internal sealed class PlainRuns
             held.Dispose();
         }
 
-        return place == Place.Backing
-            ? _backing!.TryBeginPlain(offset, length, isWrite: false, out run)
-            : place == Place.Here;
+        if (place != Place.Backing)
+            return place == Place.Here;
+        if (!backing!.TryBeginPlain(offset, length, isWrite: false, out run))
+            return false;
+
+        // It ends where it has begun, whatever is below by then.
+        run = run with { Keeper = run.Keeper ?? backing };
+        return true;
     }
 
     /// <summary>As <see cref="BlockDevice.EndPlain"/>.</summary>
@@ -97,7 +101,7 @@ internal sealed class PlainRuns
     {
         if (!ReferenceEquals(run.Keeper, _keeper))
         {
-            _backing!.EndPlain(run);
+            run.Keeper!.EndPlain(run);
             return;
         }
 
@@ -105,15 +109,15 @@ internal sealed class PlainRuns
         _caches.Epochs.Exit(run.Token);
     }
 
-    private Place BeginRead(long offset, int length, out PlainRun run)
+    private Place BeginRead(BlockDevice? backing, long offset, int length, out PlainRun run)
     {
         run = default;
         if (!_map.TryLookup(new GuestOffset(offset), length, out ReadMapping mapping) || mapping.Length < length)
             return Place.None;
         bool isUnallocated = mapping.Kind == MappingKind.Unallocated;
-        if (isUnallocated && _backing is not null && offset <= _backing.Length - length)
+        if (isUnallocated && backing is not null && offset <= backing.Length - length)
             return Place.Backing;
-        if (mapping.Kind == MappingKind.Zero || (isUnallocated && (_backing is null || offset >= _backing.Length)))
+        if (mapping.Kind == MappingKind.Zero || (isUnallocated && (backing is null || offset >= backing.Length)))
             run = PlainRun.Zeroes;
         else if (mapping.Kind != MappingKind.Data
             || !_data.TryBeginPlain(mapping.Host.Value, length, isWrite: false, out run))

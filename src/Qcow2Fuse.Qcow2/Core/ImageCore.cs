@@ -9,12 +9,14 @@ namespace Qcow2Fuse.Qcow2.Core;
 /// <summary>What all parts of an open image share: its files, its header, and its gate.</summary>
 internal sealed class ImageCore : IDisposable
 {
+    private volatile BlockDevice? _backing;
+
     /// <summary>Owns <paramref name="file"/> and the devices in <paramref name="arguments"/>.</summary>
     public ImageCore(BlockDevice file, Qcow2Header header, FormatOpenArguments arguments)
     {
         File = file;
         Data = arguments.DataFile ?? file;
-        Backing = arguments.Backing;
+        _backing = arguments.Backing;
         IsReadOnly = arguments.ReadOnly;
         Geometry = new Qcow2Geometry(header);
         Header = new HeaderStore(file, header, Gate);
@@ -28,8 +30,8 @@ internal sealed class ImageCore : IDisposable
     /// <summary>Where guest data lies: the external data file, or the image file.</summary>
     public BlockDevice Data { get; }
 
-    /// <summary>What shows through where nothing is stored; null for zeroes.</summary>
-    public BlockDevice? Backing { get; }
+    /// <summary>What shows through where nothing is stored; null for zeroes. It can become another one.</summary>
+    public BlockDevice? Backing => _backing;
 
     /// <summary>What messages call the image.</summary>
     public string Name => File.Name;
@@ -58,6 +60,19 @@ internal sealed class ImageCore : IDisposable
     /// <summary>Storage that image file and data file occupy, in bytes.</summary>
     public long AllocatedBytes =>
         ReferenceEquals(File, Data) ? File.AllocatedBytes : File.AllocatedBytes + Data.AllocatedBytes;
+
+    /// <summary>
+    /// Puts another device below. The gate is held, and nothing that has asked for <see cref="Backing"/> goes on with
+    /// what it was told.
+    /// </summary>
+    /// <returns>The device that was below, which is the caller's now.</returns>
+    public BlockDevice? ChangeBacking(BlockDevice? backing)
+    {
+        Gate.AssertHeld();
+        BlockDevice? before = _backing;
+        _backing = backing;
+        return before;
+    }
 
     /// <summary>Throws <see cref="BlockErrorKind.ReadOnly"/> if the image was opened so.</summary>
     public void CheckWritable()

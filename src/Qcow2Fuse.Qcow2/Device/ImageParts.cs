@@ -40,8 +40,7 @@ internal sealed class ImageParts
             Image.Data.KeepLength();
         Caches = new MetadataCaches(file, Image.Header, geometry, arguments, Image.Gate, Image.Corrupt);
         ClusterMap map = new(
-            file, geometry, Caches, Image.Gate, Image.Backing?.Length,
-            keepsPlace: arguments.Discard == DiscardMode.NoUnref && header.Version >= 3);
+            Image, Caches, keepsPlace: arguments.Discard == DiscardMode.NoUnref && header.Version >= 3);
         _compressed = new CompressedClusters(file, geometry, header.Compression, Caches.Packed);
         _guestData = new GuestData(Image.Data, cipher);
         GatheredSlots? slots = Caches.Packed is null ? null : new GatheredSlots(geometry, Image.Size);
@@ -72,6 +71,7 @@ internal sealed class ImageParts
             Image, Caches, map, Zeroes, preallocator, BitmapLife, FirstWrite, Flusher, Target);
         Still = new StillLook(Image, Caches, map, BitmapLife, Flusher);
         Unreferenced = new UnreferencedLook(Image, Caches, map, Still);
+        BackingChange = new BackingChange(Image, Snapshots, Target);
         Commit.Start(Flusher);
         _idle = new IdleTables(Image, Caches, Commit, options.CacheCleanInterval);
     }
@@ -110,6 +110,8 @@ internal sealed class ImageParts
     public StillLook Still { get; }
 
     public UnreferencedLook Unreferenced { get; }
+
+    public BackingChange BackingChange { get; }
 
     /// <summary>Has all parts ready to be written; where that fails, they are ended, and the files are left open.
     /// </summary>

@@ -22,7 +22,7 @@ namespace Qcow2Fuse.Qcow2.Device;
 /// read and written without it. This is the face of the parts that do the work; none of them knows it.
 /// </remarks>
 public sealed class Qcow2Device
-    : BlockDevice, IOverlay, ISnapshots, IBitmaps, IResizable, IStillFile, IUnreferenced
+    : BlockDevice, IRebasable, ISnapshots, IBitmaps, IResizable, IStillFile, IUnreferenced
 {
     private readonly ImageParts _parts;
     private readonly ImageCore _image;
@@ -246,6 +246,9 @@ public sealed class Qcow2Device
     /// <inheritdoc/>
     public void MergeBitmap(IBitmaps sourceImage, string source, string target) =>
         _parts.Bitmaps.Merge((sourceImage as Qcow2Device)?._parts.Bitmaps, source, target);
+
+    /// <inheritdoc/>
+    public BlockDevice? ChangeBacking(BlockDevice? backing) => _parts.BackingChange.Run(backing);
 
     /// <inheritdoc/>
     public T WhileStill<T>(Func<BlockDevice, T> look) => _parts.Still.Run(look);

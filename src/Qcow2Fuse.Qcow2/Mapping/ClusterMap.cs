@@ -29,26 +29,23 @@ internal sealed partial class ClusterMap
     private readonly Qcow2Geometry _geometry;
     private readonly MetadataCaches _caches;
     private readonly ImageGate _gate;
-    private readonly long? _backingLength;
+    private readonly ImageCore _image;
     private readonly bool _keepsPlace;
     private readonly ResidentTable? _snapshotL1;
 
     /// <summary>
-    /// The map of the active disk, or of a snapshot, whose L1 table is given; that one is for lookups only. Without a
-    /// backing file <paramref name="backingLength"/> is null.
+    /// The map of the active disk, or of a snapshot, whose L1 table is given; that one is for lookups only.
     /// </summary>
-    public ClusterMap(
-        BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, ImageGate gate, long? backingLength,
-        bool keepsPlace, ResidentTable? snapshotL1 = null)
+    public ClusterMap(ImageCore image, MetadataCaches caches, bool keepsPlace, ResidentTable? snapshotL1 = null)
     {
+        _image = image;
         _snapshotL1 = snapshotL1;
-        _file = file;
-        _geometry = geometry;
+        _file = image.File;
+        _geometry = image.Geometry;
         _caches = caches;
-        _gate = gate;
-        _backingLength = backingLength;
+        _gate = image.Gate;
         _keepsPlace = keepsPlace;
-        InFlight = new InFlightAllocations(geometry, gate);
+        InFlight = new InFlightAllocations(_geometry, _gate);
     }
 
     public InFlightAllocations InFlight { get; }
@@ -128,7 +125,7 @@ internal sealed partial class ClusterMap
     /// has asked for zeroes (<paramref name="isSaid"/>) there is none that could grow up to it.
     /// </summary>
     private bool IsZeroUnsaid(GuestOffset guest, bool isSaid) =>
-        _backingLength is not { } length || (!isSaid && guest.Value >= length);
+        _image.Backing is not { } backing || (!isSaid && guest.Value >= backing.Length);
 
     private static MappingKind KindOf(SubclusterType type) => type switch
     {

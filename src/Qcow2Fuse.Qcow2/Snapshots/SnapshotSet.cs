@@ -157,6 +157,9 @@ internal sealed class SnapshotSet : IDisposable
         }
     }
 
+    /// <summary>Whether one of them is open; the gate is held.</summary>
+    public bool AreRead => _entries?.Any(static entry => entry.Readers > 0) == true;
+
     /// <summary>Removes a snapshot and frees what only it used. Guest writes wait meanwhile.</summary>
     /// <param name="nameOrId">The id, or the name, of which the first one counts.</param>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.NotFound"/>;
@@ -191,8 +194,7 @@ internal sealed class SnapshotSet : IDisposable
             l1 = ResidentTable.Load(_image.File, entry.L1Offset, entries, _caches.Memory);
             using (_gate.Enter())
             {
-                var map = new ClusterMap(
-                    _image.File, _image.Geometry, _caches, _gate, _image.Backing?.Length, keepsPlace: false, l1);
+                var map = new ClusterMap(_image, _caches, keepsPlace: false, l1);
                 return new SnapshotDevice(_image, _reader, entry, size, l1, map);
             }
         }

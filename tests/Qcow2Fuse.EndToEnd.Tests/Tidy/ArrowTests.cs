@@ -37,7 +37,7 @@ public sealed partial class ArrowTests
           Filters: Device
           Partitions: Device, Errors
           Chain: Device, Errors, Filters, Memory
-          Live: Device, Errors, Filters
+          Live: Chain, Device, Errors, Filters
         Qcow2Fuse.Formats
           Raw
         Qcow2Fuse.Protocols

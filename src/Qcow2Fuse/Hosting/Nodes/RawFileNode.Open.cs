@@ -23,7 +23,7 @@ internal sealed partial class RawFileNode
             if (request.Writes && device.IsReadOnly)
                 return -Errno.EROFS;
             _ = Pages.Know();
-            lock (_openLock)
+            lock (OpenLock)
                 result = Flags(request);
             if (request.Writes && Changes.TryBegin() is not 0 and var error)
                 return error;
@@ -55,7 +55,7 @@ internal sealed partial class RawFileNode
         {
             device = Source.Acquire();
             _ = Pages.Know();
-            lock (_openLock)
+            lock (OpenLock)
             {
                 // How many there are is not known, so the disk stays open for them to the end: once.
                 isKept = !_isResumed;
@@ -83,7 +83,7 @@ internal sealed partial class RawFileNode
     /// <summary>The name has gone. The node follows when the last user has closed it.</summary>
     public void Retire()
     {
-        lock (_openLock)
+        lock (OpenLock)
         {
             _isRetired = true;
             if (Pages.Opens == 0)
@@ -97,7 +97,7 @@ internal sealed partial class RawFileNode
     /// </summary>
     private bool TryCountUp()
     {
-        lock (_openLock)
+        lock (OpenLock)
         {
             if (_isRetired && Pages.Opens == 0)
                 return false;
@@ -117,7 +117,7 @@ internal sealed partial class RawFileNode
         }
         finally
         {
-            lock (_openLock)
+            lock (OpenLock)
             {
                 Pages.Opens--;
                 if (_isRetired && Pages.Opens == 0)

@@ -25,7 +25,6 @@ internal sealed partial class RawFileNode : TreeNode
     private static readonly TimeSpan InterruptibleFrom = TimeSpan.FromSeconds(1);
 
     private readonly TreeContext _context;
-    private readonly Lock _openLock = new();
     private uint? _mode;
     private int _seenOpening;
     private bool _isRetired;
@@ -78,6 +77,10 @@ internal sealed partial class RawFileNode : TreeNode
 
     /// <summary>Whether the storage of what is zeroed here may be given up.</summary>
     public bool MayUnmap => _context.Settings.Image.Discard != DiscardMode.Ignore;
+
+    /// <summary>Held by who opens, closes or retires the file. A lock of its own would cost memory for every image.
+    /// </summary>
+    private object OpenLock => Pages;
 
     /// <inheritdoc/>
     public override uint Kind => FuseAttributes.RegularFile;
