@@ -156,11 +156,24 @@ public abstract class MountTest : CommandTest
         return begun;
     }
 
-    /// <summary>How many processes have a file open. Links are read and not followed: a file may be one of ours.
-    /// </summary>
-    protected static int CountHolders(string file) => Directory.EnumerateDirectories("/proc")
-        .Where(static directory => Path.GetFileName(directory).All(char.IsAsciiDigit))
+    /// <summary>How many processes of a program have a file open. Links are read and not followed: a file may be one of
+    /// ours. What others have open is not looked at, which takes seconds where there are many.</summary>
+    protected static int CountHolders(string program, string file) => Directory.EnumerateDirectories("/proc")
+        .Where(directory => Path.GetFileName(directory).All(char.IsAsciiDigit) && NameOf(directory) == program)
         .Count(directory => LinksOf(directory + "/fd").Contains(file, StringComparer.Ordinal));
+
+    private static string? NameOf(string process)
+    {
+        try
+        {
+            return File.ReadAllText(process + "/comm").TrimEnd('\n');
+        }
+        catch (IOException)
+        {
+            // It has ended since.
+            return null;
+        }
+    }
 
     private static IEnumerable<string> LinksOf(string directory)
     {
