@@ -72,7 +72,7 @@ public sealed class AttachTests : StackTest
         }
         finally
         {
-            Tool("umount", directory);
+            Umount(directory);
         }
 
         Run("detach", device).ShouldSucceed();
@@ -167,7 +167,7 @@ public sealed class AttachTests : StackTest
         finally
         {
             if (unmount is "umount")
-                Tool("umount", directory);
+                Umount(directory);
             else
                 Run("umount", directory).ShouldSucceed();
         }

@@ -48,6 +48,10 @@ public sealed class CrashFeatureTests(ITestOutputHelper output)
         CrashFeatures.Commit,
         CrashFeatures.Commit | CrashFeatures.Lazy | CrashFeatures.Resizes,
         CrashFeatures.Commit | CrashFeatures.Compress | CrashFeatures.Snapshots,
+        CrashFeatures.Exchanges,
+        CrashFeatures.Exchanges | CrashFeatures.Commit,
+        CrashFeatures.Exchanges | CrashFeatures.Compress,
+        CrashFeatures.Exchanges | CrashFeatures.Resizes,
     ];
 
     [Theory]

@@ -15,6 +15,9 @@ public sealed class BackingDevice(byte[] bytes) : BlockDevice
     /// <inheritdoc/>
     public override bool IsReadOnly => true;
 
+    /// <summary>Another device with the same content.</summary>
+    public BackingDevice Another() => new(bytes);
+
     /// <inheritdoc/>
     public override void Read(long offset, Span<byte> destination)
     {

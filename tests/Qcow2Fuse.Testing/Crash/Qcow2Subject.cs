@@ -4,6 +4,7 @@ using System.Text;
 using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Block.Live;
 using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Creation;
 using Qcow2Fuse.Qcow2.Device;
@@ -55,7 +56,7 @@ public sealed class Qcow2Subject : ICrashSubject
         && (!NearlyFullTable || kind is { ClusterBits: 9, RefcountOrder: 6 })
         && (kind.Version == 3 || !Has(CrashFeatures.Lazy | CrashFeatures.Data | CrashFeatures.Zstd))
         && !(kind.Compressed && Has(CrashFeatures.Data | CrashFeatures.Zstd))
-        && !(kind.HasBacking && Has(CrashFeatures.RawData));
+        && (kind.HasBacking ? !Has(CrashFeatures.RawData) : !Has(CrashFeatures.Exchanges));
 
     /// <inheritdoc/>
     public void Create(BlockDevice file, ImageKind kind)
@@ -107,7 +108,8 @@ public sealed class Qcow2Subject : ICrashSubject
                 },
             ],
         });
-        return Has(CrashFeatures.WriteThrough) ? new WriteThroughFilter(device) : device;
+        return Has(CrashFeatures.Exchanges) ? new ExchangingDevice(new LiveDevice(device))
+            : Has(CrashFeatures.WriteThrough) ? new WriteThroughFilter(device) : device;
     }
 
     private bool Has(CrashFeatures features) => (Features & features) != CrashFeatures.None;
