@@ -16,8 +16,8 @@ namespace Qcow2Fuse.LiveHost;
 
 /// <summary>
 /// Mounts an image as the program does, and exchanges what is below its disk all the time: IMAGE MOUNTPOINT [uring]
-/// [direct]. Prints "ready" when the mount answers; on a line of input it unmounts, and prints how many exchanges there
-/// were.
+/// [direct]. Prints "ready" when the mount answers, and for each line "count" how many exchanges there were; on any other
+/// line it unmounts, and says that when the image is closed.
 /// </summary>
 internal static class Program
 {
@@ -25,15 +25,13 @@ internal static class Program
 
     private static int Main(string[] arguments)
     {
-        long exchanges = Serve(arguments);
-
-        // The image is closed by now.
-        Console.WriteLine(exchanges.ToString(CultureInfo.InvariantCulture));
-        return exchanges < 0 ? 1 : 0;
+        bool isWhole = Serve(arguments);
+        Console.WriteLine(isWhole ? "closed" : "the mount does not begin, or does not end");
+        return isWhole ? 0 : 1;
     }
 
-    /// <summary>How many exchanges there were; negative where the mount did not begin or end.</summary>
-    private static long Serve(string[] arguments)
+    /// <summary>False where the mount did not begin or end.</summary>
+    private static bool Serve(string[] arguments)
     {
         bool isDirect = arguments.Contains("direct");
         MountSettings settings = new()
@@ -57,30 +55,28 @@ internal static class Program
         context.Invalidator = server.Invalidator;
         server.Start();
         if (!server.WaitForInit(Patience))
-            return -1;
+            return false;
 
         Console.WriteLine(server.UringRefusal is { } refusal ? $"no io_uring: {refusal}" : "ready");
         long exchanges = 0;
-        Thread exchanging = new(() => exchanges = ExchangeUntil(stops, images.Current()[0].Image.Served!.Live));
+        Thread exchanging = new(() => ExchangeUntil(stops, images.Current()[0].Image.Served!.Live, ref exchanges));
         exchanging.Start();
-        _ = Console.ReadLine();
+        while (Console.ReadLine() is "count")
+            Console.WriteLine(Volatile.Read(ref exchanges).ToString(CultureInfo.InvariantCulture));
         stops.Set();
         exchanging.Join();
         mount.Unmount(lazy: true);
-        return server.WaitForEnd(Patience) ? exchanges : -1;
+        return server.WaitForEnd(Patience);
     }
 
     /// <summary>Puts a filter in and takes it out again, some hundred times a second.</summary>
-    private static long ExchangeUntil(ManualResetEventSlim stops, LiveDevice live)
+    private static void ExchangeUntil(ManualResetEventSlim stops, LiveDevice live, ref long exchanges)
     {
-        long exchanges = 0;
         while (!stops.Wait(millisecondsTimeout: 1))
         {
             live.Exchange(static below => below is WriteThroughFilter filter
                 ? filter.Child : new WriteThroughFilter(below));
-            exchanges++;
+            Volatile.Write(ref exchanges, exchanges + 1);
         }
-
-        return exchanges;
     }
 }
