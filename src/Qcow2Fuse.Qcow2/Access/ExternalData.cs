@@ -8,7 +8,8 @@ using Qcow2Fuse.Qcow2.Metadata;
 namespace Qcow2Fuse.Qcow2.Access;
 
 /// <summary>Guest data in an external data file, where every cluster has its own place for ever.</summary>
-internal sealed class ExternalData(ImageCore image, MetadataCaches caches, ClusterMap map, GuestData guestData)
+internal sealed class ExternalData(
+    ImageCore image, MetadataCaches caches, InPlaceLookup inPlace, GuestData guestData)
 {
     private readonly BlockDevice _data = image.Data;
 
@@ -41,7 +42,7 @@ internal sealed class ExternalData(ImageCore image, MetadataCaches caches, Clust
         using (image.Gate.Enter())
         {
             caches.ThrowIfFailed();
-            mapping = map.LookupForZero(new GuestOffset(offset), length);
+            mapping = inPlace.LookupForZero(new GuestOffset(offset), length);
             epoch = caches.Epochs.Enter();
         }
 

@@ -9,7 +9,7 @@ namespace Qcow2Fuse.Qcow2.Access;
 
 /// <summary>Makes all that was written durable, at any time and at the end.</summary>
 internal sealed class Flusher(
-    ImageCore image, MetadataCaches caches, ClusterMap map, IGathered? gathered, BitmapLife bitmaps,
+    ImageCore image, MetadataCaches caches, KeptDiscards? kept, IGathered? gathered, BitmapLife bitmaps,
     FirstWrite firstWrite)
 {
     private volatile bool _isLossTold;
@@ -50,7 +50,7 @@ internal sealed class Flusher(
             using (image.Gate.Enter())
             {
                 caches.Flush();
-                map.PunchKept();
+                kept?.Punch();
             }
         }
         finally
@@ -89,7 +89,7 @@ internal sealed class Flusher(
                 if (!caches.HasFailed)
                 {
                     caches.FlushForClose();
-                    map.PunchKept();
+                    kept?.Punch();
                 }
             }
 

@@ -25,7 +25,8 @@ internal sealed class PlainRuns
     private readonly ImageCore _image;
     private readonly BlockDevice _data;
     private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly ClusterLookup _lookup;
+    private readonly InPlaceLookup _inPlace;
     private readonly BitmapLife _bitmaps;
     private readonly FirstWrite _firstWrite;
     private readonly bool _isPossible;
@@ -33,20 +34,22 @@ internal sealed class PlainRuns
     /// <param name="keeper">The device whose runs these are.</param>
     /// <param name="image">The image.</param>
     /// <param name="caches">Its metadata.</param>
-    /// <param name="map">The tables of the disk.</param>
+    /// <param name="lookup">The tables of the disk.</param>
+    /// <param name="inPlace">Where it is overwritten.</param>
     /// <param name="bitmaps">Record what is overwritten.</param>
     /// <param name="firstWrite">Comes before any.</param>
     /// <param name="isPossible">Whether the bytes of the disk are those of the file: neither encrypted nor gathered
     /// first.</param>
     public PlainRuns(
-        BlockDevice keeper, ImageCore image, MetadataCaches caches, ClusterMap map, BitmapLife bitmaps,
-        FirstWrite firstWrite, bool isPossible)
+        BlockDevice keeper, ImageCore image, MetadataCaches caches, ClusterLookup lookup, InPlaceLookup inPlace,
+        BitmapLife bitmaps, FirstWrite firstWrite, bool isPossible)
     {
         _keeper = keeper;
         _image = image;
         _data = image.Data;
         _caches = caches;
-        _map = map;
+        _lookup = lookup;
+        _inPlace = inPlace;
         _bitmaps = bitmaps;
         _firstWrite = firstWrite;
         _isPossible = isPossible;
@@ -112,7 +115,7 @@ internal sealed class PlainRuns
     private Place BeginRead(BlockDevice? backing, long offset, int length, out PlainRun run)
     {
         run = default;
-        if (!_map.TryLookup(new GuestOffset(offset), length, out ReadMapping mapping) || mapping.Length < length)
+        if (!_lookup.TryLookup(new GuestOffset(offset), length, out ReadMapping mapping) || mapping.Length < length)
             return Place.None;
         bool isUnallocated = mapping.Kind == MappingKind.Unallocated;
         if (isUnallocated && backing is not null && offset <= backing.Length - length)
@@ -134,7 +137,7 @@ internal sealed class PlainRuns
 
         // In clusters smaller than the blocks of O_DIRECT a table could share a block with the data.
         bool isAlone = _image.Geometry.ClusterSize >= _data.Limits.RequestAlignment;
-        if (!isReady || !isAlone || !_map.TryOverwrite(new GuestOffset(offset), length, out HostOffset host)
+        if (!isReady || !isAlone || !_inPlace.TryOverwrite(new GuestOffset(offset), length, out HostOffset host)
             || !_data.TryBeginPlain(host.Value, length, isWrite: true, out run))
             return false;
         _bitmaps.MarkChange(offset, length);

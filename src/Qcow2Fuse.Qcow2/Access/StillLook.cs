@@ -10,7 +10,7 @@ namespace Qcow2Fuse.Qcow2.Access;
 
 /// <summary>Looking at the image file of a device that is in use.</summary>
 internal sealed class StillLook(
-    ImageCore image, MetadataCaches caches, ClusterMap map, BitmapLife bitmaps, Flusher flusher)
+    ImageCore image, MetadataCaches caches, WriteHold hold, BitmapLife bitmaps, Flusher flusher)
 {
     /// <summary>
     /// Runs <paramref name="look"/>, such as a check, on the image file with everything written to it and nobody who
@@ -42,7 +42,7 @@ internal sealed class StillLook(
 
     private T WithFileHeld<T>(Func<BlockDevice, T> look)
     {
-        map.HoldWrites();
+        hold.HoldWrites();
         try
         {
             caches.FlushWhileHeld();
@@ -51,7 +51,7 @@ internal sealed class StillLook(
         }
         finally
         {
-            map.ReleaseWrites();
+            hold.ReleaseWrites();
         }
     }
 }

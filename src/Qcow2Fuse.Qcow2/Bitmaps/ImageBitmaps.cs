@@ -18,17 +18,17 @@ internal sealed class ImageBitmaps
     private readonly ImageCore _image;
     private readonly ImageGate _gate;
     private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly WriteHold _hold;
     private readonly BitmapLife _life;
     private readonly IGathered? _gathered;
 
     public ImageBitmaps(
-        ImageCore image, MetadataCaches caches, ClusterMap map, BitmapLife life, IGathered? gathered)
+        ImageCore image, MetadataCaches caches, WriteHold hold, BitmapLife life, IGathered? gathered)
     {
         _image = image;
         _gate = image.Gate;
         _caches = caches;
-        _map = map;
+        _hold = hold;
         _life = life;
         _gathered = gathered;
     }
@@ -307,14 +307,14 @@ internal sealed class ImageBitmaps
     /// <summary>Runs with no guest write under way: each was recorded and has ended, or has not begun.</summary>
     private void WithWritesHeld(Action action)
     {
-        _map.HoldWrites();
+        _hold.HoldWrites();
         try
         {
             action();
         }
         finally
         {
-            _map.ReleaseWrites();
+            _hold.ReleaseWrites();
         }
     }
 }

@@ -9,7 +9,7 @@ using Qcow2Fuse.Qcow2.Metadata;
 namespace Qcow2Fuse.Qcow2.Check;
 
 /// <summary>What the file of an open image holds and no table refers to.</summary>
-internal sealed class UnreferencedLook(ImageCore image, MetadataCaches caches, ClusterMap map, StillLook still)
+internal sealed class UnreferencedLook(ImageCore image, MetadataCaches caches, WriteHold hold, StillLook still)
 {
     /// <summary>Memory for counting references while guests go on: clusters of 64 KiB for 4 TiB.</summary>
     private const long LookBytesMax = 256L << 20;
@@ -55,7 +55,7 @@ internal sealed class UnreferencedLook(ImageCore image, MetadataCaches caches, C
             CheckRun begun = new(file, LookBytesMax, caches.Memory);
             using (image.Gate.Enter())
             {
-                map.BeginLook();
+                hold.BeginLook();
                 epoch = caches.Epochs.Enter();
                 caches.Refcounts.Log = log;
             }
@@ -71,7 +71,7 @@ internal sealed class UnreferencedLook(ImageCore image, MetadataCaches caches, C
             using (image.Gate.Enter())
             {
                 caches.Refcounts.Log = null;
-                map.EndLook();
+                hold.EndLook();
             }
 
             caches.Epochs.Exit(epoch);

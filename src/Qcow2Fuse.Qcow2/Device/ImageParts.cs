@@ -39,7 +39,7 @@ internal sealed class ImageParts
         if (Image.IsRawExternal && !Image.IsReadOnly)
             Image.Data.KeepLength();
         Caches = new MetadataCaches(file, Image.Header, geometry, arguments, Image.Gate, Image.Corrupt);
-        ClusterMap map = new(
+        ActiveMap map = new(
             Image, Caches, keepsPlace: arguments.Discard == DiscardMode.NoUnref && header.Version >= 3);
         _compressed = new CompressedClusters(file, geometry, header.Compression, Caches.Packed);
         _guestData = new GuestData(Image.Data, cipher);
@@ -48,29 +48,29 @@ internal sealed class ImageParts
         FirstWrite = new FirstWrite(Image, Caches, BitmapLife);
         Commit = new CommitTimer(Image, Caches, slots, arguments.CommitInterval);
         Freed = new FreedSpace(Image.Gate, Caches, geometry.ClusterBits);
-        ExternalData external = new(Image, Caches, map, _guestData);
-        Reader = new GuestReader(Image, Caches, map, _guestData, _compressed, external, slots);
-        Writer = new GuestWriter(Image, Caches, map, _guestData, Reader, BitmapLife, Commit, Freed);
-        Zeroes = new GuestZeroes(Image, Caches, map, Reader, Writer, external, BitmapLife, Commit, Freed);
+        ExternalData external = new(Image, Caches, map.InPlace, _guestData);
+        Reader = new GuestReader(Image, Caches, map.Lookup, map.Runs, _guestData, _compressed, external, slots);
+        Writer = new GuestWriter(Image, Caches, map.Allocations, _guestData, Reader, BitmapLife, Commit, Freed);
+        Zeroes = new GuestZeroes(Image, Caches, map.Zeroes, Reader, Writer, external, BitmapLife, Commit, Freed);
         if (slots is not null)
         {
             StoredClusters stored = new(
-                Image, Caches, map, _compressed, Reader, Writer, Zeroes, BitmapLife, Commit, Freed);
+                Image, Caches, map.Compressed, _compressed, Reader, Writer, Zeroes, BitmapLife, Commit, Freed);
             Target = new CompressedTarget(
                 Image, slots, stored, Reader, Zeroes, BitmapLife, Commit, options.CompressionThreads);
         }
 
         Plain = new PlainRuns(
-            device, Image, Caches, map, BitmapLife, FirstWrite,
+            device, Image, Caches, map.Lookup, map.InPlace, BitmapLife, FirstWrite,
             isPossible: Target is null && !_guestData.IsEncrypted);
-        Flusher = new Flusher(Image, Caches, map, Target, BitmapLife, FirstWrite);
-        Bitmaps = new ImageBitmaps(Image, Caches, map, BitmapLife, Target);
-        Snapshots = new SnapshotSet(Image, Caches, map, Reader, BitmapLife, FirstWrite, Target);
-        Preallocator preallocator = new(Image, Caches, map, _guestData);
+        Flusher = new Flusher(Image, Caches, map.Kept, Target, BitmapLife, FirstWrite);
+        Bitmaps = new ImageBitmaps(Image, Caches, map.Hold, BitmapLife, Target);
+        Snapshots = new SnapshotSet(Image, Caches, map.Hold, Reader, BitmapLife, FirstWrite, Target);
+        Preallocator preallocator = new(Image, Caches, map.Allocations, _guestData);
         Resizer = new Resizer(
-            Image, Caches, map, Zeroes, preallocator, BitmapLife, FirstWrite, Flusher, Target);
-        Still = new StillLook(Image, Caches, map, BitmapLife, Flusher);
-        Unreferenced = new UnreferencedLook(Image, Caches, map, Still);
+            Image, Caches, map.Hold, map.Cut, Zeroes, preallocator, BitmapLife, FirstWrite, Flusher, Target);
+        Still = new StillLook(Image, Caches, map.Hold, BitmapLife, Flusher);
+        Unreferenced = new UnreferencedLook(Image, Caches, map.Hold, Still);
         BackingChange = new BackingChange(Image, Snapshots, Target);
         Commit.Start(Flusher);
         _idle = new IdleTables(Image, Caches, Commit, options.CacheCleanInterval);

@@ -32,7 +32,7 @@ internal sealed class StoredClusters
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
     private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly CompressedAllocations _allocations;
     private readonly CompressedClusters _compressed;
     private readonly GuestReader _reader;
     private readonly GuestWriter _writer;
@@ -42,14 +42,15 @@ internal sealed class StoredClusters
     private readonly FreedSpace _freed;
 
     public StoredClusters(
-        ImageCore image, MetadataCaches caches, ClusterMap map, CompressedClusters compressed, GuestReader reader,
-        GuestWriter writer, GuestZeroes zeroes, BitmapLife bitmaps, CommitTimer commit, FreedSpace freed)
+        ImageCore image, MetadataCaches caches, CompressedAllocations allocations, CompressedClusters compressed,
+        GuestReader reader, GuestWriter writer, GuestZeroes zeroes, BitmapLife bitmaps, CommitTimer commit,
+        FreedSpace freed)
     {
         _image = image;
         _geometry = image.Geometry;
         _gate = image.Gate;
         _caches = caches;
-        _map = map;
+        _allocations = allocations;
         _compressed = compressed;
         _reader = reader;
         _writer = writer;
@@ -192,7 +193,7 @@ internal sealed class StoredClusters
                 using (_gate.Enter())
                 {
                     _caches.ThrowIfFailed();
-                    bool isLinked = _map.LinkCompressed(guest, packed, _compressed) != 0;
+                    bool isLinked = _allocations.Link(guest, packed, _compressed) != 0;
 
                     // Whoever holds writes back to change bitmaps has not got the gate since the entry was linked.
                     _bitmaps.Mark(guest.Value, _geometry.ClusterSize);

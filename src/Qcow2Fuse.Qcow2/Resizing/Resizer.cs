@@ -22,7 +22,8 @@ internal sealed class Resizer
     private readonly ImageGate _gate;
     private readonly DiskSize _size;
     private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly WriteHold _hold;
+    private readonly DiskCut _cut;
     private readonly GuestZeroes _zeroes;
     private readonly Preallocator _preallocator;
     private readonly BitmapLife _bitmaps;
@@ -31,8 +32,8 @@ internal sealed class Resizer
     private readonly IGathered? _gathered;
 
     public Resizer(
-        ImageCore image, MetadataCaches caches, ClusterMap map, GuestZeroes zeroes, Preallocator preallocator,
-        BitmapLife bitmaps, FirstWrite firstWrite, Flusher flusher, IGathered? gathered)
+        ImageCore image, MetadataCaches caches, WriteHold hold, DiskCut cut, GuestZeroes zeroes,
+        Preallocator preallocator, BitmapLife bitmaps, FirstWrite firstWrite, Flusher flusher, IGathered? gathered)
     {
         _image = image;
         _data = image.Data;
@@ -40,7 +41,8 @@ internal sealed class Resizer
         _gate = image.Gate;
         _size = image.Size;
         _caches = caches;
-        _map = map;
+        _hold = hold;
+        _cut = cut;
         _zeroes = zeroes;
         _preallocator = preallocator;
         _bitmaps = bitmaps;
@@ -164,16 +166,16 @@ internal sealed class Resizer
         bool isRaw = _image.IsRawExternal;
         using (_gate.Enter())
         {
-            _map.HoldWrites();
+            _hold.HoldWrites();
             long old = _size.Length;
             try
             {
                 _caches.Flush();
-                _map.CheckUnmap(new GuestOffset(_geometry.RoundUpToCluster(length)));
+                _cut.Check(new GuestOffset(_geometry.RoundUpToCluster(length)));
             }
             catch
             {
-                _map.ReleaseWrites();
+                _hold.ReleaseWrites();
                 throw;
             }
 
@@ -186,21 +188,21 @@ internal sealed class Resizer
             catch
             {
                 _size.Length = old;
-                _map.ReleaseWrites();
+                _hold.ReleaseWrites();
                 throw;
             }
 
             try
             {
                 _caches.Flush();
-                _map.UnmapFrom(new GuestOffset(_geometry.RoundUpToCluster(length)));
+                _cut.UnmapFrom(new GuestOffset(_geometry.RoundUpToCluster(length)));
                 _caches.FlushAndFree();
                 _caches.Flush();
                 _caches.TrimFile();
             }
             finally
             {
-                _map.ReleaseWrites();
+                _hold.ReleaseWrites();
             }
         }
 

@@ -21,7 +21,7 @@ internal sealed class SnapshotSet : IDisposable
     private readonly ImageCore _image;
     private readonly ImageGate _gate;
     private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly WriteHold _hold;
     private readonly GuestReader _reader;
     private readonly BitmapLife _bitmaps;
     private readonly FirstWrite _firstWrite;
@@ -34,13 +34,13 @@ internal sealed class SnapshotSet : IDisposable
     private long _version;
 
     public SnapshotSet(
-        ImageCore image, MetadataCaches caches, ClusterMap map, GuestReader reader, BitmapLife bitmaps,
+        ImageCore image, MetadataCaches caches, WriteHold hold, GuestReader reader, BitmapLife bitmaps,
         FirstWrite firstWrite, IGathered? gathered)
     {
         _image = image;
         _gate = image.Gate;
         _caches = caches;
-        _map = map;
+        _hold = hold;
         _reader = reader;
         _bitmaps = bitmaps;
         _firstWrite = firstWrite;
@@ -194,8 +194,9 @@ internal sealed class SnapshotSet : IDisposable
             l1 = ResidentTable.Load(_image.File, entry.L1Offset, entries, _caches.Memory);
             using (_gate.Enter())
             {
-                var map = new ClusterMap(_image, _caches, keepsPlace: false, l1);
-                return new SnapshotDevice(_image, _reader, entry, size, l1, map);
+                var lookup = new ClusterLookup(_image, _caches, new CheckedEntries(_image), l1);
+                var runs = new RunFinder(_image, _caches, lookup);
+                return new SnapshotDevice(_image, _reader, entry, size, l1, lookup, runs);
             }
         }
         catch
@@ -281,7 +282,7 @@ internal sealed class SnapshotSet : IDisposable
     {
         using (_gate.Enter())
         {
-            _map.HoldWrites();
+            _hold.HoldWrites();
             _isChanging = true;
             try
             {
@@ -291,7 +292,7 @@ internal sealed class SnapshotSet : IDisposable
             {
                 _isChanging = false;
                 Volatile.Write(ref _version, _version + 1);
-                _map.ReleaseWrites();
+                _hold.ReleaseWrites();
 
                 // Also after a failure: the tables may have moved before it.
                 _caches.RebuildGuard();

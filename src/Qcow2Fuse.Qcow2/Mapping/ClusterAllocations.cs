@@ -1,13 +1,47 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Metadata;
 
 namespace Qcow2Fuse.Qcow2.Mapping;
 
-/// <summary>Where writes go: in place, into reserved subclusters, or into new clusters.</summary>
-internal sealed partial class ClusterMap
+/// <summary>
+/// Where writes go: in place, into reserved subclusters, or into new clusters; and publishing of what was written.
+/// </summary>
+/// <remarks>
+/// <para>
+/// A write asks <see cref="Allocate"/> where its data goes, writes it, and then publishes it by <see cref="Link"/>:
+/// never the other way round. Between the two the allocation is in flight and keeps others away from its clusters; on a
+/// failure <see cref="Abort"/> takes it back.
+/// </para>
+/// <para>
+/// Every method is called with the image's gate held exactly once and may release it while a table is loaded.
+/// </para>
+/// </remarks>
+internal sealed class ClusterAllocations
 {
+    private readonly Qcow2Geometry _geometry;
+    private readonly ImageGate _gate;
+    private readonly MetadataCaches _caches;
+    private readonly CheckedEntries _entries;
+    private readonly ReplacedEntries _replaced;
+    private readonly InFlightAllocations _inFlight;
+    private readonly WritableTables _tables;
+
+    public ClusterAllocations(
+        ImageCore image, MetadataCaches caches, CheckedEntries entries, ReplacedEntries replaced,
+        InFlightAllocations inFlight, WritableTables tables)
+    {
+        _geometry = image.Geometry;
+        _gate = image.Gate;
+        _caches = caches;
+        _entries = entries;
+        _replaced = replaced;
+        _inFlight = inFlight;
+        _tables = tables;
+    }
+
     /// <summary>
     /// Finds or allocates the place for a write. Waits while an allocation under way covers its first cluster.
     /// </summary>
@@ -21,19 +55,45 @@ internal sealed partial class ClusterMap
         length = (int)Math.Min(length, _geometry.BytesToSliceEnd(guest));
         while (true)
         {
-            using CachedTable slice = GetSliceForWrite(guest);
-            int free = (int)InFlight.Clip(guest, length);
+            using CachedTable slice = _tables.GetSliceForWrite(guest);
+            int free = (int)_inFlight.Clip(guest, length);
             if (free == 0)
             {
-                InFlight.WaitForOne();
+                _inFlight.WaitForOne();
                 continue;
             }
 
             L2Entry first = L2Entry.Read(slice.Bytes, _geometry.IndexInSlice(guest), _geometry);
-            return IsWritableInPlace(first)
+            return _entries.IsWritableInPlace(first)
                 ? AllocateInPlace(slice.Bytes, guest, free)
                 : AllocateNew(slice.Bytes, guest, free);
         }
+    }
+
+    /// <summary>
+    /// Makes the L2 entries point at an allocation whose data has been written, frees what they pointed at before, and
+    /// wakes whoever waits for it. On an exception the allocation is still in flight.
+    /// </summary>
+    public void Link(ClusterAllocation allocation)
+    {
+        _gate.AssertHeld();
+        using (CachedTable slice = _tables.GetSliceForWrite(allocation.Start, isInFlight: true))
+        {
+            int index = _geometry.IndexInSlice(allocation.Start);
+            if (!allocation.InPlace)
+                CheckReleasable(slice, allocation, index);
+            Span<byte> entries = slice.Modify();
+            for (int i = 0; i < allocation.Clusters; i++)
+            {
+                GuestOffset cluster = allocation.Start + ((long)i << _geometry.ClusterBits);
+                L2Entry old = L2Entry.Read(entries, index + i, _geometry);
+                Linked(allocation, cluster, old).Write(entries, index + i, _geometry);
+                if (!allocation.InPlace)
+                    _replaced.Release(old);
+            }
+        }
+
+        _inFlight.End(allocation);
     }
 
     /// <summary>Takes an allocation back that was not linked: its clusters are free again and waiters go on.</summary>
@@ -47,17 +107,9 @@ internal sealed partial class ClusterMap
         }
         finally
         {
-            End(allocation);
+            _inFlight.End(allocation);
         }
     }
-
-    private void End(ClusterAllocation allocation)
-    {
-        _caches.Epochs.Exit(allocation.Epoch);
-        InFlight.Remove(allocation);
-    }
-
-    private bool IsWritableInPlace(L2Entry entry) => entry.IsCopied && entry.HasHostIn(_geometry);
 
     /// <summary>
     /// The host cluster is ours alone. Where all subclusters the request touches hold data, nothing changes but the
@@ -65,17 +117,17 @@ internal sealed partial class ClusterMap
     /// </summary>
     private WriteMapping AllocateInPlace(ReadOnlySpan<byte> slice, GuestOffset guest, int length)
     {
-        HostOffset host = CheckedHost(L2Entry.Read(slice, _geometry.IndexInSlice(guest), _geometry), guest);
-        bool normal = IsNormalIn(slice, guest, guest + length);
+        HostOffset host = _entries.CheckedHost(L2Entry.Read(slice, _geometry.IndexInSlice(guest), _geometry), guest);
+        bool normal = _entries.IsNormalIn(slice, guest, guest + length);
         int covered = 0;
         while (covered < length)
         {
             GuestOffset at = guest + covered;
             L2Entry entry = L2Entry.Read(slice, _geometry.IndexInSlice(at), _geometry);
             if (covered > 0
-                && (!IsWritableInPlace(entry)
-                    || CheckedHost(entry, at).Value != host.Value + (at - _geometry.ClusterStart(guest))
-                    || IsNormalIn(slice, at, guest + length) != normal))
+                && (!_entries.IsWritableInPlace(entry)
+                    || _entries.CheckedHost(entry, at).Value != host.Value + (at - _geometry.ClusterStart(guest))
+                    || _entries.IsNormalIn(slice, at, guest + length) != normal))
                 break;
             covered = (int)Math.Min(length, covered + _geometry.ClusterSize - _geometry.InCluster(at));
         }
@@ -88,13 +140,13 @@ internal sealed partial class ClusterMap
                 covered, host + _geometry.InCluster(guest), Allocation: null, _caches.Epochs.Enter());
         }
 
-        ClusterAllocation allocation = Begin(guest, covered);
+        ClusterAllocation allocation = _inFlight.Begin(guest, covered);
         allocation.InPlace = true;
         allocation.Host = host;
         GuestOffset last = guest + (covered - 1L);
-        allocation.CowStart = TypeAt(slice, guest) == SubclusterType.Normal
+        allocation.CowStart = _entries.TypeAt(slice, guest) == SubclusterType.Normal
             ? guest : new GuestOffset(_geometry.RoundDownToSubcluster(guest.Value));
-        allocation.CowEnd = TypeAt(slice, last) == SubclusterType.Normal
+        allocation.CowEnd = _entries.TypeAt(slice, last) == SubclusterType.Normal
             ? allocation.RequestEnd : new GuestOffset(_geometry.RoundUpToSubcluster(allocation.RequestEnd.Value));
         return new WriteMapping(covered, allocation.HostOf(guest), allocation, allocation.Epoch);
     }
@@ -113,13 +165,13 @@ internal sealed partial class ClusterMap
         {
             GuestOffset at = guest + covered;
             L2Entry entry = L2Entry.Read(slice, _geometry.IndexInSlice(at), _geometry);
-            if (IsWritableInPlace(entry))
+            if (_entries.IsWritableInPlace(entry))
                 break;
-            TypeOf(entry, 0, at);
+            _entries.TypeOf(entry, 0, at);
             covered = (int)Math.Min(length, covered + _geometry.ClusterSize - _geometry.InCluster(at));
         }
 
-        ClusterAllocation allocation = Begin(guest, covered);
+        ClusterAllocation allocation = _inFlight.Begin(guest, covered);
         allocation.CowStart = HeadStart(slice, guest);
         allocation.CowEnd = TailEnd(slice, allocation.RequestEnd);
         try
@@ -133,26 +185,11 @@ internal sealed partial class ClusterMap
         }
         catch
         {
-            End(allocation);
+            _inFlight.End(allocation);
             throw;
         }
 
         return new WriteMapping(covered, allocation.HostOf(guest), allocation, allocation.Epoch);
-    }
-
-    private ClusterAllocation Begin(GuestOffset guest, int length)
-    {
-        ClusterAllocation allocation = InFlight.Add();
-        allocation.Start = _geometry.ClusterStart(guest);
-        allocation.End = new GuestOffset(_geometry.RoundUpToCluster(guest.Value + length));
-        allocation.Clusters = (int)((allocation.End - allocation.Start) >> _geometry.ClusterBits);
-        allocation.RequestStart = guest;
-        allocation.RequestEnd = guest + length;
-        allocation.InPlace = false;
-        allocation.IsVirgin = false;
-        allocation.Descriptor = 0;
-        allocation.Epoch = _caches.Epochs.Enter();
-        return allocation;
     }
 
     /// <summary>
@@ -187,26 +224,31 @@ internal sealed partial class ClusterMap
         return cluster + ((last + 1L) << _geometry.SubclusterBits);
     }
 
-    private SubclusterType TypeAt(ReadOnlySpan<byte> slice, GuestOffset guest) =>
-        TypeOf(L2Entry.Read(slice, _geometry.IndexInSlice(guest), _geometry), _geometry.SubclusterIndex(guest), guest);
-
-    /// <summary>
-    /// Whether every subcluster of the cluster of <paramref name="guest"/> between it and <paramref name="end"/> holds
-    /// data.
-    /// </summary>
-    private bool IsNormalIn(ReadOnlySpan<byte> slice, GuestOffset guest, GuestOffset end)
+    /// <summary>What the entry of a cluster becomes.</summary>
+    private L2Entry Linked(ClusterAllocation allocation, GuestOffset cluster, L2Entry old)
     {
-        L2Entry entry = L2Entry.Read(slice, _geometry.IndexInSlice(guest), _geometry);
-        if (TypeOf(entry, 0, guest) is SubclusterType.Compressed)
-            return false;
-        GuestOffset clusterEnd = _geometry.ClusterStart(guest) + _geometry.ClusterSize;
-        GuestOffset last = new(Math.Min(end.Value, clusterEnd.Value) - 1);
-        for (int index = _geometry.SubclusterIndex(guest); index <= _geometry.SubclusterIndex(last); index++)
-        {
-            if (entry.TypeOf(index, _geometry) != SubclusterType.Normal)
-                return false;
-        }
+        if (allocation.Descriptor != 0)
+            return new L2Entry(allocation.Descriptor, 0);
+        ulong descriptor = (ulong)allocation.HostOf(cluster).Value | L2Entry.CopiedFlag;
+        if (!_geometry.ExtendedL2)
+            return new L2Entry(descriptor, 0);
+        long from = Math.Max(0, allocation.CowStart - cluster);
+        long to = Math.Min(_geometry.ClusterSize, allocation.CowEnd - cluster);
+        int first = (int)(from >> _geometry.SubclusterBits);
+        int end = (int)((to + _geometry.SubclusterSize - 1) >> _geometry.SubclusterBits);
+        ulong bitmap = old.IsCompressed ? 0 : old.Bitmap;
+        bitmap |= L2Entry.AllocatedBits(first, end);
+        bitmap &= ~L2Entry.ZeroBits(first, end);
+        return new L2Entry(descriptor, bitmap);
+    }
 
-        return true;
+    /// <summary>Nothing is linked where one of the entries points at what cannot be its cluster.</summary>
+    private void CheckReleasable(CachedTable slice, ClusterAllocation allocation, int index)
+    {
+        for (int i = 0; i < allocation.Clusters; i++)
+        {
+            GuestOffset cluster = allocation.Start + ((long)i << _geometry.ClusterBits);
+            _replaced.CheckReleasable(L2Entry.Read(slice.Bytes, index + i, _geometry), cluster);
+        }
     }
 }

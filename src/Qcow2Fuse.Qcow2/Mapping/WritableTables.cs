@@ -1,34 +1,55 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Metadata;
 
 namespace Qcow2Fuse.Qcow2.Mapping;
 
-/// <summary>New L2 tables, and private copies of shared ones.</summary>
-internal sealed partial class ClusterMap
+/// <summary>L2 tables that the active disk has for itself: new ones, and private copies of shared ones.</summary>
+/// <remarks>All methods are called with the image's gate held exactly once and may release it.</remarks>
+internal sealed class WritableTables
 {
-    private bool _creatingTable;
+    private readonly BlockDevice _file;
+    private readonly Qcow2Geometry _geometry;
+    private readonly ImageGate _gate;
+    private readonly MetadataCaches _caches;
+    private readonly CheckedEntries _entries;
+    private readonly InFlightAllocations _inFlight;
+    private readonly WriteHold _hold;
+
+    public WritableTables(
+        ImageCore image, MetadataCaches caches, CheckedEntries entries, InFlightAllocations inFlight, WriteHold hold)
+    {
+        _file = image.File;
+        _geometry = image.Geometry;
+        _gate = image.Gate;
+        _caches = caches;
+        _entries = entries;
+        _inFlight = inFlight;
+        _hold = hold;
+    }
 
     /// <summary>
     /// Pins the slice that maps <paramref name="guest"/> for changing it: creates the L2 table where there is none, and
     /// copies it where a snapshot shares it. Waits while writes are held back, unless it is called for an allocation
-    /// that is in flight already.
+    /// that is in flight already. The gate is held and released meanwhile.
     /// </summary>
-    private CachedTable GetSliceForWrite(GuestOffset guest, bool isInFlight = false)
+    public CachedTable GetSliceForWrite(GuestOffset guest, bool isInFlight = false)
     {
         long index = _geometry.L1Index(guest);
         while (true)
         {
             if (!isInFlight)
-                WaitWhileHeld();
+                _hold.WaitWhileHeld();
             if (index >= _caches.L1.Count)
                 throw new BlockException(BlockErrorKind.OutOfRange,
                     $"{_file.Name}: offset {guest.Value} lies beyond the end of the disk, which became smaller");
             ulong entry = _caches.L1[index];
-            long table = CheckedTable(entry, guest);
+            long table = _entries.CheckedTable(entry, guest);
             if (table == 0 || (entry & L1Entry.Copied) == 0)
             {
                 CreateTable(index, entry, guest);
@@ -36,7 +57,7 @@ internal sealed partial class ClusterMap
             }
 
             CachedTable slice = _caches.L2.Get(table + _geometry.SliceOffset(guest));
-            if (index < _caches.L1.Count && _caches.L1[index] == entry && (isInFlight || !_held))
+            if (index < _caches.L1.Count && _caches.L1[index] == entry && (isInFlight || !_hold.IsHeld))
                 return slice;
             slice.Dispose();
         }
@@ -48,7 +69,7 @@ internal sealed partial class ClusterMap
     /// </summary>
     private void CreateTable(long index, ulong expected, GuestOffset guest)
     {
-        if (_creatingTable)
+        if (_inFlight.IsCreatingTable)
         {
             _gate.Wait();
             return;
@@ -56,11 +77,11 @@ internal sealed partial class ClusterMap
 
         if (_caches.L1[index] != expected)
             return;
-        _creatingTable = true;
+        _inFlight.BeginTable();
         try
         {
             HostOffset host = _caches.Allocator.Allocate(1).Start;
-            long old = CheckedTable(expected, guest);
+            long old = _entries.CheckedTable(expected, guest);
             try
             {
                 if (old == 0)
@@ -85,8 +106,7 @@ internal sealed partial class ClusterMap
         }
         finally
         {
-            _creatingTable = false;
-            _gate.PulseAll();
+            _inFlight.EndTable();
         }
     }
 
