@@ -9,7 +9,7 @@ namespace Qcow2Fuse.Qcow2.Access;
 
 /// <summary>Guest data in an external data file, where every cluster has its own place for ever.</summary>
 internal sealed class ExternalData(
-    ImageCore image, MetadataCaches caches, InPlaceLookup inPlace, GuestData guestData)
+    ImageCore image, DurableFile durable, OperationEpochs epochs, InPlaceLookup inPlace, GuestData guestData)
 {
     private readonly BlockDevice _data = image.Data;
 
@@ -41,9 +41,9 @@ internal sealed class ExternalData(
         long epoch;
         using (image.Gate.Enter())
         {
-            caches.ThrowIfFailed();
+            durable.ThrowIfFailed();
             mapping = inPlace.LookupForZero(new GuestOffset(offset), length);
-            epoch = caches.Epochs.Enter();
+            epoch = epochs.Enter();
         }
 
         try
@@ -57,7 +57,7 @@ internal sealed class ExternalData(
         }
         finally
         {
-            caches.Epochs.Exit(epoch);
+            epochs.Exit(epoch);
         }
 
         isUnallocated = mapping.Kind == MappingKind.Unallocated;

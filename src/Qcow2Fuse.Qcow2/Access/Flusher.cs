@@ -9,8 +9,8 @@ namespace Qcow2Fuse.Qcow2.Access;
 
 /// <summary>Makes all that was written durable, at any time and at the end.</summary>
 internal sealed class Flusher(
-    ImageCore image, MetadataCaches caches, KeptDiscards? kept, IGathered? gathered, BitmapLife bitmaps,
-    FirstWrite firstWrite)
+    ImageCore image, DurableFile durable, MetadataFlush flush, KeptDiscards? kept, IGathered? gathered,
+    BitmapLife bitmaps, FirstWrite firstWrite)
 {
     private volatile bool _isLossTold;
 
@@ -33,7 +33,7 @@ internal sealed class Flusher(
         {
             if (e.IsSpreading)
                 image.Corrupt.Set();
-            _isLossTold |= caches.HasFailed;
+            _isLossTold |= durable.HasFailed;
             throw;
         }
     }
@@ -49,7 +49,7 @@ internal sealed class Flusher(
             gathered?.StoreAll();
             using (image.Gate.Enter())
             {
-                caches.Flush();
+                flush.Run();
                 kept?.Punch();
             }
         }
@@ -86,9 +86,9 @@ internal sealed class Flusher(
             }
             finally
             {
-                if (!caches.HasFailed)
+                if (!durable.HasFailed)
                 {
-                    caches.FlushForClose();
+                    flush.RunForClose();
                     kept?.Punch();
                 }
             }

@@ -22,7 +22,7 @@ internal sealed class GuestReader : IGuestReader
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
     private readonly DiskSize _size;
-    private readonly MetadataCaches _caches;
+    private readonly OperationEpochs _epochs;
     private readonly ClusterLookup _lookup;
     private readonly RunFinder _runs;
     private readonly GuestData _guestData;
@@ -31,7 +31,7 @@ internal sealed class GuestReader : IGuestReader
     private readonly GatheredSlots? _gathered;
 
     /// <param name="image">The image.</param>
-    /// <param name="caches">Its metadata.</param>
+    /// <param name="epochs">Keep clusters that are read from being used again.</param>
     /// <param name="lookup">The tables of the disk.</param>
     /// <param name="runs">Finds runs in them.</param>
     /// <param name="guestData">Reads clusters.</param>
@@ -39,7 +39,7 @@ internal sealed class GuestReader : IGuestReader
     /// <param name="external">Knows an external data file.</param>
     /// <param name="gathered">What extents tell of before the tables do; null where writes are not compressed.</param>
     public GuestReader(
-        ImageCore image, MetadataCaches caches, ClusterLookup lookup, RunFinder runs, GuestData guestData,
+        ImageCore image, OperationEpochs epochs, ClusterLookup lookup, RunFinder runs, GuestData guestData,
         CompressedClusters compressed, ExternalData external, GatheredSlots? gathered)
     {
         _image = image;
@@ -47,7 +47,7 @@ internal sealed class GuestReader : IGuestReader
         _geometry = image.Geometry;
         _gate = image.Gate;
         _size = image.Size;
-        _caches = caches;
+        _epochs = epochs;
         _lookup = lookup;
         _runs = runs;
         _guestData = guestData;
@@ -66,7 +66,7 @@ internal sealed class GuestReader : IGuestReader
             using (_gate.Enter())
             {
                 mapping = _lookup.Lookup(guest, destination.Length);
-                epoch = _caches.Epochs.Enter();
+                epoch = _epochs.Enter();
             }
 
             Span<byte> part = destination[..(int)mapping.Length];
@@ -85,7 +85,7 @@ internal sealed class GuestReader : IGuestReader
             }
             finally
             {
-                _caches.Epochs.Exit(epoch);
+                _epochs.Exit(epoch);
             }
 
             destination = destination[part.Length..];

@@ -17,7 +17,8 @@ internal sealed class GuestWriter
 {
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
-    private readonly MetadataCaches _caches;
+    private readonly DurableFile _durable;
+    private readonly OperationEpochs _epochs;
     private readonly ClusterAllocations _allocations;
     private readonly GuestData _guestData;
     private readonly CowWriter _cow;
@@ -26,12 +27,13 @@ internal sealed class GuestWriter
     private readonly FreedSpace _freed;
 
     public GuestWriter(
-        ImageCore image, MetadataCaches caches, ClusterAllocations allocations, GuestData guestData,
-        IGuestReader reader, BitmapLife bitmaps, CommitTimer commit, FreedSpace freed)
+        ImageCore image, DurableFile durable, OperationEpochs epochs, ClusterAllocations allocations,
+        GuestData guestData, IGuestReader reader, BitmapLife bitmaps, CommitTimer commit, FreedSpace freed)
     {
         _geometry = image.Geometry;
         _gate = image.Gate;
-        _caches = caches;
+        _durable = durable;
+        _epochs = epochs;
         _allocations = allocations;
         _guestData = guestData;
         _cow = new CowWriter(guestData, reader);
@@ -72,7 +74,7 @@ internal sealed class GuestWriter
     {
         using (_gate.Enter())
         {
-            _caches.ThrowIfFailed();
+            _durable.ThrowIfFailed();
             WriteMapping mapping = _allocations.Allocate(guest, length);
 
             // After the place is known and before the data is there: a write that is held back has either been
@@ -90,7 +92,7 @@ internal sealed class GuestWriter
         }
         finally
         {
-            _caches.Epochs.Exit(mapping.Epoch);
+            _epochs.Exit(mapping.Epoch);
         }
     }
 

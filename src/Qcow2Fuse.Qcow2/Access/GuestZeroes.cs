@@ -18,7 +18,7 @@ internal sealed class GuestZeroes
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
     private readonly DiskSize _size;
-    private readonly MetadataCaches _caches;
+    private readonly DurableFile _durable;
     private readonly ZeroedClusters _clusters;
     private readonly GuestReader _reader;
     private readonly GuestWriter _writer;
@@ -28,14 +28,14 @@ internal sealed class GuestZeroes
     private readonly FreedSpace _freed;
 
     public GuestZeroes(
-        ImageCore image, MetadataCaches caches, ZeroedClusters clusters, GuestReader reader, GuestWriter writer,
+        ImageCore image, DurableFile durable, ZeroedClusters clusters, GuestReader reader, GuestWriter writer,
         ExternalData external, BitmapLife bitmaps, CommitTimer commit, FreedSpace freed)
     {
         _image = image;
         _geometry = image.Geometry;
         _gate = image.Gate;
         _size = image.Size;
-        _caches = caches;
+        _durable = durable;
         _clusters = clusters;
         _reader = reader;
         _writer = writer;
@@ -70,7 +70,7 @@ internal sealed class GuestZeroes
             long step;
             using (_gate.Enter())
             {
-                _caches.ThrowIfFailed();
+                _durable.ThrowIfFailed();
                 step = ZeroRecorded(at, wholeEnd - at, mayUnmap, out handled);
             }
 
@@ -227,7 +227,7 @@ internal sealed class GuestZeroes
             return false;
         using (_gate.Enter())
         {
-            _caches.ThrowIfFailed();
+            _durable.ThrowIfFailed();
             try
             {
                 return _clusters.TrySayZero(guest);

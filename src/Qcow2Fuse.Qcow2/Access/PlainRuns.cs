@@ -24,7 +24,9 @@ internal sealed class PlainRuns
     private readonly BlockDevice _keeper;
     private readonly ImageCore _image;
     private readonly BlockDevice _data;
-    private readonly MetadataCaches _caches;
+    private readonly DurableFile _durable;
+    private readonly OperationEpochs _epochs;
+    private readonly GuardSurvey _survey;
     private readonly ClusterLookup _lookup;
     private readonly InPlaceLookup _inPlace;
     private readonly BitmapLife _bitmaps;
@@ -33,7 +35,7 @@ internal sealed class PlainRuns
 
     /// <param name="keeper">The device whose runs these are.</param>
     /// <param name="image">The image.</param>
-    /// <param name="caches">Its metadata.</param>
+    /// <param name="metadata">Its metadata.</param>
     /// <param name="lookup">The tables of the disk.</param>
     /// <param name="inPlace">Where it is overwritten.</param>
     /// <param name="bitmaps">Record what is overwritten.</param>
@@ -41,13 +43,15 @@ internal sealed class PlainRuns
     /// <param name="isPossible">Whether the bytes of the disk are those of the file: neither encrypted nor gathered
     /// first.</param>
     public PlainRuns(
-        BlockDevice keeper, ImageCore image, MetadataCaches caches, ClusterLookup lookup, InPlaceLookup inPlace,
+        BlockDevice keeper, ImageCore image, ImageMetadata metadata, ClusterLookup lookup, InPlaceLookup inPlace,
         BitmapLife bitmaps, FirstWrite firstWrite, bool isPossible)
     {
         _keeper = keeper;
         _image = image;
         _data = image.Data;
-        _caches = caches;
+        _durable = metadata.Durable;
+        _epochs = metadata.Epochs;
+        _survey = metadata.Survey;
         _lookup = lookup;
         _inPlace = inPlace;
         _bitmaps = bitmaps;
@@ -109,7 +113,7 @@ internal sealed class PlainRuns
         }
 
         _data.EndPlain(run);
-        _caches.Epochs.Exit(run.Token);
+        _epochs.Exit(run.Token);
     }
 
     private Place BeginRead(BlockDevice? backing, long offset, int length, out PlainRun run)
@@ -132,8 +136,8 @@ internal sealed class PlainRuns
     private bool TryBeginOverwrite(long offset, int length, out PlainRun run)
     {
         run = default;
-        bool isReady = !_image.IsReadOnly && _firstWrite.HasBegun && !_image.Corrupt.IsFound && _caches.HasGuard
-            && !_caches.HasFailed;
+        bool isReady = !_image.IsReadOnly && _firstWrite.HasBegun && !_image.Corrupt.IsFound && _survey.IsComplete
+            && !_durable.HasFailed;
 
         // In clusters smaller than the blocks of O_DIRECT a table could share a block with the data.
         bool isAlone = _image.Geometry.ClusterSize >= _data.Limits.RequestAlignment;
@@ -145,5 +149,5 @@ internal sealed class PlainRuns
         return true;
     }
 
-    private void Keep(ref PlainRun run) => run = run with { Keeper = _keeper, Token = _caches.Epochs.Enter() };
+    private void Keep(ref PlainRun run) => run = run with { Keeper = _keeper, Token = _epochs.Enter() };
 }

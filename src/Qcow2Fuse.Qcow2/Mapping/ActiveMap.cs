@@ -11,23 +11,26 @@ namespace Qcow2Fuse.Qcow2.Mapping;
 internal sealed class ActiveMap
 {
     /// <param name="image">The image.</param>
-    /// <param name="caches">Its metadata.</param>
+    /// <param name="metadata">Its metadata.</param>
     /// <param name="keepsPlace">Whether discards keep the place of a cluster in the image.</param>
-    public ActiveMap(ImageCore image, MetadataCaches caches, bool keepsPlace)
+    public ActiveMap(ImageCore image, ImageMetadata metadata, bool keepsPlace)
     {
         CheckedEntries entries = new(image);
-        InFlightAllocations inFlight = new(image.Geometry, image.Gate, caches.Epochs);
-        ReplacedEntries replaced = new(image.Geometry, caches, entries);
-        Lookup = new ClusterLookup(image, caches, entries);
-        Runs = new RunFinder(image, caches, Lookup);
-        Hold = new WriteHold(image.Gate, caches.Epochs, inFlight);
-        InPlace = new InPlaceLookup(image, caches, entries, Lookup, inFlight, Hold);
-        WritableTables tables = new(image, caches, entries, inFlight, Hold);
-        Allocations = new ClusterAllocations(image, caches, entries, replaced, inFlight, tables);
-        Compressed = new CompressedAllocations(image, caches, entries, inFlight, tables, Allocations);
-        Kept = keepsPlace ? new KeptDiscards(image, caches, Lookup, inFlight) : null;
+        InFlightAllocations inFlight = new(image.Geometry, image.Gate, metadata.Epochs);
+        ReplacedEntries replaced = new(image.Geometry, metadata, entries);
+        Lookup = new ClusterLookup(image, metadata.Tables, entries);
+        Runs = new RunFinder(image, metadata.Tables, Lookup);
+        Hold = new WriteHold(image.Gate, metadata.Epochs, inFlight);
+        InPlace = new InPlaceLookup(
+            image, metadata.Tables, metadata.Guard, entries, Lookup, inFlight, Hold);
+        WritableTables tables = new(image, metadata, entries, inFlight, Hold);
+        Allocations = new ClusterAllocations(image, metadata, entries, replaced, inFlight, tables);
+        if (metadata.Packed is { } packed)
+            Compressed = new CompressedAllocations(image, packed, entries, inFlight, tables, Allocations);
+        if (keepsPlace)
+            Kept = new KeptDiscards(image, metadata.Guard, metadata.Space, metadata.Flush, Lookup, inFlight);
         Zeroes = new ZeroedClusters(image, entries, Lookup, replaced, inFlight, tables, Kept);
-        Cut = new DiskCut(image, caches, entries, replaced, tables);
+        Cut = new DiskCut(image, metadata, entries, replaced, tables);
     }
 
     public ClusterLookup Lookup { get; }
@@ -40,7 +43,8 @@ internal sealed class ActiveMap
 
     public ClusterAllocations Allocations { get; }
 
-    public CompressedAllocations Compressed { get; }
+    /// <summary>Allocations of compressed clusters; null where they are not written.</summary>
+    public CompressedAllocations? Compressed { get; }
 
     /// <summary>Discards that keep the place of a cluster; null where they give it up.</summary>
     public KeptDiscards? Kept { get; }

@@ -23,19 +23,23 @@ internal sealed class ClusterAllocations
 {
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
-    private readonly MetadataCaches _caches;
+    private readonly ClusterAllocator _allocator;
+    private readonly OverlapGuard _guard;
+    private readonly OperationEpochs _epochs;
     private readonly CheckedEntries _entries;
     private readonly ReplacedEntries _replaced;
     private readonly InFlightAllocations _inFlight;
     private readonly WritableTables _tables;
 
     public ClusterAllocations(
-        ImageCore image, MetadataCaches caches, CheckedEntries entries, ReplacedEntries replaced,
+        ImageCore image, ImageMetadata metadata, CheckedEntries entries, ReplacedEntries replaced,
         InFlightAllocations inFlight, WritableTables tables)
     {
         _geometry = image.Geometry;
         _gate = image.Gate;
-        _caches = caches;
+        _allocator = metadata.Allocator;
+        _guard = metadata.Guard;
+        _epochs = metadata.Epochs;
         _entries = entries;
         _replaced = replaced;
         _inFlight = inFlight;
@@ -103,7 +107,7 @@ internal sealed class ClusterAllocations
         try
         {
             if (!allocation.InPlace && !_geometry.DataIsExternal)
-                _caches.Allocator.FreeUnlinked(allocation.Host, allocation.Clusters);
+                _allocator.FreeUnlinked(allocation.Host, allocation.Clusters);
         }
         finally
         {
@@ -133,11 +137,11 @@ internal sealed class ClusterAllocations
         }
 
         if (!_geometry.DataIsExternal)
-            _caches.Guard.CheckData(host, _geometry.InCluster(guest) + covered, guest);
+            _guard.CheckData(host, _geometry.InCluster(guest) + covered, guest);
         if (normal)
         {
             return new WriteMapping(
-                covered, host + _geometry.InCluster(guest), Allocation: null, _caches.Epochs.Enter());
+                covered, host + _geometry.InCluster(guest), Allocation: null, _epochs.Enter());
         }
 
         ClusterAllocation allocation = _inFlight.Begin(guest, covered);
@@ -157,7 +161,7 @@ internal sealed class ClusterAllocations
         if (!_geometry.DataIsExternal)
         {
             length = (int)Math.Min(
-                length, ((long)_caches.Allocator.UsualRunMax << _geometry.ClusterBits) - _geometry.InCluster(guest));
+                length, ((long)_allocator.UsualRunMax << _geometry.ClusterBits) - _geometry.InCluster(guest));
         }
 
         int covered = 0;
@@ -179,7 +183,7 @@ internal sealed class ClusterAllocations
             // The allocation is in flight already: the gate may be released while refcounts are loaded.
             AllocatedRun run = _geometry.DataIsExternal
                 ? new AllocatedRun(new HostOffset(allocation.Start.Value), IsVirgin: false)
-                : _caches.Allocator.Allocate(allocation.Clusters);
+                : _allocator.Allocate(allocation.Clusters);
             allocation.Host = run.Start;
             allocation.IsVirgin = run.IsVirgin;
         }

@@ -19,26 +19,26 @@ internal sealed class ClusterLookup
 {
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
-    private readonly MetadataCaches _caches;
+    private readonly MetadataTables _tables;
     private readonly CheckedEntries _entries;
     private readonly ResidentTable? _snapshotL1;
 
     /// <param name="image">The image.</param>
-    /// <param name="caches">Its metadata.</param>
+    /// <param name="tables">Its tables in memory.</param>
     /// <param name="entries">What entries mean.</param>
     /// <param name="snapshotL1">The L1 table of a snapshot, or null for the active disk.</param>
     public ClusterLookup(
-        ImageCore image, MetadataCaches caches, CheckedEntries entries, ResidentTable? snapshotL1 = null)
+        ImageCore image, MetadataTables tables, CheckedEntries entries, ResidentTable? snapshotL1 = null)
     {
         _geometry = image.Geometry;
         _gate = image.Gate;
-        _caches = caches;
+        _tables = tables;
         _entries = entries;
         _snapshotL1 = snapshotL1;
     }
 
     /// <summary>The L1 table of the disk. That of the active one is another after a change of its size.</summary>
-    public ResidentTable L1 => _snapshotL1 ?? _caches.L1;
+    public ResidentTable L1 => _snapshotL1 ?? _tables.L1;
 
     /// <summary>What the first bytes of the range are, and how far that goes.</summary>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.Corrupt"/> for an entry that is invalid.</exception>
@@ -68,7 +68,7 @@ internal sealed class ClusterLookup
             return true;
         }
 
-        if (!_caches.L2.TryGet(table + _geometry.SliceOffset(guest), out CachedTable slice))
+        if (!_tables.L2.TryGet(table + _geometry.SliceOffset(guest), out CachedTable slice))
             return false;
         using (slice)
             mapping = LookupIn(slice.Bytes, guest, length);
@@ -142,7 +142,7 @@ internal sealed class ClusterLookup
                 return false;
             }
 
-            slice = _caches.L2.Get(table + _geometry.SliceOffset(guest));
+            slice = _tables.L2.Get(table + _geometry.SliceOffset(guest));
             if (index < L1.Count && L1[index] == entry)
                 return true;
 

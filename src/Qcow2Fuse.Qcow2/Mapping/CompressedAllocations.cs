@@ -10,26 +10,26 @@ namespace Qcow2Fuse.Qcow2.Mapping;
 /// <summary>Compressed clusters: allocated, packed and published like any other.</summary>
 /// <remarks>The gate is held, and may be released while a table is loaded.</remarks>
 internal sealed class CompressedAllocations(
-    ImageCore image, MetadataCaches caches, CheckedEntries entries, InFlightAllocations inFlight,
+    ImageCore image, PackedClusters packed, CheckedEntries entries, InFlightAllocations inFlight,
     WritableTables tables, ClusterAllocations allocations)
 {
     private readonly Qcow2Geometry _geometry = image.Geometry;
     private readonly ImageGate _gate = image.Gate;
 
     /// <summary>
-    /// Makes the whole cluster at <paramref name="guest"/> the compressed bytes <paramref name="packed"/>, whatever it
+    /// Makes the whole cluster at <paramref name="guest"/> the compressed bytes <paramref name="bytes"/>, whatever it
     /// was before. Waits while an allocation under way touches it. The bytes are in the cache of
-    /// <see cref="PackedClusters"/> when this returns, which a flush writes before the entry.
+    /// <see cref="PackedBytes"/> when this returns, which a flush writes before the entry.
     /// </summary>
     /// <returns>The new descriptor; 0 where the place cannot be described and nothing has changed.</returns>
-    public ulong Link(GuestOffset guest, ReadOnlySpan<byte> packed, CompressedClusters kept)
+    public ulong Link(GuestOffset guest, ReadOnlySpan<byte> bytes, CompressedClusters kept)
     {
         _gate.AssertHeld();
         ClusterAllocation allocation = BeginWhole(guest);
         bool linked = false;
         try
         {
-            if (!caches.Packed!.TryPack(packed, out ulong descriptor))
+            if (!packed.TryPack(bytes, out ulong descriptor))
                 return 0;
             allocation.Descriptor = descriptor;
 
@@ -70,7 +70,7 @@ internal sealed class CompressedAllocations(
         try
         {
             if (allocation.Descriptor != 0)
-                caches.Packed!.Unpack(allocation.Descriptor);
+                packed.Unpack(allocation.Descriptor);
         }
         finally
         {

@@ -12,7 +12,7 @@ namespace Qcow2Fuse.Qcow2.Mapping;
 /// <summary>Giving up everything beyond the end of a disk that shrinks.</summary>
 /// <remarks>All methods are called with the image's gate held and may release it while a table is loaded.</remarks>
 internal sealed class DiskCut(
-    ImageCore image, MetadataCaches caches, CheckedEntries entries, ReplacedEntries replaced, WritableTables tables)
+    ImageCore image, ImageMetadata metadata, CheckedEntries entries, ReplacedEntries replaced, WritableTables tables)
 {
     private readonly BlockDevice _file = image.File;
     private readonly Qcow2Geometry _geometry = image.Geometry;
@@ -29,10 +29,10 @@ internal sealed class DiskCut(
     {
         _gate.AssertHeld();
         using PooledBuffer table = BufferPool.Shared.Rent(_geometry.ClusterSize);
-        for (long index = _geometry.L1Index(end); index < caches.L1.Count; index++)
+        for (long index = _geometry.L1Index(end); index < metadata.Tables.L1.Count; index++)
         {
             GuestOffset start = new(Math.Max(end.Value, index * _geometry.L2Coverage));
-            long place = entries.CheckedTable(caches.L1[index], start);
+            long place = entries.CheckedTable(metadata.Tables.L1[index], start);
             if (place == 0)
                 continue;
             _file.Read(place, table.Span);
@@ -56,14 +56,14 @@ internal sealed class DiskCut(
         bool isPartial = (end.Value & (_geometry.L2Coverage - 1)) != 0;
         if (isPartial)
         {
-            if (first < caches.L1.Count && entries.CheckedTable(caches.L1[first], end) != 0)
+            if (first < metadata.Tables.L1.Count && entries.CheckedTable(metadata.Tables.L1[first], end) != 0)
                 UnmapToEndOfTable(end);
             first++;
         }
 
-        for (long index = first; index < caches.L1.Count; index++)
+        for (long index = first; index < metadata.Tables.L1.Count; index++)
         {
-            ulong entry = caches.L1[index];
+            ulong entry = metadata.Tables.L1[index];
             if ((entry & L1Entry.OffsetMask) != 0)
                 GiveUpTable(index, entries.CheckedTable(entry, new GuestOffset(index * _geometry.L2Coverage)));
         }
@@ -102,9 +102,9 @@ internal sealed class DiskCut(
             replaced.CheckReleasable(L2Entry.Read(content.Span, entry, _geometry), new GuestOffset(cluster));
         }
 
-        caches.L1[index] = 0;
+        metadata.Tables.L1[index] = 0;
         for (int entry = 0; entry < 1 << _geometry.L2Bits; entry++)
             replaced.Release(L2Entry.Read(content.Span, entry, _geometry));
-        caches.Frees.Add(new HostOffset(table), 1, caches.Epochs.Current, isTable: true);
+        metadata.Frees.Add(new HostOffset(table), 1, metadata.Epochs.Current, isTable: true);
     }
 }

@@ -12,19 +12,21 @@ internal sealed class InPlaceLookup
 {
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
-    private readonly MetadataCaches _caches;
+    private readonly MetadataTables _tables;
+    private readonly OverlapGuard _guard;
     private readonly CheckedEntries _entries;
     private readonly ClusterLookup _lookup;
     private readonly InFlightAllocations _inFlight;
     private readonly WriteHold _hold;
 
     public InPlaceLookup(
-        ImageCore image, MetadataCaches caches, CheckedEntries entries, ClusterLookup lookup,
+        ImageCore image, MetadataTables tables, OverlapGuard guard, CheckedEntries entries, ClusterLookup lookup,
         InFlightAllocations inFlight, WriteHold hold)
     {
         _geometry = image.Geometry;
         _gate = image.Gate;
-        _caches = caches;
+        _tables = tables;
+        _guard = guard;
         _entries = entries;
         _lookup = lookup;
         _inFlight = inFlight;
@@ -42,12 +44,12 @@ internal sealed class InPlaceLookup
         _gate.AssertHeld();
         host = default;
         long index = _geometry.L1Index(guest);
-        if (_hold.IsHeld || length > _geometry.BytesToSliceEnd(guest) || index >= _caches.L1.Count)
+        if (_hold.IsHeld || length > _geometry.BytesToSliceEnd(guest) || index >= _tables.L1.Count)
             return false;
-        ulong l1 = _caches.L1[index];
+        ulong l1 = _tables.L1[index];
         long table = _entries.CheckedTable(l1, guest);
         if (table == 0 || (l1 & L1Entry.Copied) == 0 || _inFlight.Clip(guest, length) < length
-            || !_caches.L2.TryGet(table + _geometry.SliceOffset(guest), out CachedTable slice))
+            || !_tables.L2.TryGet(table + _geometry.SliceOffset(guest), out CachedTable slice))
             return false;
         using (slice)
             return IsPlainRun(slice.Bytes, guest, length, out host);
@@ -86,6 +88,6 @@ internal sealed class InPlaceLookup
                 return false;
         }
 
-        return _geometry.DataIsExternal || _caches.Guard.Allows(host, length);
+        return _geometry.DataIsExternal || _guard.Allows(host, length);
     }
 }

@@ -9,7 +9,8 @@ namespace Qcow2Fuse.Qcow2.Mapping;
 /// <summary>Discards that give space back to the host and keep its place in the image.</summary>
 /// <remarks>All methods are called with the image's gate held.</remarks>
 internal sealed class KeptDiscards(
-    ImageCore image, MetadataCaches caches, ClusterLookup lookup, InFlightAllocations inFlight)
+    ImageCore image, OverlapGuard guard, HostSpace space, MetadataFlush flush, ClusterLookup lookup,
+    InFlightAllocations inFlight)
 {
     private readonly Qcow2Geometry _geometry = image.Geometry;
     private readonly ImageGate _gate = image.Gate;
@@ -22,16 +23,16 @@ internal sealed class KeptDiscards(
     public void Punch()
     {
         _gate.AssertHeld();
-        while (_kept.TryPeek(out KeptDiscard discard) && discard.Flush <= caches.CompletedFlush)
+        while (_kept.TryPeek(out KeptDiscard discard) && discard.Flush <= flush.Completed)
         {
             _kept.Dequeue();
             if (!IsStillKept(discard))
                 continue;
-            caches.Guard.CheckData(discard.Host, discard.Length, discard.Guest);
+            guard.CheckData(discard.Host, discard.Length, discard.Guest);
             ClusterAllocation holding = inFlight.Begin(discard.Guest, (int)discard.Length);
             try
             {
-                caches.GiveBack(discard.Host.Value, discard.Length);
+                space.GiveBack(discard.Host.Value, discard.Length);
             }
             finally
             {
@@ -42,7 +43,7 @@ internal sealed class KeptDiscards(
 
     /// <summary>Has part of a cluster given back once the flush that makes its zero entry durable has ended.</summary>
     public void Add(GuestOffset guest, HostOffset host, long length) =>
-        _kept.Enqueue(new KeptDiscard(guest, host, length, caches.NextFlush));
+        _kept.Enqueue(new KeptDiscard(guest, host, length, flush.Next));
 
     /// <summary>
     /// Whether the range still reads as zeroes, has its place, which no snapshot has come to share, and is not being

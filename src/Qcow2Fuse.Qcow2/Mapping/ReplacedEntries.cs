@@ -9,7 +9,7 @@ namespace Qcow2Fuse.Qcow2.Mapping;
 /// What an L2 entry pointed at before it was changed: checked before the change, and given up after it.
 /// </summary>
 /// <remarks>All methods are called with the image's gate held and do not release it.</remarks>
-internal sealed class ReplacedEntries(Qcow2Geometry geometry, MetadataCaches caches, CheckedEntries entries)
+internal sealed class ReplacedEntries(Qcow2Geometry geometry, ImageMetadata metadata, CheckedEntries entries)
 {
     private readonly Qcow2Geometry _geometry = geometry;
 
@@ -26,13 +26,13 @@ internal sealed class ReplacedEntries(Qcow2Geometry geometry, MetadataCaches cac
         {
             CompressedExtent extent = CompressedExtent.Decode(old.Descriptor, _geometry);
             CheckInFile(extent.Host, guest);
-            caches.Guard.CheckData(extent.Host, extent.BytesMax, guest);
+            metadata.Guard.CheckData(extent.Host, extent.BytesMax, guest);
         }
         else if (old.HasHost)
         {
             HostOffset host = entries.CheckedHost(old, guest);
             CheckInFile(host, guest);
-            caches.Guard.CheckData(host, _geometry.ClusterSize, guest);
+            metadata.Guard.CheckData(host, _geometry.ClusterSize, guest);
         }
     }
 
@@ -41,24 +41,24 @@ internal sealed class ReplacedEntries(Qcow2Geometry geometry, MetadataCaches cac
     {
         if (_geometry.DataIsExternal)
             return;
-        long epoch = caches.Epochs.Current;
+        long epoch = metadata.Epochs.Current;
         if (old.IsCompressed)
         {
             CompressedExtent extent = CompressedExtent.Decode(old.Descriptor, _geometry);
             long first = extent.Host.Value >> _geometry.ClusterBits;
             long last = (extent.Host.Value + extent.BytesMax - 1) >> _geometry.ClusterBits;
-            caches.Frees.Add(
+            metadata.Frees.Add(
                 new HostOffset(first << _geometry.ClusterBits), (int)(last - first + 1), epoch);
         }
         else if (old.HasHost)
         {
-            caches.Frees.Add(old.Host, 1, epoch);
+            metadata.Frees.Add(old.Host, 1, epoch);
         }
     }
 
     private void CheckInFile(HostOffset host, GuestOffset guest)
     {
-        if (host.Value >= caches.Allocator.UsedEnd)
+        if (host.Value >= metadata.Allocator.UsedEnd)
             throw entries.Corrupt($"what is mapped to {host.Value} lies beyond the end of the file", guest);
     }
 }

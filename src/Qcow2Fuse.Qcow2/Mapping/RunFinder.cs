@@ -10,7 +10,7 @@ namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>Runs of one kind over many clusters, for walks over the whole disk, active or a snapshot's.</summary>
 /// <remarks>Called without the gate; what it remembers of tables is used with the gate held.</remarks>
-internal sealed class RunFinder(ImageCore image, MetadataCaches caches, ClusterLookup lookup)
+internal sealed class RunFinder(ImageCore image, MetadataTables tables, ClusterLookup lookup)
 {
     /// <summary>L1 entries that are looked at while the gate is held.</summary>
     private const int EntriesAtOnce = 1 << 15;
@@ -100,7 +100,7 @@ internal sealed class RunFinder(ImageCore image, MetadataCaches caches, ClusterL
         long table = lookup.TableAt(guest);
         if (table == 0)
             return RunKind.Unallocated;
-        RunKind? kind = _kinds.Find(table, caches.L2.Changes);
+        RunKind? kind = _kinds.Find(table, tables.L2.Changes);
         return kind == RunKind.Unstored && !joinsUnstored ? null : kind;
     }
 
@@ -149,7 +149,7 @@ internal sealed class RunFinder(ImageCore image, MetadataCaches caches, ClusterL
     /// </summary>
     private TableScan Continue(TableScan scan, GuestOffset guest, long length, RunKind kind)
     {
-        long changes = caches.L2.Changes;
+        long changes = tables.L2.Changes;
         ulong entry = lookup.L1[_geometry.L1Index(guest)];
         bool isFirst = (guest.Value & (_geometry.L2Coverage - 1)) == 0;
         if (isFirst)

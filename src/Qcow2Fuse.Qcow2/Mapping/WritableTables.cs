@@ -16,18 +16,28 @@ internal sealed class WritableTables
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
-    private readonly MetadataCaches _caches;
+    private readonly MetadataTables _tables;
+    private readonly ClusterAllocator _allocator;
+    private readonly OverlapGuard _guard;
+    private readonly PendingFrees _frees;
+    private readonly OperationEpochs _epochs;
+    private readonly MetadataFlush _flush;
     private readonly CheckedEntries _entries;
     private readonly InFlightAllocations _inFlight;
     private readonly WriteHold _hold;
 
     public WritableTables(
-        ImageCore image, MetadataCaches caches, CheckedEntries entries, InFlightAllocations inFlight, WriteHold hold)
+        ImageCore image, ImageMetadata metadata, CheckedEntries entries, InFlightAllocations inFlight, WriteHold hold)
     {
         _file = image.File;
         _geometry = image.Geometry;
         _gate = image.Gate;
-        _caches = caches;
+        _tables = metadata.Tables;
+        _allocator = metadata.Allocator;
+        _guard = metadata.Guard;
+        _frees = metadata.Frees;
+        _epochs = metadata.Epochs;
+        _flush = metadata.Flush;
         _entries = entries;
         _inFlight = inFlight;
         _hold = hold;
@@ -45,10 +55,10 @@ internal sealed class WritableTables
         {
             if (!isInFlight)
                 _hold.WaitWhileHeld();
-            if (index >= _caches.L1.Count)
+            if (index >= _tables.L1.Count)
                 throw new BlockException(BlockErrorKind.OutOfRange,
                     $"{_file.Name}: offset {guest.Value} lies beyond the end of the disk, which became smaller");
-            ulong entry = _caches.L1[index];
+            ulong entry = _tables.L1[index];
             long table = _entries.CheckedTable(entry, guest);
             if (table == 0 || (entry & L1Entry.Copied) == 0)
             {
@@ -56,8 +66,8 @@ internal sealed class WritableTables
                 continue;
             }
 
-            CachedTable slice = _caches.L2.Get(table + _geometry.SliceOffset(guest));
-            if (index < _caches.L1.Count && _caches.L1[index] == entry && (isInFlight || !_hold.IsHeld))
+            CachedTable slice = _tables.L2.Get(table + _geometry.SliceOffset(guest));
+            if (index < _tables.L1.Count && _tables.L1[index] == entry && (isInFlight || !_hold.IsHeld))
                 return slice;
             slice.Dispose();
         }
@@ -75,12 +85,12 @@ internal sealed class WritableTables
             return;
         }
 
-        if (_caches.L1[index] != expected)
+        if (_tables.L1[index] != expected)
             return;
         _inFlight.BeginTable();
         try
         {
-            HostOffset host = _caches.Allocator.Allocate(1).Start;
+            HostOffset host = _allocator.Allocate(1).Start;
             long old = _entries.CheckedTable(expected, guest);
             try
             {
@@ -91,18 +101,18 @@ internal sealed class WritableTables
             }
             catch
             {
-                _caches.Allocator.FreeUnlinked(host, 1);
+                _allocator.FreeUnlinked(host, 1);
                 throw;
             }
 
             // A reader that waited long may have loaded what was there when the cluster was another table.
             for (int offset = 0; offset < _geometry.ClusterSize; offset += _geometry.SliceBytes)
-                _caches.L2.Drop(host.Value + offset);
-            _caches.AddNewTable(host);
-            _caches.Guard.Add(host, _geometry.ClusterSize, MetadataKind.L2Table);
-            _caches.L1[index] = (ulong)host.Value | L1Entry.Copied;
+                _tables.L2.Drop(host.Value + offset);
+            _flush.AddNewTable(host);
+            _guard.Add(host, _geometry.ClusterSize, MetadataKind.L2Table);
+            _tables.L1[index] = (ulong)host.Value | L1Entry.Copied;
             if (old != 0)
-                _caches.Frees.Add(new HostOffset(old), 1, _caches.Epochs.Current, isTable: true);
+                _frees.Add(new HostOffset(old), 1, _epochs.Current, isTable: true);
         }
         finally
         {
@@ -118,7 +128,7 @@ internal sealed class WritableTables
         using PooledBuffer table = BufferPool.Shared.Rent(_geometry.ClusterSize);
         for (int offset = 0; offset < _geometry.ClusterSize; offset += _geometry.SliceBytes)
         {
-            using CachedTable slice = _caches.L2.Get(from + offset);
+            using CachedTable slice = _tables.L2.Get(from + offset);
             slice.Bytes.CopyTo(table.Span[offset..]);
         }
 

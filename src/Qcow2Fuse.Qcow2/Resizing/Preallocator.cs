@@ -10,7 +10,8 @@ namespace Qcow2Fuse.Qcow2.Resizing;
 
 /// <summary>Allocates space before it is written.</summary>
 internal sealed class Preallocator(
-    ImageCore image, MetadataCaches caches, ClusterAllocations allocations, GuestData guestData)
+    ImageCore image, DurableFile durable, OperationEpochs epochs, ClusterAllocations allocations,
+    GuestData guestData)
 {
     private const int StepBytes = 1 << 28;
 
@@ -29,12 +30,12 @@ internal sealed class Preallocator(
             WriteMapping mapping;
             using (_gate.Enter())
             {
-                caches.ThrowIfFailed();
+                durable.ThrowIfFailed();
                 mapping = allocations.Allocate(new GuestOffset(at), (int)Math.Min(end - at, StepBytes));
             }
 
             if (mapping.Allocation is null)
-                caches.Epochs.Exit(mapping.Epoch);
+                epochs.Exit(mapping.Epoch);
             else
                 FillAndLink(mapping.Allocation, mapping.Host, mapping.Length, mode);
             at += mapping.Length;
