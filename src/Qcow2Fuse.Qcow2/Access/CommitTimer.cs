@@ -17,7 +17,7 @@ namespace Qcow2Fuse.Qcow2.Access;
 /// one, also if that succeeds, and is tried again in its time.
 /// </remarks>
 internal sealed class CommitTimer(
-    ImageCore image, MetadataCaches caches, GatheredSlots? gathered, TimeSpan interval) : IDisposable
+    ImageCore image, DurableFile durable, MetadataFlush flush, GatheredSlots? gathered, TimeSpan interval) : IDisposable
 {
     private readonly ImageGate _gate = image.Gate;
     private Timer? _timer;
@@ -25,7 +25,7 @@ internal sealed class CommitTimer(
 
     // All with the gate held.
     private bool _isSet;
-    private long _flush;
+    private long _wantedFlush;
     private BlockException? _failure;
 
     /// <summary>Whether the timer is set.</summary>
@@ -53,7 +53,7 @@ internal sealed class CommitTimer(
         _gate.AssertHeld();
         if (_timer is null)
             return;
-        _flush = caches.NextFlush;
+        _wantedFlush = flush.Next;
         Set();
     }
 
@@ -115,8 +115,8 @@ internal sealed class CommitTimer(
         using (_gate.Enter())
         {
             _isSet = false;
-            bool isDurable = caches.CompletedFlush >= _flush && gathered is not { HoldsAny: true };
-            if (caches.HasFailed || isDurable)
+            bool isDurable = flush.Completed >= _wantedFlush && gathered is not { HoldsAny: true };
+            if (durable.HasFailed || isDurable)
                 return;
         }
 
@@ -134,7 +134,7 @@ internal sealed class CommitTimer(
             using (_gate.Enter())
             {
                 _failure ??= failure;
-                if (!caches.HasFailed)
+                if (!durable.HasFailed)
                     NoteChange();
             }
         }

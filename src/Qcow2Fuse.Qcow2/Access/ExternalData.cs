@@ -8,7 +8,8 @@ using Qcow2Fuse.Qcow2.Metadata;
 namespace Qcow2Fuse.Qcow2.Access;
 
 /// <summary>Guest data in an external data file, where every cluster has its own place for ever.</summary>
-internal sealed class ExternalData(ImageCore image, MetadataCaches caches, ClusterMap map, GuestData guestData)
+internal sealed class ExternalData(
+    ImageCore image, DurableFile durable, OperationEpochs epochs, InPlaceLookup inPlace, GuestData guestData)
 {
     private readonly BlockDevice _data = image.Data;
 
@@ -40,9 +41,9 @@ internal sealed class ExternalData(ImageCore image, MetadataCaches caches, Clust
         long epoch;
         using (image.Gate.Enter())
         {
-            caches.ThrowIfFailed();
-            mapping = map.LookupForZero(new GuestOffset(offset), length);
-            epoch = caches.Epochs.Enter();
+            durable.ThrowIfFailed();
+            mapping = inPlace.LookupForZero(new GuestOffset(offset), length);
+            epoch = epochs.Enter();
         }
 
         try
@@ -56,7 +57,7 @@ internal sealed class ExternalData(ImageCore image, MetadataCaches caches, Clust
         }
         finally
         {
-            caches.Epochs.Exit(epoch);
+            epochs.Exit(epoch);
         }
 
         isUnallocated = mapping.Kind == MappingKind.Unallocated;

@@ -9,7 +9,8 @@ namespace Qcow2Fuse.Qcow2.Access;
 /// <summary>
 /// What happens before the guest writes for the first time. Until then not a byte of the file changes.
 /// </summary>
-internal sealed class FirstWrite(ImageCore image, MetadataCaches caches, BitmapLife bitmaps)
+internal sealed class FirstWrite(
+    ImageCore image, DurableFile durable, GuardSurvey survey, MetadataFlush flush, BitmapLife bitmaps)
 {
     private volatile bool _hasBegun;
     private bool _isMarkedDirty;
@@ -26,7 +27,7 @@ internal sealed class FirstWrite(ImageCore image, MetadataCaches caches, BitmapL
         bitmaps.Read(dropsBitmaps);
         using (image.Gate.Enter())
         {
-            caches.ReserveGuard(more: 0);
+            survey.Reserve(more: 0);
             bitmaps.LoadRecording();
         }
     }
@@ -39,7 +40,7 @@ internal sealed class FirstWrite(ImageCore image, MetadataCaches caches, BitmapL
     {
         image.CheckWritable();
         image.Corrupt.ThrowIfFound();
-        if (_hasBegun && caches.HasGuard)
+        if (_hasBegun && survey.IsComplete)
             return;
         image.Corrupt.Guard(Prepare);
         _hasBegun = true;
@@ -55,7 +56,7 @@ internal sealed class FirstWrite(ImageCore image, MetadataCaches caches, BitmapL
             return;
         image.Header.Update(
             static header => header with { Incompatible = header.Incompatible & ~FeatureBits.Dirty });
-        caches.Barrier();
+        durable.Barrier();
     }
 
     /// <summary>
@@ -73,7 +74,7 @@ internal sealed class FirstWrite(ImageCore image, MetadataCaches caches, BitmapL
                 if (!bitmaps.HasGuestWrites)
                     PrepareAlone();
                 bitmaps.HasGuestWrites = true;
-                caches.EnsureGuard();
+                survey.Ensure();
             }
             finally
             {
@@ -84,16 +85,16 @@ internal sealed class FirstWrite(ImageCore image, MetadataCaches caches, BitmapL
 
     private void PrepareAlone()
     {
-        caches.ThrowIfFailed();
+        durable.ThrowIfFailed();
         bitmaps.ClearAutoclear();
-        caches.EnsureGuard();
+        survey.Ensure();
         bitmaps.MarkInUse(static bitmap => bitmap.IsEnabled || bitmap.IsMarked);
         if ((image.Header.Current.Compatible & FeatureBits.LazyRefcounts) == 0)
             return;
         image.Header.Update(
             static header => header with { Incompatible = header.Incompatible | FeatureBits.Dirty });
-        caches.Barrier();
+        durable.Barrier();
         _isMarkedDirty = true;
-        caches.BeginLazy();
+        flush.BeginLazy();
     }
 }

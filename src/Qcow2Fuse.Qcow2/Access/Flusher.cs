@@ -9,8 +9,8 @@ namespace Qcow2Fuse.Qcow2.Access;
 
 /// <summary>Makes all that was written durable, at any time and at the end.</summary>
 internal sealed class Flusher(
-    ImageCore image, MetadataCaches caches, ClusterMap map, IGathered? gathered, BitmapLife bitmaps,
-    FirstWrite firstWrite)
+    ImageCore image, DurableFile durable, MetadataFlush flush, KeptDiscards? kept, IGathered? gathered,
+    BitmapLife bitmaps, FirstWrite firstWrite)
 {
     private volatile bool _isLossTold;
 
@@ -33,7 +33,7 @@ internal sealed class Flusher(
         {
             if (e.IsSpreading)
                 image.Corrupt.Set();
-            _isLossTold |= caches.HasFailed;
+            _isLossTold |= durable.HasFailed;
             throw;
         }
     }
@@ -49,8 +49,8 @@ internal sealed class Flusher(
             gathered?.StoreAll();
             using (image.Gate.Enter())
             {
-                caches.Flush();
-                map.PunchKept();
+                flush.Run();
+                kept?.Punch();
             }
         }
         finally
@@ -86,10 +86,10 @@ internal sealed class Flusher(
             }
             finally
             {
-                if (!caches.HasFailed)
+                if (!durable.HasFailed)
                 {
-                    caches.FlushForClose();
-                    map.PunchKept();
+                    flush.RunForClose();
+                    kept?.Punch();
                 }
             }
 

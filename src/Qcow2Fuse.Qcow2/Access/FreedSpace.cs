@@ -5,7 +5,7 @@ using Qcow2Fuse.Qcow2.Metadata;
 namespace Qcow2Fuse.Qcow2.Access;
 
 /// <summary>Clusters that were freed and wait for a flush before they can be used again.</summary>
-internal sealed class FreedSpace(ImageGate gate, MetadataCaches caches, int clusterBits)
+internal sealed class FreedSpace(ImageGate gate, PendingFrees frees, MetadataFlush flush, int clusterBits)
 {
     /// <summary>
     /// Freed clusters that wait for a flush are flushed from this many bytes on, so that a guest that discards and
@@ -19,7 +19,7 @@ internal sealed class FreedSpace(ImageGate gate, MetadataCaches caches, int clus
         get
         {
             using (gate.Enter())
-                return caches.Frees.Any;
+                return frees.Any;
         }
     }
 
@@ -28,8 +28,8 @@ internal sealed class FreedSpace(ImageGate gate, MetadataCaches caches, int clus
     {
         using (gate.Enter())
         {
-            if (caches.Frees.Any)
-                caches.FlushAndFree();
+            if (frees.Any)
+                flush.RunAndFree();
         }
     }
 
@@ -38,8 +38,8 @@ internal sealed class FreedSpace(ImageGate gate, MetadataCaches caches, int clus
     {
         using (gate.Enter())
         {
-            if (caches.Frees.PendingClusters << clusterBits > PendingBytesMax)
-                caches.Flush();
+            if (frees.PendingClusters << clusterBits > PendingBytesMax)
+                flush.Run();
         }
     }
 }

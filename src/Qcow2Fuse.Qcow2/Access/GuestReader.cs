@@ -22,31 +22,34 @@ internal sealed class GuestReader : IGuestReader
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
     private readonly DiskSize _size;
-    private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly OperationEpochs _epochs;
+    private readonly ClusterLookup _lookup;
+    private readonly RunFinder _runs;
     private readonly GuestData _guestData;
     private readonly CompressedClusters _compressed;
     private readonly ExternalData _external;
     private readonly GatheredSlots? _gathered;
 
     /// <param name="image">The image.</param>
-    /// <param name="caches">Its metadata.</param>
-    /// <param name="map">The tables of the disk.</param>
+    /// <param name="epochs">Keep clusters that are read from being used again.</param>
+    /// <param name="lookup">The tables of the disk.</param>
+    /// <param name="runs">Finds runs in them.</param>
     /// <param name="guestData">Reads clusters.</param>
     /// <param name="compressed">Reads compressed clusters.</param>
     /// <param name="external">Knows an external data file.</param>
     /// <param name="gathered">What extents tell of before the tables do; null where writes are not compressed.</param>
     public GuestReader(
-        ImageCore image, MetadataCaches caches, ClusterMap map, GuestData guestData, CompressedClusters compressed,
-        ExternalData external, GatheredSlots? gathered)
+        ImageCore image, OperationEpochs epochs, ClusterLookup lookup, RunFinder runs, GuestData guestData,
+        CompressedClusters compressed, ExternalData external, GatheredSlots? gathered)
     {
         _image = image;
         _file = image.File;
         _geometry = image.Geometry;
         _gate = image.Gate;
         _size = image.Size;
-        _caches = caches;
-        _map = map;
+        _epochs = epochs;
+        _lookup = lookup;
+        _runs = runs;
         _guestData = guestData;
         _compressed = compressed;
         _external = external;
@@ -62,8 +65,8 @@ internal sealed class GuestReader : IGuestReader
             long epoch;
             using (_gate.Enter())
             {
-                mapping = _map.Lookup(guest, destination.Length);
-                epoch = _caches.Epochs.Enter();
+                mapping = _lookup.Lookup(guest, destination.Length);
+                epoch = _epochs.Enter();
             }
 
             Span<byte> part = destination[..(int)mapping.Length];
@@ -82,7 +85,7 @@ internal sealed class GuestReader : IGuestReader
             }
             finally
             {
-                _caches.Epochs.Exit(epoch);
+                _epochs.Exit(epoch);
             }
 
             destination = destination[part.Length..];
@@ -135,7 +138,7 @@ internal sealed class GuestReader : IGuestReader
             return gathered;
         ReadMapping mapping;
         using (_gate.Enter())
-            mapping = _map.Lookup(new GuestOffset(offset), length);
+            mapping = _lookup.Lookup(new GuestOffset(offset), length);
         if (mapping.Kind == MappingKind.Data && _geometry.DataIsExternal)
             return _external.GetExtent(offset, mapping.Length);
         return ToExtent(mapping, offset);
@@ -147,7 +150,7 @@ internal sealed class GuestReader : IGuestReader
         CheckReach(offset, length);
         if (_gathered is not null && _gathered.TryGetExtent(offset, ref length, out Extent gathered))
             return DeviceRun.Of(gathered);
-        DeviceRun run = _map.FindRun(new GuestOffset(offset), length, joinsUnstored);
+        DeviceRun run = _runs.FindRun(new GuestOffset(offset), length, joinsUnstored);
 
         // Which of it are holes, the data file knows.
         return run.Kind == RunKind.Stored && _geometry.DataIsExternal
@@ -195,7 +198,7 @@ internal sealed class GuestReader : IGuestReader
         {
             for (GuestOffset at = guest; at - guest < length;)
             {
-                ReadMapping mapping = _map.Lookup(at, length - (at - guest));
+                ReadMapping mapping = _lookup.Lookup(at, length - (at - guest));
                 if (mapping.Kind == MappingKind.Unallocated)
                     return false;
                 at += mapping.Length;

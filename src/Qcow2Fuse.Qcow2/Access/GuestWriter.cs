@@ -17,8 +17,9 @@ internal sealed class GuestWriter
 {
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
-    private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly DurableFile _durable;
+    private readonly OperationEpochs _epochs;
+    private readonly ClusterAllocations _allocations;
     private readonly GuestData _guestData;
     private readonly CowWriter _cow;
     private readonly BitmapLife _bitmaps;
@@ -26,13 +27,14 @@ internal sealed class GuestWriter
     private readonly FreedSpace _freed;
 
     public GuestWriter(
-        ImageCore image, MetadataCaches caches, ClusterMap map, GuestData guestData, IGuestReader reader,
-        BitmapLife bitmaps, CommitTimer commit, FreedSpace freed)
+        ImageCore image, DurableFile durable, OperationEpochs epochs, ClusterAllocations allocations,
+        GuestData guestData, IGuestReader reader, BitmapLife bitmaps, CommitTimer commit, FreedSpace freed)
     {
         _geometry = image.Geometry;
         _gate = image.Gate;
-        _caches = caches;
-        _map = map;
+        _durable = durable;
+        _epochs = epochs;
+        _allocations = allocations;
         _guestData = guestData;
         _cow = new CowWriter(guestData, reader);
         _bitmaps = bitmaps;
@@ -72,8 +74,8 @@ internal sealed class GuestWriter
     {
         using (_gate.Enter())
         {
-            _caches.ThrowIfFailed();
-            WriteMapping mapping = _map.Allocate(guest, length);
+            _durable.ThrowIfFailed();
+            WriteMapping mapping = _allocations.Allocate(guest, length);
 
             // After the place is known and before the data is there: a write that is held back has either been
             // recorded or not begun.
@@ -90,7 +92,7 @@ internal sealed class GuestWriter
         }
         finally
         {
-            _caches.Epochs.Exit(mapping.Epoch);
+            _epochs.Exit(mapping.Epoch);
         }
     }
 
@@ -102,7 +104,7 @@ internal sealed class GuestWriter
             _cow.Write(allocation, request);
             using (_gate.Enter())
             {
-                _map.Link(allocation);
+                _allocations.Link(allocation);
                 _commit.NoteChange();
             }
 
@@ -113,7 +115,7 @@ internal sealed class GuestWriter
             if (!linked)
             {
                 using (_gate.Enter())
-                    _map.Abort(allocation);
+                    _allocations.Abort(allocation);
             }
         }
     }

@@ -18,8 +18,8 @@ internal sealed class GuestZeroes
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
     private readonly DiskSize _size;
-    private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly DurableFile _durable;
+    private readonly ZeroedClusters _clusters;
     private readonly GuestReader _reader;
     private readonly GuestWriter _writer;
     private readonly ExternalData _external;
@@ -28,15 +28,15 @@ internal sealed class GuestZeroes
     private readonly FreedSpace _freed;
 
     public GuestZeroes(
-        ImageCore image, MetadataCaches caches, ClusterMap map, GuestReader reader, GuestWriter writer,
+        ImageCore image, DurableFile durable, ZeroedClusters clusters, GuestReader reader, GuestWriter writer,
         ExternalData external, BitmapLife bitmaps, CommitTimer commit, FreedSpace freed)
     {
         _image = image;
         _geometry = image.Geometry;
         _gate = image.Gate;
         _size = image.Size;
-        _caches = caches;
-        _map = map;
+        _durable = durable;
+        _clusters = clusters;
         _reader = reader;
         _writer = writer;
         _external = external;
@@ -70,7 +70,7 @@ internal sealed class GuestZeroes
             long step;
             using (_gate.Enter())
             {
-                _caches.ThrowIfFailed();
+                _durable.ThrowIfFailed();
                 step = ZeroRecorded(at, wholeEnd - at, mayUnmap, out handled);
             }
 
@@ -121,7 +121,7 @@ internal sealed class GuestZeroes
 
     /// <summary>
     /// Zeroes by metadata and records it while the gate is held, also where it fails half-way. As
-    /// <see cref="ClusterMap.Zero"/> otherwise.
+    /// <see cref="ZeroedClusters.Zero"/> otherwise.
     /// </summary>
     public long ZeroRecorded(long offset, long length, bool mayUnmap, out bool handled)
     {
@@ -129,7 +129,7 @@ internal sealed class GuestZeroes
         long step = length;
         try
         {
-            step = _map.Zero(new GuestOffset(offset), length, mayUnmap, IsSaid(offset), out handled);
+            step = _clusters.Zero(new GuestOffset(offset), length, mayUnmap, IsSaid(offset), out handled);
         }
         finally
         {
@@ -173,7 +173,7 @@ internal sealed class GuestZeroes
         {
             using (_gate.Enter())
             {
-                at += _map.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap: false, IsSaid(at), out _);
+                at += _clusters.Zero(new GuestOffset(at), wholeEnd - at, mayUnmap: false, IsSaid(at), out _);
                 _commit.NoteChange();
             }
         }
@@ -227,10 +227,10 @@ internal sealed class GuestZeroes
             return false;
         using (_gate.Enter())
         {
-            _caches.ThrowIfFailed();
+            _durable.ThrowIfFailed();
             try
             {
-                return _map.TrySayZero(guest);
+                return _clusters.TrySayZero(guest);
             }
             finally
             {

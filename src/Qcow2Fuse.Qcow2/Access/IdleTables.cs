@@ -10,15 +10,15 @@ namespace Qcow2Fuse.Qcow2.Access;
 internal sealed class IdleTables : IDisposable
 {
     private readonly ImageCore _image;
-    private readonly MetadataCaches _caches;
+    private readonly MetadataTables _tables;
     private readonly CommitTimer _commit;
     private readonly PeriodicWork? _cleaner;
 
     /// <summary>Begins, unless <paramref name="interval"/> is zero.</summary>
-    public IdleTables(ImageCore image, MetadataCaches caches, CommitTimer commit, TimeSpan interval)
+    public IdleTables(ImageCore image, MetadataTables tables, CommitTimer commit, TimeSpan interval)
     {
         _image = image;
-        _caches = caches;
+        _tables = tables;
         _commit = commit;
         if (interval > TimeSpan.Zero)
             _cleaner = new PeriodicWork(interval, Drop, NoteFailure);
@@ -30,7 +30,7 @@ internal sealed class IdleTables : IDisposable
     private void Drop()
     {
         using (_image.Gate.Enter())
-            _caches.DropIdle();
+            _tables.DropIdle();
     }
 
     /// <summary>Nobody waits for it: the next flush passes on what is wrong with the tables.</summary>

@@ -24,29 +24,36 @@ internal sealed class PlainRuns
     private readonly BlockDevice _keeper;
     private readonly ImageCore _image;
     private readonly BlockDevice _data;
-    private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly DurableFile _durable;
+    private readonly OperationEpochs _epochs;
+    private readonly GuardSurvey _survey;
+    private readonly ClusterLookup _lookup;
+    private readonly InPlaceLookup _inPlace;
     private readonly BitmapLife _bitmaps;
     private readonly FirstWrite _firstWrite;
     private readonly bool _isPossible;
 
     /// <param name="keeper">The device whose runs these are.</param>
     /// <param name="image">The image.</param>
-    /// <param name="caches">Its metadata.</param>
-    /// <param name="map">The tables of the disk.</param>
+    /// <param name="metadata">Its metadata.</param>
+    /// <param name="lookup">The tables of the disk.</param>
+    /// <param name="inPlace">Where it is overwritten.</param>
     /// <param name="bitmaps">Record what is overwritten.</param>
     /// <param name="firstWrite">Comes before any.</param>
     /// <param name="isPossible">Whether the bytes of the disk are those of the file: neither encrypted nor gathered
     /// first.</param>
     public PlainRuns(
-        BlockDevice keeper, ImageCore image, MetadataCaches caches, ClusterMap map, BitmapLife bitmaps,
-        FirstWrite firstWrite, bool isPossible)
+        BlockDevice keeper, ImageCore image, ImageMetadata metadata, ClusterLookup lookup, InPlaceLookup inPlace,
+        BitmapLife bitmaps, FirstWrite firstWrite, bool isPossible)
     {
         _keeper = keeper;
         _image = image;
         _data = image.Data;
-        _caches = caches;
-        _map = map;
+        _durable = metadata.Durable;
+        _epochs = metadata.Epochs;
+        _survey = metadata.Survey;
+        _lookup = lookup;
+        _inPlace = inPlace;
         _bitmaps = bitmaps;
         _firstWrite = firstWrite;
         _isPossible = isPossible;
@@ -106,13 +113,13 @@ internal sealed class PlainRuns
         }
 
         _data.EndPlain(run);
-        _caches.Epochs.Exit(run.Token);
+        _epochs.Exit(run.Token);
     }
 
     private Place BeginRead(BlockDevice? backing, long offset, int length, out PlainRun run)
     {
         run = default;
-        if (!_map.TryLookup(new GuestOffset(offset), length, out ReadMapping mapping) || mapping.Length < length)
+        if (!_lookup.TryLookup(new GuestOffset(offset), length, out ReadMapping mapping) || mapping.Length < length)
             return Place.None;
         bool isUnallocated = mapping.Kind == MappingKind.Unallocated;
         if (isUnallocated && backing is not null && offset <= backing.Length - length)
@@ -129,12 +136,12 @@ internal sealed class PlainRuns
     private bool TryBeginOverwrite(long offset, int length, out PlainRun run)
     {
         run = default;
-        bool isReady = !_image.IsReadOnly && _firstWrite.HasBegun && !_image.Corrupt.IsFound && _caches.HasGuard
-            && !_caches.HasFailed;
+        bool isReady = !_image.IsReadOnly && _firstWrite.HasBegun && !_image.Corrupt.IsFound && _survey.IsComplete
+            && !_durable.HasFailed;
 
         // In clusters smaller than the blocks of O_DIRECT a table could share a block with the data.
         bool isAlone = _image.Geometry.ClusterSize >= _data.Limits.RequestAlignment;
-        if (!isReady || !isAlone || !_map.TryOverwrite(new GuestOffset(offset), length, out HostOffset host)
+        if (!isReady || !isAlone || !_inPlace.TryOverwrite(new GuestOffset(offset), length, out HostOffset host)
             || !_data.TryBeginPlain(host.Value, length, isWrite: true, out run))
             return false;
         _bitmaps.MarkChange(offset, length);
@@ -142,5 +149,5 @@ internal sealed class PlainRuns
         return true;
     }
 
-    private void Keep(ref PlainRun run) => run = run with { Keeper = _keeper, Token = _caches.Epochs.Enter() };
+    private void Keep(ref PlainRun run) => run = run with { Keeper = _keeper, Token = _epochs.Enter() };
 }

@@ -10,7 +10,7 @@ namespace Qcow2Fuse.Qcow2.Access;
 
 /// <summary>Looking at the image file of a device that is in use.</summary>
 internal sealed class StillLook(
-    ImageCore image, MetadataCaches caches, ClusterMap map, BitmapLife bitmaps, Flusher flusher)
+    ImageCore image, MetadataFlush flush, WriteHold hold, BitmapLife bitmaps, Flusher flusher)
 {
     /// <summary>
     /// Runs <paramref name="look"/>, such as a check, on the image file with everything written to it and nobody who
@@ -42,16 +42,16 @@ internal sealed class StillLook(
 
     private T WithFileHeld<T>(Func<BlockDevice, T> look)
     {
-        map.HoldWrites();
+        hold.HoldWrites();
         try
         {
-            caches.FlushWhileHeld();
+            flush.RunWhileHeld();
             using (image.Gate.Release())
                 return look(image.File);
         }
         finally
         {
-            map.ReleaseWrites();
+            hold.ReleaseWrites();
         }
     }
 }

@@ -12,7 +12,7 @@ namespace Qcow2Fuse.Qcow2.Bitmaps;
 /// a clean close stores them. A crash leaves it in use, which everybody takes for unusable. All other bitmaps stay
 /// valid on disk all the time.
 /// </remarks>
-internal sealed class BitmapLife(ImageCore image, MetadataCaches caches) : IDisposable
+internal sealed class BitmapLife(ImageCore image, ImageMetadata metadata) : IDisposable
 {
     private readonly ImageGate _gate = image.Gate;
     private readonly DiskSize _size = image.Size;
@@ -20,7 +20,7 @@ internal sealed class BitmapLife(ImageCore image, MetadataCaches caches) : IDisp
     private bool _isChanging;
 
     /// <summary>Writes bitmaps into the image.</summary>
-    public BitmapStore Store { get; } = new(image, caches);
+    public BitmapStore Store { get; } = new(image, metadata);
 
     /// <summary>
     /// Whether the guest may write: a bitmap that records is in use on disk from then on. Used with the gate held.
@@ -35,14 +35,14 @@ internal sealed class BitmapLife(ImageCore image, MetadataCaches caches) : IDisp
         get
         {
             _gate.AssertHeld();
-            return _set ??= BitmapSet.Read(image.File, image.Header.Current, caches.Memory);
+            return _set ??= BitmapSet.Read(image.File, image.Header.Current, metadata.Memory);
         }
     }
 
     /// <summary>Reads the directory of an image that is opened for writing.</summary>
     /// <param name="isDropped">The bitmaps cannot be kept and the user gives them up.</param>
     public void Read(bool isDropped) => _set = isDropped
-        ? new BitmapSet(extension: null) : BitmapSet.Read(image.File, image.Header.Current, caches.Memory);
+        ? new BitmapSet(extension: null) : BitmapSet.Read(image.File, image.Header.Current, metadata.Memory);
 
     /// <summary>Loads the bitmaps that record. The gate is held and released meanwhile.</summary>
     public void LoadRecording()
@@ -114,7 +114,7 @@ internal sealed class BitmapLife(ImageCore image, MetadataCaches caches) : IDisp
         if ((image.Header.Current.Autoclear & ~kept) == 0)
             return;
         image.Header.Update(header => header with { Autoclear = header.Autoclear & kept });
-        caches.Barrier();
+        metadata.Durable.Barrier();
     }
 
     /// <summary>Says on disk that bitmaps are in use. The gate is held and released meanwhile.</summary>
@@ -179,7 +179,7 @@ internal sealed class BitmapLife(ImageCore image, MetadataCaches caches) : IDisp
     {
         try
         {
-            if (!caches.HasFailed)
+            if (!metadata.Durable.HasFailed)
                 StoreMarked(Set.All.FindAll(static bitmap => !bitmap.IsEnabled));
         }
         finally
@@ -197,7 +197,7 @@ internal sealed class BitmapLife(ImageCore image, MetadataCaches caches) : IDisp
         _gate.AssertHeld();
         if (image.Corrupt.IsFound || _set is null || !_set.All.Exists(static bitmap => bitmap.IsMarked))
             return;
-        caches.Flush();
+        metadata.Flush.Run();
         StoreMarked(_set.All);
     }
 
@@ -244,7 +244,7 @@ internal sealed class BitmapLife(ImageCore image, MetadataCaches caches) : IDisp
         using (_gate.Release())
         {
             bitmap.Bits = BitmapTable.Load(
-                image.File, bitmap.Entry, _size.Length, image.Geometry.ClusterBits, caches.Memory);
+                image.File, bitmap.Entry, _size.Length, image.Geometry.ClusterBits, metadata.Memory);
         }
     }
 

@@ -17,7 +17,7 @@ namespace Qcow2Fuse.Qcow2.Bitmaps;
 /// directory and their refcounts → the header's extension → (for the first bitmap) the autoclear bit → the old
 /// clusters are freed. A crash before the header has changed leaks clusters and nothing else.
 /// </remarks>
-internal sealed class BitmapStore(ImageCore image, MetadataCaches caches)
+internal sealed class BitmapStore(ImageCore image, ImageMetadata metadata)
 {
     private readonly BlockDevice _file = image.File;
     private readonly Qcow2Geometry _geometry = image.Geometry;
@@ -50,23 +50,23 @@ internal sealed class BitmapStore(ImageCore image, MetadataCaches caches)
             }
 
             extension = WriteDirectory(entries);
-            caches.Flush();
+            metadata.Flush.Run();
         }
         catch
         {
             foreach ((HostOffset start, int clusters) in _allocated)
-                caches.Allocator.FreeUnlinked(start, clusters);
+                metadata.Allocator.FreeUnlinked(start, clusters);
             throw;
         }
 
         Publish(() =>
         {
-            _header.UpdateExtension(HeaderExtension.Bitmaps, extension.Encode(), caches.Barrier);
-            caches.Barrier();
+            _header.UpdateExtension(HeaderExtension.Bitmaps, extension.Encode(), metadata.Durable.Barrier);
+            metadata.Durable.Barrier();
             if ((_header.Current.Autoclear & FeatureBits.Bitmaps) == 0)
             {
                 _header.Update(static now => now with { Autoclear = now.Autoclear | FeatureBits.Bitmaps });
-                caches.Barrier();
+                metadata.Durable.Barrier();
             }
         });
         set.Extension = extension;
@@ -78,7 +78,7 @@ internal sealed class BitmapStore(ImageCore image, MetadataCaches caches)
             offset += entries[i].Length;
         }
 
-        caches.RebuildGuard();
+        metadata.Survey.Rebuild();
         Free(old);
     }
 
@@ -91,11 +91,11 @@ internal sealed class BitmapStore(ImageCore image, MetadataCaches caches)
         Publish(() =>
         {
             _header.Update(static now => now with { Autoclear = now.Autoclear & ~FeatureBits.Bitmaps });
-            caches.Barrier();
+            metadata.Durable.Barrier();
             RemoveExtension();
         });
         set.Extension = null;
-        caches.RebuildGuard();
+        metadata.Survey.Rebuild();
         Free(old);
     }
 
@@ -115,7 +115,7 @@ internal sealed class BitmapStore(ImageCore image, MetadataCaches caches)
             bitmap.Entry = bitmap.Entry with { Flags = value };
         }
 
-        caches.Barrier();
+        metadata.Durable.Barrier();
     }
 
     /// <summary>Without its autoclear bit the extension means nothing: it may stay where there is no room to change
@@ -124,14 +124,14 @@ internal sealed class BitmapStore(ImageCore image, MetadataCaches caches)
     {
         try
         {
-            _header.UpdateExtension(HeaderExtension.Bitmaps, content: null, caches.Barrier);
+            _header.UpdateExtension(HeaderExtension.Bitmaps, content: null, metadata.Durable.Barrier);
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.NotSupported)
         {
             return;
         }
 
-        caches.Barrier();
+        metadata.Durable.Barrier();
     }
 
     private static bool IsZero(ReadOnlySpan<byte> bytes) => !bytes.ContainsAnyExcept((byte)0);
@@ -145,14 +145,14 @@ internal sealed class BitmapStore(ImageCore image, MetadataCaches caches)
         }
         catch (BlockException e) when (e.Kind != BlockErrorKind.NotSupported)
         {
-            caches.Fail(e);
+            metadata.Durable.Fail(e);
             throw;
         }
         catch (BlockException)
         {
             // The header has no room, and has not changed.
             foreach ((HostOffset start, int clusters) in _allocated)
-                caches.Allocator.FreeUnlinked(start, clusters);
+                metadata.Allocator.FreeUnlinked(start, clusters);
             throw;
         }
     }
@@ -211,7 +211,7 @@ internal sealed class BitmapStore(ImageCore image, MetadataCaches caches)
 
     private HostOffset Allocate(int clusters)
     {
-        HostOffset start = caches.Allocator.Allocate(clusters).Start;
+        HostOffset start = metadata.Allocator.Allocate(clusters).Start;
         _allocated.Add((start, clusters));
         return start;
     }
@@ -251,14 +251,14 @@ internal sealed class BitmapStore(ImageCore image, MetadataCaches caches)
     {
         foreach (HostOffset cluster in BitmapTable.ClustersOf(_file, bitmap.Entry, _geometry.ClusterBits))
         {
-            if (caches.Guard.Allows(cluster, _geometry.ClusterSize))
+            if (metadata.Guard.Allows(cluster, _geometry.ClusterSize))
             {
                 clusters.Add(cluster);
             }
             else if (bitmap.IsUsable)
             {
                 image.Corrupt.Set();
-                caches.Guard.CheckGivenUp(cluster.Value >> _geometry.ClusterBits, 1);
+                metadata.Guard.CheckGivenUp(cluster.Value >> _geometry.ClusterBits, 1);
             }
         }
     }
@@ -266,6 +266,6 @@ internal sealed class BitmapStore(ImageCore image, MetadataCaches caches)
     private void Free(List<HostOffset> clusters)
     {
         foreach (HostOffset cluster in clusters)
-            caches.Frees.Add(cluster, 1, caches.Epochs.Current);
+            metadata.Frees.Add(cluster, 1, metadata.Epochs.Current);
     }
 }

@@ -17,18 +17,18 @@ internal sealed class ImageBitmaps
 
     private readonly ImageCore _image;
     private readonly ImageGate _gate;
-    private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly ImageMetadata _metadata;
+    private readonly WriteHold _hold;
     private readonly BitmapLife _life;
     private readonly IGathered? _gathered;
 
     public ImageBitmaps(
-        ImageCore image, MetadataCaches caches, ClusterMap map, BitmapLife life, IGathered? gathered)
+        ImageCore image, ImageMetadata metadata, WriteHold hold, BitmapLife life, IGathered? gathered)
     {
         _image = image;
         _gate = image.Gate;
-        _caches = caches;
-        _map = map;
+        _metadata = metadata;
+        _hold = hold;
         _life = life;
         _gathered = gathered;
     }
@@ -118,7 +118,7 @@ internal sealed class ImageBitmaps
         }
 
         _life.CheckMemory(name, bitmap.Entry.GranularityBits);
-        using var empty = new GranuleBits(DiskBytes, bitmap.Entry.GranularityBits, _caches.Memory, _image.Name);
+        using var empty = new GranuleBits(DiskBytes, bitmap.Entry.GranularityBits, _metadata.Memory, _image.Name);
         _life.Store.Store(bitmaps, bitmaps.All, new() { [bitmap] = empty });
         bitmap.Bits?.Clear();
     });
@@ -201,7 +201,7 @@ internal sealed class ImageBitmaps
             return bitmap.Bits is { } bits
                 ? bits.CopyFor(DiskBytes)
                 : BitmapTable.Load(
-                    _image.File, bitmap.Entry, DiskBytes, _image.Geometry.ClusterBits, _caches.Memory);
+                    _image.File, bitmap.Entry, DiskBytes, _image.Geometry.ClusterBits, _metadata.Memory);
         }
     }
 
@@ -225,9 +225,9 @@ internal sealed class ImageBitmaps
         _life.BeginChange();
         try
         {
-            _caches.ThrowIfFailed();
+            _metadata.Durable.ThrowIfFailed();
             _life.ClearAutoclear();
-            _caches.EnsureGuard();
+            _metadata.Survey.Ensure();
             change(_life.Set);
         }
         finally
@@ -238,7 +238,7 @@ internal sealed class ImageBitmaps
 
     private void Add(BitmapSet bitmaps, PersistentBitmap added)
     {
-        added.Bits = new GranuleBits(DiskBytes, added.Entry.GranularityBits, _caches.Memory, _image.Name);
+        added.Bits = new GranuleBits(DiskBytes, added.Entry.GranularityBits, _metadata.Memory, _image.Name);
         List<PersistentBitmap> all = [.. bitmaps.All, added];
         try
         {
@@ -307,14 +307,14 @@ internal sealed class ImageBitmaps
     /// <summary>Runs with no guest write under way: each was recorded and has ended, or has not begun.</summary>
     private void WithWritesHeld(Action action)
     {
-        _map.HoldWrites();
+        _hold.HoldWrites();
         try
         {
             action();
         }
         finally
         {
-            _map.ReleaseWrites();
+            _hold.ReleaseWrites();
         }
     }
 }

@@ -9,7 +9,7 @@ using Qcow2Fuse.Qcow2.Metadata;
 namespace Qcow2Fuse.Qcow2.Check;
 
 /// <summary>What the file of an open image holds and no table refers to.</summary>
-internal sealed class UnreferencedLook(ImageCore image, MetadataCaches caches, ClusterMap map, StillLook still)
+internal sealed class UnreferencedLook(ImageCore image, ImageMetadata metadata, WriteHold hold, StillLook still)
 {
     /// <summary>Memory for counting references while guests go on: clusters of 64 KiB for 4 TiB.</summary>
     private const long LookBytesMax = 256L << 20;
@@ -34,7 +34,7 @@ internal sealed class UnreferencedLook(ImageCore image, MetadataCaches caches, C
             return seen;
         return still.Run(file =>
         {
-            using CheckRun run = new(file, LookBytesMax, caches.Memory);
+            using CheckRun run = new(file, LookBytesMax, metadata.Memory);
             run.Run();
             return Unreferenced(run, []);
         });
@@ -52,12 +52,12 @@ internal sealed class UnreferencedLook(ImageCore image, MetadataCaches caches, C
         long epoch = 0;
         using CheckRun run = still.Run(file =>
         {
-            CheckRun begun = new(file, LookBytesMax, caches.Memory);
+            CheckRun begun = new(file, LookBytesMax, metadata.Memory);
             using (image.Gate.Enter())
             {
-                map.BeginLook();
-                epoch = caches.Epochs.Enter();
-                caches.Refcounts.Log = log;
+                hold.BeginLook();
+                epoch = metadata.Epochs.Enter();
+                metadata.Refcounts.Log = log;
             }
 
             return begun;
@@ -70,11 +70,11 @@ internal sealed class UnreferencedLook(ImageCore image, MetadataCaches caches, C
         {
             using (image.Gate.Enter())
             {
-                caches.Refcounts.Log = null;
-                map.EndLook();
+                metadata.Refcounts.Log = null;
+                hold.EndLook();
             }
 
-            caches.Epochs.Exit(epoch);
+            metadata.Epochs.Exit(epoch);
         }
 
         return log.HasOverflowed ? null : Unreferenced(run, log.Runs);

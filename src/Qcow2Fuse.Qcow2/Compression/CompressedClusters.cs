@@ -20,13 +20,13 @@ internal sealed class CompressedClusters : IDisposable
 
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
-    private readonly PackedClusters? _packed;
+    private readonly PackedBytes? _packed;
     private readonly Lock _lock = new();
     private readonly Slot[] _slots;
     private long _clock;
 
     public CompressedClusters(
-        BlockDevice file, Qcow2Geometry geometry, CompressionType compression, PackedClusters? packed = null)
+        BlockDevice file, Qcow2Geometry geometry, CompressionType compression, PackedBytes? packed = null)
     {
         _file = file;
         _geometry = geometry;

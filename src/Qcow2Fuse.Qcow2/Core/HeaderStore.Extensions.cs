@@ -42,7 +42,7 @@ internal sealed partial class HeaderStore
     /// </summary>
     /// <param name="change">What to change; called several times, each time with the present header.</param>
     /// <param name="barrier">Flushes the file with the gate held, which it may release:
-    /// <c>MetadataCaches.Barrier</c>.</param>
+    /// <c>DurableFile.Barrier</c>.</param>
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.NotSupported"/> when the first cluster has no room; nothing has changed then.
     /// </exception>

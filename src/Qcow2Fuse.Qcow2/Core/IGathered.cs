@@ -5,7 +5,7 @@ namespace Qcow2Fuse.Qcow2.Core;
 
 /// <summary>What the guest has written and no table says yet, for whoever needs it in the tables.</summary>
 /// <remarks>
-/// Whoever holds guest writes back (<c>ClusterMap.HoldWrites</c>) stores it before that, which would wait for those who
+/// Whoever holds guest writes back (<c>WriteHold.HoldWrites</c>) stores it before that, which would wait for those who
 /// store. The gate is not held.
 /// </remarks>
 internal interface IGathered

@@ -38,47 +38,51 @@ internal sealed class ImageParts
         Qcow2Options options = arguments.For<Qcow2Options>();
         if (Image.IsRawExternal && !Image.IsReadOnly)
             Image.Data.KeepLength();
-        Caches = new MetadataCaches(file, Image.Header, geometry, arguments, Image.Gate, Image.Corrupt);
-        ClusterMap map = new(
-            Image, Caches, keepsPlace: arguments.Discard == DiscardMode.NoUnref && header.Version >= 3);
-        _compressed = new CompressedClusters(file, geometry, header.Compression, Caches.Packed);
+        Metadata = new ImageMetadata(Image, arguments);
+        DurableFile durable = Metadata.Durable;
+        OperationEpochs epochs = Metadata.Epochs;
+        ActiveMap map = new(
+            Image, Metadata, keepsPlace: arguments.Discard == DiscardMode.NoUnref && header.Version >= 3);
+        _compressed = new CompressedClusters(file, geometry, header.Compression, Metadata.PackedBytes);
         _guestData = new GuestData(Image.Data, cipher);
-        GatheredSlots? slots = Caches.Packed is null ? null : new GatheredSlots(geometry, Image.Size);
-        BitmapLife = new BitmapLife(Image, Caches);
-        FirstWrite = new FirstWrite(Image, Caches, BitmapLife);
-        Commit = new CommitTimer(Image, Caches, slots, arguments.CommitInterval);
-        Freed = new FreedSpace(Image.Gate, Caches, geometry.ClusterBits);
-        ExternalData external = new(Image, Caches, map, _guestData);
-        Reader = new GuestReader(Image, Caches, map, _guestData, _compressed, external, slots);
-        Writer = new GuestWriter(Image, Caches, map, _guestData, Reader, BitmapLife, Commit, Freed);
-        Zeroes = new GuestZeroes(Image, Caches, map, Reader, Writer, external, BitmapLife, Commit, Freed);
+        GatheredSlots? slots = Metadata.PackedBytes is null ? null : new GatheredSlots(geometry, Image.Size);
+        BitmapLife = new BitmapLife(Image, Metadata);
+        FirstWrite = new FirstWrite(Image, durable, Metadata.Survey, Metadata.Flush, BitmapLife);
+        Commit = new CommitTimer(Image, durable, Metadata.Flush, slots, arguments.CommitInterval);
+        Freed = new FreedSpace(Image.Gate, Metadata.Frees, Metadata.Flush, geometry.ClusterBits);
+        ExternalData external = new(Image, durable, epochs, map.InPlace, _guestData);
+        Reader = new GuestReader(Image, epochs, map.Lookup, map.Runs, _guestData, _compressed, external, slots);
+        Writer = new GuestWriter(
+            Image, durable, epochs, map.Allocations, _guestData, Reader, BitmapLife, Commit, Freed);
+        Zeroes = new GuestZeroes(Image, durable, map.Zeroes, Reader, Writer, external, BitmapLife, Commit, Freed);
         if (slots is not null)
         {
             StoredClusters stored = new(
-                Image, Caches, map, _compressed, Reader, Writer, Zeroes, BitmapLife, Commit, Freed);
+                Image, durable, Metadata.Flush, Metadata.PackedBytes!, map.Compressed!, _compressed, Reader, Writer,
+                Zeroes, BitmapLife, Commit, Freed);
             Target = new CompressedTarget(
                 Image, slots, stored, Reader, Zeroes, BitmapLife, Commit, options.CompressionThreads);
         }
 
         Plain = new PlainRuns(
-            device, Image, Caches, map, BitmapLife, FirstWrite,
+            device, Image, Metadata, map.Lookup, map.InPlace, BitmapLife, FirstWrite,
             isPossible: Target is null && !_guestData.IsEncrypted);
-        Flusher = new Flusher(Image, Caches, map, Target, BitmapLife, FirstWrite);
-        Bitmaps = new ImageBitmaps(Image, Caches, map, BitmapLife, Target);
-        Snapshots = new SnapshotSet(Image, Caches, map, Reader, BitmapLife, FirstWrite, Target);
-        Preallocator preallocator = new(Image, Caches, map, _guestData);
+        Flusher = new Flusher(Image, durable, Metadata.Flush, map.Kept, Target, BitmapLife, FirstWrite);
+        Bitmaps = new ImageBitmaps(Image, Metadata, map.Hold, BitmapLife, Target);
+        Snapshots = new SnapshotSet(Image, Metadata, map.Hold, Reader, BitmapLife, FirstWrite, Target);
+        Preallocator preallocator = new(Image, durable, epochs, map.Allocations, _guestData);
         Resizer = new Resizer(
-            Image, Caches, map, Zeroes, preallocator, BitmapLife, FirstWrite, Flusher, Target);
-        Still = new StillLook(Image, Caches, map, BitmapLife, Flusher);
-        Unreferenced = new UnreferencedLook(Image, Caches, map, Still);
+            Image, Metadata, map.Hold, map.Cut, Zeroes, preallocator, BitmapLife, FirstWrite, Flusher, Target);
+        Still = new StillLook(Image, Metadata.Flush, map.Hold, BitmapLife, Flusher);
+        Unreferenced = new UnreferencedLook(Image, Metadata, map.Hold, Still);
         BackingChange = new BackingChange(Image, Snapshots, Target);
         Commit.Start(Flusher);
-        _idle = new IdleTables(Image, Caches, Commit, options.CacheCleanInterval);
+        _idle = new IdleTables(Image, Metadata.Tables, Commit, options.CacheCleanInterval);
     }
 
     public ImageCore Image { get; }
 
-    public MetadataCaches Caches { get; }
+    public ImageMetadata Metadata { get; }
 
     public BitmapLife BitmapLife { get; }
 
@@ -129,7 +133,7 @@ internal sealed class ImageParts
             BitmapLife.Dispose();
             Target?.Dispose();
             _compressed.Dispose();
-            Caches.Dispose();
+            Metadata.Dispose();
             throw;
         }
     }
@@ -151,7 +155,7 @@ internal sealed class ImageParts
             Target?.EndPackers();
 
             // Who wrote was told when a flush failed, but not of what nobody has waited for.
-            if (!Image.IsReadOnly && !Caches.HasFailed)
+            if (!Image.IsReadOnly && !Metadata.Durable.HasFailed)
                 Flusher.FlushForClose();
             else if ((Target?.TakeFailure() ?? Commit.TakeFailure()) is { } failure && !Flusher.IsLossTold)
                 throw failure;
@@ -166,7 +170,7 @@ internal sealed class ImageParts
             using (Image.Gate.Enter())
             {
                 _isClosed = true;
-                Caches.Dispose();
+                Metadata.Dispose();
             }
 
             Image.Dispose();

@@ -71,8 +71,12 @@ public sealed class Qcow2Device
     {
         get
         {
+            MetadataTables tables = _parts.Metadata.Tables;
             using (_image.Gate.Enter())
-                return _parts.Caches.Statistics;
+            {
+                return new MetadataStatistics(
+                    tables.L2.Statistics, tables.RefcountBlocks.Statistics, _parts.Metadata.Flush.Completed);
+            }
         }
     }
 
@@ -91,7 +95,7 @@ public sealed class Qcow2Device
     public int DefaultBitmapGranularity => _parts.Bitmaps.DefaultGranularity;
 
     /// <summary>Whether nothing more is written, because what the file holds is not known.</summary>
-    internal bool HasFailed => _parts.Caches.HasFailed;
+    internal bool HasFailed => _parts.Metadata.Durable.HasFailed;
 
     /// <summary>Whether the image will be flushed by itself.</summary>
     internal bool IsCommitSet => _parts.Commit.IsSet;

@@ -31,8 +31,10 @@ internal sealed class StoredClusters
     private readonly ImageCore _image;
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
-    private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly DurableFile _durable;
+    private readonly MetadataFlush _flush;
+    private readonly PackedBytes _packed;
+    private readonly CompressedAllocations _allocations;
     private readonly CompressedClusters _compressed;
     private readonly GuestReader _reader;
     private readonly GuestWriter _writer;
@@ -42,14 +44,17 @@ internal sealed class StoredClusters
     private readonly FreedSpace _freed;
 
     public StoredClusters(
-        ImageCore image, MetadataCaches caches, ClusterMap map, CompressedClusters compressed, GuestReader reader,
-        GuestWriter writer, GuestZeroes zeroes, BitmapLife bitmaps, CommitTimer commit, FreedSpace freed)
+        ImageCore image, DurableFile durable, MetadataFlush flush, PackedBytes packed,
+        CompressedAllocations allocations, CompressedClusters compressed, GuestReader reader, GuestWriter writer,
+        GuestZeroes zeroes, BitmapLife bitmaps, CommitTimer commit, FreedSpace freed)
     {
         _image = image;
         _geometry = image.Geometry;
         _gate = image.Gate;
-        _caches = caches;
-        _map = map;
+        _durable = durable;
+        _flush = flush;
+        _packed = packed;
+        _allocations = allocations;
         _compressed = compressed;
         _reader = reader;
         _writer = writer;
@@ -60,7 +65,7 @@ internal sealed class StoredClusters
     }
 
     /// <summary>Whether nothing more is written, because what the file holds is not known.</summary>
-    public bool HasFailed => _caches.HasFailed;
+    public bool HasFailed => _durable.HasFailed;
 
     /// <summary>Fills what the guest has not written from what the image holds, zeroes beyond its end.</summary>
     public void Complete(GatheredSlot slot)
@@ -83,7 +88,7 @@ internal sealed class StoredClusters
     public void Store(GuestOffset guest, ReadOnlySpan<byte> cluster)
     {
         using (_gate.Enter())
-            _caches.ThrowIfFailed();
+            _durable.ThrowIfFailed();
         using PooledBuffer packed = BufferPool.Shared.Rent(_geometry.ClusterSize);
         ClusterForm form = Compress(cluster, packed.Span, out int length);
         StoreAs(guest, cluster, form, packed.Span[..length]);
@@ -111,7 +116,7 @@ internal sealed class StoredClusters
         try
         {
             using (_gate.Enter())
-                _caches.ThrowIfFailed();
+                _durable.ThrowIfFailed();
             StoreAs(guest, cluster, form, packed);
         }
         catch (BlockException e) when (e.IsSpreading)
@@ -131,7 +136,7 @@ internal sealed class StoredClusters
         long step;
         using (_gate.Enter())
         {
-            _caches.ThrowIfFailed();
+            _durable.ThrowIfFailed();
             step = _zeroes.ZeroRecorded(at, end - at, mayUnmap, out handled);
         }
 
@@ -141,7 +146,7 @@ internal sealed class StoredClusters
     }
 
     /// <summary>Lets the file have the clusters that are full of compressed ones.</summary>
-    public void WriteFinished() => _caches.Packed!.WriteFinished();
+    public void WriteFinished() => _packed.WriteFinished();
 
     private bool TryCompress(ReadOnlySpan<byte> cluster, Span<byte> packed, out int length) =>
         ClusterCodecs.TryCompress(_compressed.Kind, cluster, packed, out length);
@@ -191,8 +196,8 @@ internal sealed class StoredClusters
             {
                 using (_gate.Enter())
                 {
-                    _caches.ThrowIfFailed();
-                    bool isLinked = _map.LinkCompressed(guest, packed, _compressed) != 0;
+                    _durable.ThrowIfFailed();
+                    bool isLinked = _allocations.Link(guest, packed, _compressed) != 0;
 
                     // Whoever holds writes back to change bitmaps has not got the gate since the entry was linked.
                     _bitmaps.Mark(guest.Value, _geometry.ClusterSize);
@@ -201,11 +206,11 @@ internal sealed class StoredClusters
                 }
             }
             catch (BlockException e) when (e.Kind == BlockErrorKind.NoSpace && !reclaimed && _freed.IsPending
-                && !_caches.HasFailed)
+                && !_durable.HasFailed)
             {
                 reclaimed = true;
                 using (_gate.Enter())
-                    _caches.FlushAndFree();
+                    _flush.RunAndFree();
             }
         }
     }

@@ -1,27 +1,20 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block.Caching;
-using Qcow2Fuse.Block.Device;
-using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Qcow2.Metadata;
 
 /// <summary>
-/// Where compressed clusters are put: byte after byte into the same host clusters, through a
-/// <see cref="SequentialWriteCache"/> that makes whole clusters of them.
+/// Where compressed clusters are put: byte after byte into the same host clusters, which are allocated and counted
+/// here. <see cref="PackedBytes"/> has them written.
 /// </summary>
 /// <remarks>
 /// Every host cluster that an extent touches counts one reference for it ("Compressed Clusters Descriptor"). One
 /// extent is packed at a time, allocation and write to the cache together, so that the cache sees one sequence although
 /// the gate is released while refcounts are loaded.
 /// </remarks>
-internal sealed class PackedClusters : IDisposable
+internal sealed class PackedClusters
 {
-    private const int CachedBytes = 4 << 20;
-    private const int CachedMin = 4;
-    private const int CachedMax = 32;
-
     /// <summary>An extent is shorter than a cluster, so it touches at most two.</summary>
     private const int TouchedMax = 2;
 
@@ -33,35 +26,25 @@ internal sealed class PackedClusters : IDisposable
 
     private const int KeptMax = 16;
 
-    private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
     private readonly Refcounts _refcounts;
     private readonly ClusterAllocator _allocator;
+    private readonly FreeHints _hints;
+    private readonly PackedBytes _bytes;
     private readonly ImageGate _gate;
-    private readonly SequentialWriteCache _cache;
     private bool _busy;
     private long _filled;
 
-    /// <summary>Host offset behind the last extent; on a cluster boundary there is nothing to continue.</summary>
-    private long _end;
-
     public PackedClusters(
-        BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, ClusterAllocator allocator, ImageGate gate)
+        ImageCore image, Refcounts refcounts, ClusterAllocator allocator, FreeHints hints, PackedBytes bytes)
     {
-        _file = file;
-        _geometry = geometry;
+        _geometry = image.Geometry;
         _refcounts = refcounts;
         _allocator = allocator;
-        _gate = gate;
-        _cache = new SequentialWriteCache(
-            file, geometry.ClusterSize, Math.Clamp(CachedBytes / geometry.ClusterSize, CachedMin, CachedMax));
+        _hints = hints;
+        _bytes = bytes;
+        _gate = image.Gate;
     }
-
-    /// <summary>The first failed write; it is final. Null while there is none.</summary>
-    public BlockException? Failure => _cache.Failure;
-
-    /// <summary>Throws if a write has failed.</summary>
-    public void ThrowIfFailed() => _cache.ThrowIfFailed();
 
     /// <summary>
     /// Allocates room for compressed bytes, counts it, and has them written in their turn. The gate is held and
@@ -86,8 +69,7 @@ internal sealed class PackedClusters : IDisposable
                 return false;
             }
 
-            _cache.Write(start.Value, bytes);
-            _end = start.Value + bytes.Length;
+            _bytes.Write(start, bytes);
             return true;
         }
         finally
@@ -105,52 +87,14 @@ internal sealed class PackedClusters : IDisposable
         Release(extent.Host, extent.BytesMax);
     }
 
-    /// <summary>
-    /// Says that the last reference to <paramref name="cluster"/> is about to go: nothing is packed into it any more,
-    /// and no write of it is under way or to come when this returns. The gate is held.
-    /// </summary>
-    public void Forget(long cluster)
-    {
-        _gate.AssertHeld();
-        if (_end >> _geometry.ClusterBits == cluster)
-            _end = 0;
-        _cache.Discard(cluster << _geometry.ClusterBits);
-    }
-
-    /// <summary>Reads compressed bytes, from the cache where it has them; zeroes beyond the end of the file.</summary>
-    public void Read(HostOffset host, Span<byte> destination)
-    {
-        while (!destination.IsEmpty)
-        {
-            int step = Math.Min(
-                destination.Length, _geometry.ClusterSize - (int)(host.Value & _geometry.ClusterMask));
-            Span<byte> part = destination[..step];
-            int cached = _cache.Read(host.Value, part);
-            if (cached > 0)
-                part[cached..].Clear();
-            else
-                _file.ReadPadded(host.Value, part);
-            host += step;
-            destination = destination[step..];
-        }
-    }
-
-    /// <summary>Writes the clusters that are finished; the gate is not held.</summary>
-    public void WriteFinished() => _cache.WriteFinished();
-
-    /// <summary>Writes everything packed before the call; the gate is not held. The file is not flushed.</summary>
-    public void Flush() => _cache.Flush();
-
-    public void Dispose() => _cache.Dispose();
-
     /// <summary>Nobody else takes room while an extent is packed, so what was made stays.</summary>
     private void MakeRoom()
     {
-        _cache.ThrowIfFailed();
-        if (_cache.HasRoom(TouchedMax))
+        _bytes.ThrowIfFailed();
+        if (_bytes.HasRoom(TouchedMax))
             return;
         using (_gate.Release())
-            _cache.MakeRoom(TouchedMax);
+            _bytes.MakeRoom(TouchedMax);
     }
 
     /// <summary>
@@ -159,7 +103,7 @@ internal sealed class PackedClusters : IDisposable
     /// </summary>
     private HostOffset Place(int length)
     {
-        long end = _end;
+        long end = _bytes.End;
         int room = (int)(-end & _geometry.ClusterMask);
         if (room == 0)
             return NextCluster();
@@ -203,7 +147,7 @@ internal sealed class PackedClusters : IDisposable
         {
             // Loading the refcount releases the gate; once it is there, nothing comes between it and the increment.
             ulong count = _refcounts.Get(cluster);
-            if (_end != end || count == 0 || count >= _refcounts.RefcountMax)
+            if (_bytes.End != end || count == 0 || count >= _refcounts.RefcountMax)
                 return false;
             _refcounts.Increment(cluster, 1);
             return true;
@@ -223,9 +167,9 @@ internal sealed class PackedClusters : IDisposable
         for (long cluster = first; cluster <= last; cluster++)
         {
             if (_refcounts.Get(cluster) == 1)
-                Forget(cluster);
+                _bytes.Forget(cluster);
             if (_refcounts.Decrement(cluster) == 0)
-                _allocator.NoteFree(cluster);
+                _hints.NoteFree(cluster);
         }
     }
 }

@@ -13,7 +13,7 @@ namespace Qcow2Fuse.Qcow2.Metadata;
 /// <remarks>
 /// All methods are called with the image's gate held and release it while they load a slice. What the blocks hold in
 /// memory may be written at any time: increments come before the references they are for, and decrements only after
-/// the removal of a reference is durable (<see cref="MetadataCaches"/>).
+/// the removal of a reference is durable (<see cref="MetadataFlush"/>).
 /// </remarks>
 internal sealed class Refcounts
 {

@@ -9,7 +9,9 @@ using Qcow2Fuse.Qcow2.Metadata;
 namespace Qcow2Fuse.Qcow2.Resizing;
 
 /// <summary>Allocates space before it is written.</summary>
-internal sealed class Preallocator(ImageCore image, MetadataCaches caches, ClusterMap map, GuestData guestData)
+internal sealed class Preallocator(
+    ImageCore image, DurableFile durable, OperationEpochs epochs, ClusterAllocations allocations,
+    GuestData guestData)
 {
     private const int StepBytes = 1 << 28;
 
@@ -28,12 +30,12 @@ internal sealed class Preallocator(ImageCore image, MetadataCaches caches, Clust
             WriteMapping mapping;
             using (_gate.Enter())
             {
-                caches.ThrowIfFailed();
-                mapping = map.Allocate(new GuestOffset(at), (int)Math.Min(end - at, StepBytes));
+                durable.ThrowIfFailed();
+                mapping = allocations.Allocate(new GuestOffset(at), (int)Math.Min(end - at, StepBytes));
             }
 
             if (mapping.Allocation is null)
-                caches.Epochs.Exit(mapping.Epoch);
+                epochs.Exit(mapping.Epoch);
             else
                 FillAndLink(mapping.Allocation, mapping.Host, mapping.Length, mode);
             at += mapping.Length;
@@ -48,7 +50,7 @@ internal sealed class Preallocator(ImageCore image, MetadataCaches caches, Clust
             Fill(allocation.RequestStart, host, length, guestData.IsEncrypted ? Preallocation.Full : mode,
                 allocation.IsVirgin);
             using (_gate.Enter())
-                map.Link(allocation);
+                allocations.Link(allocation);
             linked = true;
         }
         finally
@@ -56,7 +58,7 @@ internal sealed class Preallocator(ImageCore image, MetadataCaches caches, Clust
             if (!linked)
             {
                 using (_gate.Enter())
-                    map.Abort(allocation);
+                    allocations.Abort(allocation);
             }
         }
     }

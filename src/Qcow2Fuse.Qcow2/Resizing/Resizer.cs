@@ -21,8 +21,9 @@ internal sealed class Resizer
     private readonly Qcow2Geometry _geometry;
     private readonly ImageGate _gate;
     private readonly DiskSize _size;
-    private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly ImageMetadata _metadata;
+    private readonly WriteHold _hold;
+    private readonly DiskCut _cut;
     private readonly GuestZeroes _zeroes;
     private readonly Preallocator _preallocator;
     private readonly BitmapLife _bitmaps;
@@ -31,16 +32,17 @@ internal sealed class Resizer
     private readonly IGathered? _gathered;
 
     public Resizer(
-        ImageCore image, MetadataCaches caches, ClusterMap map, GuestZeroes zeroes, Preallocator preallocator,
-        BitmapLife bitmaps, FirstWrite firstWrite, Flusher flusher, IGathered? gathered)
+        ImageCore image, ImageMetadata metadata, WriteHold hold, DiskCut cut, GuestZeroes zeroes,
+        Preallocator preallocator, BitmapLife bitmaps, FirstWrite firstWrite, Flusher flusher, IGathered? gathered)
     {
         _image = image;
         _data = image.Data;
         _geometry = image.Geometry;
         _gate = image.Gate;
         _size = image.Size;
-        _caches = caches;
-        _map = map;
+        _metadata = metadata;
+        _hold = hold;
+        _cut = cut;
         _zeroes = zeroes;
         _preallocator = preallocator;
         _bitmaps = bitmaps;
@@ -114,7 +116,7 @@ internal sealed class Resizer
         long old = _size.Length;
         using (_gate.Enter())
         {
-            if (entries > _caches.L1.Count)
+            if (entries > _metadata.Tables.L1.Count)
                 GrowL1(entries);
         }
 
@@ -164,16 +166,16 @@ internal sealed class Resizer
         bool isRaw = _image.IsRawExternal;
         using (_gate.Enter())
         {
-            _map.HoldWrites();
+            _hold.HoldWrites();
             long old = _size.Length;
             try
             {
-                _caches.Flush();
-                _map.CheckUnmap(new GuestOffset(_geometry.RoundUpToCluster(length)));
+                _metadata.Flush.Run();
+                _cut.Check(new GuestOffset(_geometry.RoundUpToCluster(length)));
             }
             catch
             {
-                _map.ReleaseWrites();
+                _hold.ReleaseWrites();
                 throw;
             }
 
@@ -186,21 +188,21 @@ internal sealed class Resizer
             catch
             {
                 _size.Length = old;
-                _map.ReleaseWrites();
+                _hold.ReleaseWrites();
                 throw;
             }
 
             try
             {
-                _caches.Flush();
-                _map.UnmapFrom(new GuestOffset(_geometry.RoundUpToCluster(length)));
-                _caches.FlushAndFree();
-                _caches.Flush();
-                _caches.TrimFile();
+                _metadata.Flush.Run();
+                _cut.UnmapFrom(new GuestOffset(_geometry.RoundUpToCluster(length)));
+                _metadata.Flush.RunAndFree();
+                _metadata.Flush.Run();
+                _metadata.Space.TrimFile();
             }
             finally
             {
-                _map.ReleaseWrites();
+                _hold.ReleaseWrites();
             }
         }
 
@@ -220,15 +222,15 @@ internal sealed class Resizer
     private void GrowL1(int entries)
     {
         int clusters = (int)(_geometry.RoundUpToCluster(entries * 8L) >> _geometry.ClusterBits);
-        HostOffset place = _caches.Allocator.Allocate(clusters).Start;
+        HostOffset place = _metadata.Allocator.Allocate(clusters).Start;
         try
         {
             MoveL1(place, clusters, entries);
         }
-        catch (BlockException) when (!_caches.HasFailed)
+        catch (BlockException) when (!_metadata.Durable.HasFailed)
         {
             // The header is known to point at the old table.
-            _caches.Allocator.FreeUnlinked(place, clusters);
+            _metadata.Allocator.FreeUnlinked(place, clusters);
             throw;
         }
     }
@@ -236,29 +238,29 @@ internal sealed class Resizer
     private void MoveL1(HostOffset place, int clusters, int entries)
     {
         // The copy must not hold entries of tables that are not durable yet.
-        _caches.BeginExclusiveWhenClean(() => _caches.L1);
+        _metadata.Flush.BeginExclusiveWhenClean(() => _metadata.Tables.L1);
         ResidentTable? larger = null;
         try
         {
-            ResidentTable old = _caches.L1;
+            ResidentTable old = _metadata.Tables.L1;
             int oldClusters = (int)(_geometry.RoundUpToCluster(old.Count * 8L) >> _geometry.ClusterBits);
             HostOffset oldPlace = old.Offset;
             larger = old.CopyTo(place, entries);
             larger.WriteAll((long)clusters << _geometry.ClusterBits);
-            _caches.Barrier();
-            _caches.UpdateHeader(header => header with { L1Size = entries, L1Offset = place.Value });
-            _caches.ReplaceL1(larger);
+            _metadata.Durable.Barrier();
+            _metadata.Durable.UpdateHeader(header => header with { L1Size = entries, L1Offset = place.Value });
+            _metadata.Tables.ReplaceL1(larger);
             larger = null;
-            _caches.Guard.Add(place, entries * 8L, MetadataKind.L1Table);
+            _metadata.Guard.Add(place, entries * 8L, MetadataKind.L1Table);
             if (oldClusters > 0)
-                _caches.Frees.Add(oldPlace, oldClusters, _caches.Epochs.Current, isTable: true);
+                _metadata.Frees.Add(oldPlace, oldClusters, _metadata.Epochs.Current, isTable: true);
         }
         finally
         {
             larger?.Dispose();
-            _caches.EndExclusive();
+            _metadata.Flush.EndExclusive();
         }
     }
 
-    private void WriteSize(long length) => _caches.UpdateHeader(header => header with { Size = length });
+    private void WriteSize(long length) => _metadata.Durable.UpdateHeader(header => header with { Size = length });
 }

@@ -23,21 +23,24 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
     private readonly GuestReader _reader;
     private readonly SnapshotEntry _entry;
     private readonly ResidentTable _l1;
-    private readonly ClusterMap _map;
+    private readonly ClusterLookup _lookup;
+    private readonly RunFinder _runs;
     private readonly ImageGate _gate;
 
     /// <summary>
-    /// Called with the gate held, as is <paramref name="map"/>'s way, for a reader that <paramref name="entry"/> has
+    /// Called with the gate held, as is <paramref name="lookup"/>'s way, for a reader that <paramref name="entry"/> has
     /// counted.
     /// </summary>
     public SnapshotDevice(
-        ImageCore image, GuestReader reader, SnapshotEntry entry, long length, ResidentTable l1, ClusterMap map)
+        ImageCore image, GuestReader reader, SnapshotEntry entry, long length, ResidentTable l1,
+        ClusterLookup lookup, RunFinder runs)
     {
         _image = image;
         _reader = reader;
         _entry = entry;
         _l1 = l1;
-        _map = map;
+        _lookup = lookup;
+        _runs = runs;
         _gate = image.Gate;
         _gate.AssertHeld();
         Length = length;
@@ -67,7 +70,7 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
         {
             ReadMapping mapping;
             using (_gate.Enter())
-                mapping = _map.Lookup(guest, destination.Length);
+                mapping = _lookup.Lookup(guest, destination.Length);
             Span<byte> part = destination[..(int)mapping.Length];
             _reader.ReadMapped(mapping, guest, part);
             destination = destination[part.Length..];
@@ -81,7 +84,7 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
         CheckRange(offset, length);
         ReadMapping mapping;
         using (_gate.Enter())
-            mapping = _map.Lookup(new GuestOffset(offset), length);
+            mapping = _lookup.Lookup(new GuestOffset(offset), length);
         return _reader.ToExtent(mapping, offset);
     }
 
@@ -89,7 +92,7 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
     public override DeviceRun GetRun(long offset, long length, bool joinsUnstored)
     {
         CheckRange(offset, length);
-        return _map.FindRun(new GuestOffset(offset), length, joinsUnstored);
+        return _runs.FindRun(new GuestOffset(offset), length, joinsUnstored);
     }
 
     /// <inheritdoc/>

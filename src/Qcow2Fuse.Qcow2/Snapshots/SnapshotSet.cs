@@ -20,8 +20,8 @@ internal sealed class SnapshotSet : IDisposable
 
     private readonly ImageCore _image;
     private readonly ImageGate _gate;
-    private readonly MetadataCaches _caches;
-    private readonly ClusterMap _map;
+    private readonly ImageMetadata _metadata;
+    private readonly WriteHold _hold;
     private readonly GuestReader _reader;
     private readonly BitmapLife _bitmaps;
     private readonly FirstWrite _firstWrite;
@@ -34,13 +34,13 @@ internal sealed class SnapshotSet : IDisposable
     private long _version;
 
     public SnapshotSet(
-        ImageCore image, MetadataCaches caches, ClusterMap map, GuestReader reader, BitmapLife bitmaps,
+        ImageCore image, ImageMetadata metadata, WriteHold hold, GuestReader reader, BitmapLife bitmaps,
         FirstWrite firstWrite, IGathered? gathered)
     {
         _image = image;
         _gate = image.Gate;
-        _caches = caches;
-        _map = map;
+        _metadata = metadata;
+        _hold = hold;
         _reader = reader;
         _bitmaps = bitmaps;
         _firstWrite = firstWrite;
@@ -82,7 +82,7 @@ internal sealed class SnapshotSet : IDisposable
             version = _version;
 
             // The clusters of a table that is replaced are not used for something else before this has ended.
-            epoch = _caches.Epochs.Enter();
+            epoch = _metadata.Epochs.Enter();
         }
 
         try
@@ -97,7 +97,7 @@ internal sealed class SnapshotSet : IDisposable
         }
         finally
         {
-            _caches.Epochs.Exit(epoch);
+            _metadata.Epochs.Exit(epoch);
         }
     }
 
@@ -189,13 +189,14 @@ internal sealed class SnapshotSet : IDisposable
         {
             // Without the gate, for which guests wait: a snapshot that has a reader stays where it is.
             long size = SizeOf(entry);
-            new SnapshotChanges(_image, _caches).CheckL1(entry);
+            new SnapshotChanges(_image, _metadata).CheckL1(entry);
             int entries = (int)Math.Min(entry.L1Size, _image.Geometry.L1EntriesFor(size));
-            l1 = ResidentTable.Load(_image.File, entry.L1Offset, entries, _caches.Memory);
+            l1 = ResidentTable.Load(_image.File, entry.L1Offset, entries, _metadata.Memory);
             using (_gate.Enter())
             {
-                var map = new ClusterMap(_image, _caches, keepsPlace: false, l1);
-                return new SnapshotDevice(_image, _reader, entry, size, l1, map);
+                var lookup = new ClusterLookup(_image, _metadata.Tables, new CheckedEntries(_image), l1);
+                var runs = new RunFinder(_image, _metadata.Tables, lookup);
+                return new SnapshotDevice(_image, _reader, entry, size, l1, lookup, runs);
             }
         }
         catch
@@ -231,7 +232,7 @@ internal sealed class SnapshotSet : IDisposable
                 // As in Visit.
                 header = _image.Header.Current;
                 version = _version;
-                epoch = _caches.Epochs.Enter();
+                epoch = _metadata.Epochs.Enter();
             }
 
             List<SnapshotEntry> read;
@@ -242,7 +243,7 @@ internal sealed class SnapshotSet : IDisposable
             }
             finally
             {
-                _caches.Epochs.Exit(epoch);
+                _metadata.Epochs.Exit(epoch);
             }
 
             using (_gate.Enter())
@@ -281,20 +282,20 @@ internal sealed class SnapshotSet : IDisposable
     {
         using (_gate.Enter())
         {
-            _map.HoldWrites();
+            _hold.HoldWrites();
             _isChanging = true;
             try
             {
-                change(new SnapshotChanges(_image, _caches));
+                change(new SnapshotChanges(_image, _metadata));
             }
             finally
             {
                 _isChanging = false;
                 Volatile.Write(ref _version, _version + 1);
-                _map.ReleaseWrites();
+                _hold.ReleaseWrites();
 
                 // Also after a failure: the tables may have moved before it.
-                _caches.RebuildGuard();
+                _metadata.Survey.Rebuild();
             }
         }
     }
@@ -313,7 +314,7 @@ internal sealed class SnapshotSet : IDisposable
     private List<SnapshotEntry> Read(Qcow2Header header, out MemoryCharge charge)
     {
         (int count, long bytes) = SnapshotTable.Measure(_image.File, header);
-        charge = _caches.Memory.Take(
+        charge = _metadata.Memory.Take(
             MemoryBudget.ManagedFactor * ((count * BytesPerSnapshot) + (2 * bytes)), _image.Name, "its snapshot table");
         try
         {

@@ -1,15 +1,42 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Qcow2.Metadata;
 
-/// <summary>Growing of the refcount table, and cutting the file behind the last cluster in use.</summary>
-internal sealed partial class MetadataCaches
+/// <summary>Growing of the refcount table.</summary>
+internal sealed class RefcountTableGrowth
 {
     /// <summary>The limit QEMU has when it opens an image.</summary>
     private const long RefcountTableBytesMax = 8L << 20;
+
+    private readonly BlockDevice _file;
+    private readonly Qcow2Geometry _geometry;
+    private readonly MetadataTables _tables;
+    private readonly Refcounts _refcounts;
+    private readonly OverlapGuard _guard;
+    private readonly DurableFile _durable;
+    private readonly PendingFrees _frees;
+    private readonly OperationEpochs _epochs;
+    private readonly MetadataFlush _flush;
+
+    public RefcountTableGrowth(
+        ImageCore image, MetadataTables tables, Refcounts refcounts, OverlapGuard guard, DurableFile durable,
+        PendingFrees frees, OperationEpochs epochs, MetadataFlush flush)
+    {
+        _file = image.File;
+        _geometry = image.Geometry;
+        _tables = tables;
+        _refcounts = refcounts;
+        _guard = guard;
+        _durable = durable;
+        _frees = frees;
+        _epochs = epochs;
+        _flush = flush;
+    }
 
     /// <summary>
     /// Moves the refcount table to a larger place. That lies right behind everything the old table can count, together
@@ -20,35 +47,35 @@ internal sealed partial class MetadataCaches
     /// is held and released. Called by the allocator, which lets nobody else allocate meanwhile.
     /// </remarks>
     /// <exception cref="BlockException"><see cref="BlockErrorKind.NoSpace"/> at the limit of 8 MiB.</exception>
-    private void GrowRefcountTable()
+    public void Grow()
     {
-        BeginExclusiveWhenClean(() => RefcountTable);
+        _flush.BeginExclusiveWhenClean(() => _tables.RefcountTable);
         try
         {
-            MoveRefcountTable(RefcountTable);
+            Move(_tables.RefcountTable);
         }
         finally
         {
-            EndExclusive();
+            _flush.EndExclusive();
         }
     }
 
-    private void MoveRefcountTable(ResidentTable old)
+    private void Move(ResidentTable old)
     {
         (int tableClusters, int blocks) = PlanGrowth(old.Count);
-        long blocksStart = Refcounts.ClustersMax << _geometry.ClusterBits;
+        long blocksStart = _refcounts.ClustersMax << _geometry.ClusterBits;
         long tableStart = blocksStart + ((long)blocks << _geometry.ClusterBits);
         ResidentTable larger = old.CopyTo(
             new HostOffset(tableStart), (int)(((long)tableClusters << _geometry.ClusterBits) / 8), isOwed: true);
         try
         {
-            Guard.CheckFree(Refcounts.ClustersMax, blocks + tableClusters);
+            _guard.CheckFree(_refcounts.ClustersMax, blocks + tableClusters);
             WriteFirstBlocks(blocksStart, blocks, blocks + tableClusters);
             for (int i = 0; i < blocks; i++)
                 larger[old.Count + i] = (ulong)(blocksStart + ((long)i << _geometry.ClusterBits));
             larger.WriteAll((long)tableClusters << _geometry.ClusterBits);
-            Barrier();
-            UpdateHeader(header => header with
+            _durable.Barrier();
+            _durable.UpdateHeader(header => header with
             {
                 RefcountTableOffset = tableStart,
                 RefcountTableClusters = tableClusters,
@@ -60,34 +87,11 @@ internal sealed partial class MetadataCaches
             throw;
         }
 
-        Guard.Add(new HostOffset(blocksStart), (long)blocks << _geometry.ClusterBits, MetadataKind.RefcountBlock);
-        Guard.Add(larger.Offset, larger.Count * 8L, MetadataKind.RefcountTable);
-        Frees.Add(old.Offset, (int)((old.Count * 8L) >> _geometry.ClusterBits), Epochs.Current, isTable: true);
-        RefcountTable = larger;
-        Refcounts.ReplaceTable(larger);
-        old.Dispose();
-    }
-
-    /// <summary>
-    /// Cuts the file behind the last cluster in use. Frees are durable, writes are held back, and nothing is
-    /// allocated meanwhile. Where the file cannot be cut it stays as it is.
-    /// </summary>
-    public void TrimFile()
-    {
-        long last = (_file.Length - 1) >> _geometry.ClusterBits;
-        while (last > 0 && Refcounts.Get(last) == 0)
-            last--;
-        long end = Math.Max((last + 1) << _geometry.ClusterBits, Guard.End);
-        if (end >= _file.Length)
-            return;
-        try
-        {
-            _file.Resize(end);
-        }
-        catch (BlockException e) when (e.Kind == BlockErrorKind.NotSupported)
-        {
-            // A block device cannot be cut; its clusters are free all the same.
-        }
+        _guard.Add(new HostOffset(blocksStart), (long)blocks << _geometry.ClusterBits, MetadataKind.RefcountBlock);
+        _guard.Add(larger.Offset, larger.Count * 8L, MetadataKind.RefcountTable);
+        _frees.Add(old.Offset, (int)((old.Count * 8L) >> _geometry.ClusterBits), _epochs.Current, isTable: true);
+        _refcounts.ReplaceTable(larger);
+        _tables.ReplaceRefcountTable(larger);
     }
 
     /// <summary>
@@ -100,13 +104,13 @@ internal sealed partial class MetadataCaches
         long table = Math.Min(most, Math.Max(old + 1, old * 3 / 2));
         if (table <= old)
             throw new BlockException(BlockErrorKind.NoSpace,
-                $"{_file.Name}: the refcount table has reached its limit ({Refcounts.ClustersMax} clusters)");
+                $"{_file.Name}: the refcount table has reached its limit ({_refcounts.ClustersMax} clusters)");
         long blocks = 1;
         while (blocks << _geometry.RefcountBlockBits < table + blocks)
             blocks++;
         if (oldEntries + blocks > (table << _geometry.ClusterBits) / 8)
             throw new BlockException(BlockErrorKind.NoSpace,
-                $"{_file.Name}: the refcount table cannot grow beyond {Refcounts.ClustersMax} clusters");
+                $"{_file.Name}: the refcount table cannot grow beyond {_refcounts.ClustersMax} clusters");
         return ((int)table, (int)blocks);
     }
 

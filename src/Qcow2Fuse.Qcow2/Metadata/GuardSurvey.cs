@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Qcow2.Metadata;
 
 /// <summary>Telling the overlap guard where all tables lie.</summary>
-internal sealed partial class MetadataCaches
+/// <remarks>
+/// All methods are called with the image's gate held. Its only state is whether the guard knows all metadata, which
+/// anybody may ask.
+/// </remarks>
+internal sealed class GuardSurvey
 {
     /// <summary>Header, L1 and refcount table, snapshot table, bitmap directory, encryption header, and some more.
     /// </summary>
@@ -17,19 +23,32 @@ internal sealed partial class MetadataCaches
     /// <summary>Refcount table entries hold the offset in bits 9 to 63.</summary>
     private const ulong RefcountEntryMask = ~511UL;
 
-    private volatile bool _hasGuard;
+    private readonly BlockDevice _file;
+    private readonly Qcow2Geometry _geometry;
+    private readonly HeaderStore _header;
+    private readonly MetadataTables _tables;
+    private readonly OverlapGuard _guard;
+    private readonly DurableFile _durable;
+    private volatile bool _isComplete;
 
-    /// <summary>Where metadata lies; knows nothing before <see cref="EnsureGuard"/>.</summary>
-    public OverlapGuard Guard { get; }
+    public GuardSurvey(ImageCore image, MetadataTables tables, OverlapGuard guard, DurableFile durable)
+    {
+        _file = image.File;
+        _geometry = image.Geometry;
+        _header = image.Header;
+        _tables = tables;
+        _guard = guard;
+        _durable = durable;
+    }
 
     /// <summary>Whether the guard knows all metadata.</summary>
-    public bool HasGuard => _hasGuard;
+    public bool IsComplete => _isComplete;
 
     /// <summary>Builds the guard unless that was done before.</summary>
-    public void EnsureGuard()
+    public void Ensure()
     {
-        if (!_hasGuard)
-            BuildGuard();
+        if (!_isComplete)
+            Build();
     }
 
     /// <summary>
@@ -39,7 +58,7 @@ internal sealed partial class MetadataCaches
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.NoMemory"/>, or the snapshot table cannot be read.
     /// </exception>
-    public void ReserveGuard(long more) => Guard.Reserve(CountTables() + more);
+    public void Reserve(long more) => _guard.Reserve(CountTables() + more);
 
     /// <summary>
     /// Collects all metadata of the image: before the first write, and after snapshots or bitmaps have moved. Reads
@@ -48,28 +67,28 @@ internal sealed partial class MetadataCaches
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.Corrupt"/> where two tables lie in one cluster.
     /// </exception>
-    private void BuildGuard()
+    private void Build()
     {
         try
         {
             CollectTables(_header.Current);
-            _hasGuard = true;
+            _isComplete = true;
         }
         finally
         {
-            if (!_hasGuard)
-                Guard.Forget();
+            if (!_isComplete)
+                _guard.Forget();
         }
     }
 
     private void CollectTables(Qcow2Header header)
     {
-        Guard.BeginBuilding(CountTables());
-        Guard.Collect(default, _geometry.ClusterSize, MetadataKind.Header);
-        Guard.Collect(L1.Offset, L1.Count * 8L, MetadataKind.L1Table);
-        Guard.Collect(RefcountTable.Offset, RefcountTable.Count * 8L, MetadataKind.RefcountTable);
-        CollectEntries(L1, L1Entry.OffsetMask, MetadataKind.L2Table);
-        CollectEntries(RefcountTable, RefcountEntryMask, MetadataKind.RefcountBlock);
+        _guard.BeginBuilding(CountTables());
+        _guard.Collect(default, _geometry.ClusterSize, MetadataKind.Header);
+        _guard.Collect(_tables.L1.Offset, _tables.L1.Count * 8L, MetadataKind.L1Table);
+        _guard.Collect(_tables.RefcountTable.Offset, _tables.RefcountTable.Count * 8L, MetadataKind.RefcountTable);
+        CollectEntries(_tables.L1, L1Entry.OffsetMask, MetadataKind.L2Table);
+        CollectEntries(_tables.RefcountTable, RefcountEntryMask, MetadataKind.RefcountBlock);
         bool hasBitmaps = (header.Autoclear & FeatureBits.Bitmaps) != 0;
         foreach (HeaderExtension extension in header.Extensions)
         {
@@ -78,7 +97,7 @@ internal sealed partial class MetadataCaches
         }
 
         CollectSnapshots(header);
-        Guard.EndBuilding();
+        _guard.EndBuilding();
     }
 
     /// <summary>
@@ -87,7 +106,8 @@ internal sealed partial class MetadataCaches
     private long CountTables()
     {
         Qcow2Header header = _header.Current;
-        long tables = CountEntries(L1, L1Entry.OffsetMask) + CountEntries(RefcountTable, RefcountEntryMask);
+        long tables = CountEntries(_tables.L1, L1Entry.OffsetMask)
+            + CountEntries(_tables.RefcountTable, RefcountEntryMask);
         if (header.SnapshotCount > 0)
         {
             foreach (SnapshotEntry snapshot in SnapshotTable.Entries(_file, header))
@@ -116,12 +136,12 @@ internal sealed partial class MetadataCaches
     /// Builds it again because snapshots or bitmaps have moved, or may have. Where that fails the next write tries
     /// again before it begins.
     /// </summary>
-    public void RebuildGuard()
+    public void Rebuild()
     {
-        if (HasFailed)
+        if (_durable.HasFailed)
             return;
-        _hasGuard = false;
-        BuildGuard();
+        _isComplete = false;
+        Build();
     }
 
     private void CollectEntries(ResidentTable table, ulong mask, MetadataKind kind)
@@ -138,7 +158,7 @@ internal sealed partial class MetadataCaches
             return;
         last = offset;
         if (offset != 0 && offset < (ulong)_file.Length && (offset & (ulong)_geometry.ClusterMask) == 0)
-            Guard.Collect(new HostOffset((long)offset), _geometry.ClusterSize, kind);
+            _guard.Collect(new HostOffset((long)offset), _geometry.ClusterSize, kind);
     }
 
     private bool HasL1(SnapshotEntry snapshot)
@@ -153,14 +173,14 @@ internal sealed partial class MetadataCaches
     {
         if (header.SnapshotCount == 0)
             return;
-        Guard.Collect(new HostOffset(header.SnapshotsOffset), SnapshotTable.Measure(_file, header).Bytes,
+        _guard.Collect(new HostOffset(header.SnapshotsOffset), SnapshotTable.Measure(_file, header).Bytes,
             MetadataKind.SnapshotTable);
         using PooledBuffer part = BufferPool.Shared.Rent(EntriesAtOnce * 8);
         foreach (SnapshotEntry snapshot in SnapshotTable.Entries(_file, header))
         {
             if (!HasL1(snapshot))
                 continue;
-            Guard.Collect(snapshot.L1Offset, snapshot.L1Size * 8L, MetadataKind.InactiveL1Table);
+            _guard.Collect(snapshot.L1Offset, snapshot.L1Size * 8L, MetadataKind.InactiveL1Table);
             ulong last = 0;
             for (long done = 0; done < snapshot.L1Size; done += EntriesAtOnce)
             {
@@ -187,7 +207,7 @@ internal sealed partial class MetadataCaches
         void Collect(ulong offset, ulong bytes, MetadataKind kind)
         {
             if (offset < (ulong)_file.Length && bytes < (ulong)_file.Length)
-                Guard.Collect(new HostOffset((long)offset), (long)bytes, kind);
+                _guard.Collect(new HostOffset((long)offset), (long)bytes, kind);
         }
     }
 }

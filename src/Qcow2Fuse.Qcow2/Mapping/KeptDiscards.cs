@@ -1,41 +1,49 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Metadata;
 
 namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>Discards that give space back to the host and keep its place in the image.</summary>
-internal sealed partial class ClusterMap
+/// <remarks>All methods are called with the image's gate held.</remarks>
+internal sealed class KeptDiscards(
+    ImageCore image, OverlapGuard guard, HostSpace space, MetadataFlush flush, ClusterLookup lookup,
+    InFlightAllocations inFlight)
 {
+    private readonly Qcow2Geometry _geometry = image.Geometry;
+    private readonly ImageGate _gate = image.Gate;
     private readonly Queue<KeptDiscard> _kept = new();
 
     /// <summary>
     /// Gives ranges back to the host whose zero entries are durable by now. One that was written again meanwhile is
     /// left alone; nobody can begin to write one while it is being given back. The gate is held and released.
     /// </summary>
-    public void PunchKept()
+    public void Punch()
     {
         _gate.AssertHeld();
-        while (_kept.TryPeek(out KeptDiscard discard) && discard.Flush <= _caches.CompletedFlush)
+        while (_kept.TryPeek(out KeptDiscard discard) && discard.Flush <= flush.Completed)
         {
             _kept.Dequeue();
             if (!IsStillKept(discard))
                 continue;
-            _caches.Guard.CheckData(discard.Host, discard.Length, discard.Guest);
-            ClusterAllocation holding = Begin(discard.Guest, (int)discard.Length);
+            guard.CheckData(discard.Host, discard.Length, discard.Guest);
+            ClusterAllocation holding = inFlight.Begin(discard.Guest, (int)discard.Length);
             try
             {
-                _caches.GiveBack(discard.Host.Value, discard.Length);
+                space.GiveBack(discard.Host.Value, discard.Length);
             }
             finally
             {
-                End(holding);
+                inFlight.End(holding);
             }
         }
     }
 
-    private void PunchLater(GuestOffset guest, HostOffset host, long length) =>
-        _kept.Enqueue(new KeptDiscard(guest, host, length, _caches.NextFlush));
+    /// <summary>Has part of a cluster given back once the flush that makes its zero entry durable has ended.</summary>
+    public void Add(GuestOffset guest, HostOffset host, long length) =>
+        _kept.Enqueue(new KeptDiscard(guest, host, length, flush.Next));
 
     /// <summary>
     /// Whether the range still reads as zeroes, has its place, which no snapshot has come to share, and is not being
@@ -43,18 +51,18 @@ internal sealed partial class ClusterMap
     /// </summary>
     private bool IsStillKept(KeptDiscard discard)
     {
-        if (!TryGetSlice(discard.Guest, out CachedTable slice))
+        if (!lookup.TryGetSlice(discard.Guest, out CachedTable slice))
             return false;
         using (slice)
         {
             L2Entry entry = L2Entry.Read(slice.Bytes, _geometry.IndexInSlice(discard.Guest), _geometry);
-            ReadMapping now = LookupIn(slice.Bytes, discard.Guest, discard.Length);
+            ReadMapping now = lookup.LookupIn(slice.Bytes, discard.Guest, discard.Length);
             return entry.HasHost
                 && entry.IsCopied
                 && entry.Host + _geometry.InCluster(discard.Guest) == discard.Host
                 && now.Kind == MappingKind.Zero
                 && now.Length >= discard.Length
-                && !InFlight.Touches(discard.Guest, discard.Length);
+                && !inFlight.Touches(discard.Guest, discard.Length);
         }
     }
 

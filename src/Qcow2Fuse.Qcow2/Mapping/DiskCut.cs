@@ -1,14 +1,23 @@
 // SPDX-License-Identifier: MIT
 using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Metadata;
 
 namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>Giving up everything beyond the end of a disk that shrinks.</summary>
-internal sealed partial class ClusterMap
+/// <remarks>All methods are called with the image's gate held and may release it while a table is loaded.</remarks>
+internal sealed class DiskCut(
+    ImageCore image, ImageMetadata metadata, CheckedEntries entries, ReplacedEntries replaced, WritableTables tables)
 {
+    private readonly BlockDevice _file = image.File;
+    private readonly Qcow2Geometry _geometry = image.Geometry;
+    private readonly ImageGate _gate = image.Gate;
+
     /// <summary>
     /// Looks at every table that <see cref="UnmapFrom"/> would change, before anything is. Writes are held back and
     /// everything has been flushed.
@@ -16,20 +25,20 @@ internal sealed partial class ClusterMap
     /// <exception cref="BlockException">
     /// <see cref="BlockErrorKind.Corrupt"/>: an entry points at what cannot be given up.
     /// </exception>
-    public void CheckUnmap(GuestOffset end)
+    public void Check(GuestOffset end)
     {
         _gate.AssertHeld();
         using PooledBuffer table = BufferPool.Shared.Rent(_geometry.ClusterSize);
-        for (long index = _geometry.L1Index(end); index < _caches.L1.Count; index++)
+        for (long index = _geometry.L1Index(end); index < metadata.Tables.L1.Count; index++)
         {
             GuestOffset start = new(Math.Max(end.Value, index * _geometry.L2Coverage));
-            long place = CheckedTable(_caches.L1[index], start);
+            long place = entries.CheckedTable(metadata.Tables.L1[index], start);
             if (place == 0)
                 continue;
             _file.Read(place, table.Span);
             for (int entry = _geometry.L2Index(start); entry < 1 << _geometry.L2Bits; entry++)
             {
-                CheckReleasable(
+                replaced.CheckReleasable(
                     L2Entry.Read(table.Span, entry, _geometry),
                     new GuestOffset((index * _geometry.L2Coverage) + ((long)entry << _geometry.ClusterBits)));
             }
@@ -47,16 +56,16 @@ internal sealed partial class ClusterMap
         bool isPartial = (end.Value & (_geometry.L2Coverage - 1)) != 0;
         if (isPartial)
         {
-            if (first < _caches.L1.Count && CheckedTable(_caches.L1[first], end) != 0)
+            if (first < metadata.Tables.L1.Count && entries.CheckedTable(metadata.Tables.L1[first], end) != 0)
                 UnmapToEndOfTable(end);
             first++;
         }
 
-        for (long index = first; index < _caches.L1.Count; index++)
+        for (long index = first; index < metadata.Tables.L1.Count; index++)
         {
-            ulong entry = _caches.L1[index];
+            ulong entry = metadata.Tables.L1[index];
             if ((entry & L1Entry.OffsetMask) != 0)
-                GiveUpTable(index, CheckedTable(entry, new GuestOffset(index * _geometry.L2Coverage)));
+                GiveUpTable(index, entries.CheckedTable(entry, new GuestOffset(index * _geometry.L2Coverage)));
         }
     }
 
@@ -65,15 +74,16 @@ internal sealed partial class ClusterMap
         long end = (from.Value | (_geometry.L2Coverage - 1)) + 1;
         for (GuestOffset at = from; at.Value < end; at += _geometry.BytesToSliceEnd(at))
         {
-            using CachedTable slice = GetSliceForWrite(at, isInFlight: true);
+            using CachedTable slice = tables.GetSliceForWrite(at, isInFlight: true);
             for (int index = _geometry.IndexInSlice(at); index < _geometry.SliceEntries; index++)
             {
                 L2Entry old = L2Entry.Read(slice.Bytes, index, _geometry);
                 if (old == L2Entry.Empty)
                     continue;
-                CheckReleasable(old, at + ((index - (long)_geometry.IndexInSlice(at)) << _geometry.ClusterBits));
+                replaced.CheckReleasable(
+                    old, at + ((index - (long)_geometry.IndexInSlice(at)) << _geometry.ClusterBits));
                 L2Entry.Empty.Write(slice.Modify(), index, _geometry);
-                Release(old);
+                replaced.Release(old);
             }
         }
     }
@@ -89,12 +99,12 @@ internal sealed partial class ClusterMap
         for (int entry = 0; entry < 1 << _geometry.L2Bits; entry++)
         {
             long cluster = (index * _geometry.L2Coverage) + ((long)entry << _geometry.ClusterBits);
-            CheckReleasable(L2Entry.Read(content.Span, entry, _geometry), new GuestOffset(cluster));
+            replaced.CheckReleasable(L2Entry.Read(content.Span, entry, _geometry), new GuestOffset(cluster));
         }
 
-        _caches.L1[index] = 0;
+        metadata.Tables.L1[index] = 0;
         for (int entry = 0; entry < 1 << _geometry.L2Bits; entry++)
-            Release(L2Entry.Read(content.Span, entry, _geometry));
-        _caches.Frees.Add(new HostOffset(table), 1, _caches.Epochs.Current, isTable: true);
+            replaced.Release(L2Entry.Read(content.Span, entry, _geometry));
+        metadata.Frees.Add(new HostOffset(table), 1, metadata.Epochs.Current, isTable: true);
     }
 }

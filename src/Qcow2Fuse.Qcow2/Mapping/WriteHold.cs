@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Metadata;
+
 namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>
 /// Holding guest writes back while the whole image changes: a snapshot, a shrink, a table that moves.
 /// </summary>
-internal sealed partial class ClusterMap
+/// <remarks>All methods are called with the image's gate held.</remarks>
+internal sealed class WriteHold(ImageGate gate, OperationEpochs epochs, InFlightAllocations inFlight)
 {
-    private bool _held;
     private bool _isLookedAt;
+
+    /// <summary>Whether writes are held back.</summary>
+    public bool IsHeld { get; private set; }
 
     /// <summary>
     /// Keeps writes, zeroes and discards from starting and waits until those under way have ended, plain overwrites
@@ -16,17 +22,17 @@ internal sealed partial class ClusterMap
     /// </summary>
     public void HoldWrites()
     {
-        _gate.AssertHeld();
-        while (_held || _isLookedAt)
-            _gate.Wait();
-        _held = true;
+        gate.AssertHeld();
+        while (IsHeld || _isLookedAt)
+            gate.Wait();
+        IsHeld = true;
         try
         {
-            while (InFlight.Any || _creatingTable)
-                _gate.Wait();
-            long epoch = _caches.Epochs.Current;
-            while (!_caches.Epochs.HasEnded(epoch))
-                _gate.Wait(milliseconds: 1);
+            while (inFlight.Any)
+                gate.Wait();
+            long epoch = epochs.Current;
+            while (!epochs.HasEnded(epoch))
+                gate.Wait(milliseconds: 1);
         }
         catch
         {
@@ -38,9 +44,9 @@ internal sealed partial class ClusterMap
     /// <summary>Lets writes go on.</summary>
     public void ReleaseWrites()
     {
-        _gate.AssertHeld();
-        _held = false;
-        _gate.PulseAll();
+        gate.AssertHeld();
+        IsHeld = false;
+        gate.PulseAll();
     }
 
     /// <summary>
@@ -49,21 +55,22 @@ internal sealed partial class ClusterMap
     /// </summary>
     public void BeginLook()
     {
-        _gate.AssertHeld();
+        gate.AssertHeld();
         _isLookedAt = true;
     }
 
     /// <summary>Lets others hold writes back.</summary>
     public void EndLook()
     {
-        _gate.AssertHeld();
+        gate.AssertHeld();
         _isLookedAt = false;
-        _gate.PulseAll();
+        gate.PulseAll();
     }
 
-    private void WaitWhileHeld()
+    /// <summary>For a write that has not begun: releases the gate until writes are not held back.</summary>
+    public void WaitWhileHeld()
     {
-        while (_held)
-            _gate.Wait();
+        while (IsHeld)
+            gate.Wait();
     }
 }

@@ -2,16 +2,21 @@
 using Qcow2Fuse.Block.Caching;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
 using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Metadata;
 
 namespace Qcow2Fuse.Qcow2.Mapping;
 
-/// <summary>Runs of one kind over many clusters, for walks over the whole disk.</summary>
-internal sealed partial class ClusterMap
+/// <summary>Runs of one kind over many clusters, for walks over the whole disk, active or a snapshot's.</summary>
+/// <remarks>Called without the gate; what it remembers of tables is used with the gate held.</remarks>
+internal sealed class RunFinder(ImageCore image, MetadataTables tables, ClusterLookup lookup)
 {
     /// <summary>L1 entries that are looked at while the gate is held.</summary>
     private const int EntriesAtOnce = 1 << 15;
 
+    private readonly Qcow2Geometry _geometry = image.Geometry;
+    private readonly ImageGate _gate = image.Gate;
     private readonly TableKinds _kinds = new();
 
     /// <summary>
@@ -92,17 +97,17 @@ internal sealed partial class ClusterMap
     /// <summary>The kind of all that an L1 entry maps; null where its table has to be looked at.</summary>
     private RunKind? KindAt(GuestOffset guest, bool joinsUnstored)
     {
-        long index = _geometry.L1Index(guest);
-        long table = index < L1.Count ? CheckedTable(L1[index], guest) : 0;
+        long table = lookup.TableAt(guest);
         if (table == 0)
             return RunKind.Unallocated;
-        RunKind? kind = _kinds.Find(table, _caches.L2.Changes);
+        RunKind? kind = _kinds.Find(table, tables.L2.Changes);
         return kind == RunKind.Unstored && !joinsUnstored ? null : kind;
     }
 
+    /// <summary>The first run of a slice, which is loaded with the gate released where it is not in memory.</summary>
     private (long Length, RunKind Kind, bool IsScanned) ScanSlice(GuestOffset guest, long length, bool joinsUnstored)
     {
-        if (!TryGetSlice(guest, out CachedTable slice))
+        if (!lookup.TryGetSlice(guest, out CachedTable slice))
             return (length, RunKind.Unallocated, false);
         using (slice)
         {
@@ -113,7 +118,7 @@ internal sealed partial class ClusterMap
                 ReadMapping mapping;
                 try
                 {
-                    mapping = LookupIn(slice.Bytes, guest + covered, length - covered);
+                    mapping = lookup.LookupIn(slice.Bytes, guest + covered, length - covered);
                 }
                 catch (BlockException) when (kind is not null)
                 {
@@ -144,8 +149,8 @@ internal sealed partial class ClusterMap
     /// </summary>
     private TableScan Continue(TableScan scan, GuestOffset guest, long length, RunKind kind)
     {
-        long changes = _caches.L2.Changes;
-        ulong entry = L1[_geometry.L1Index(guest)];
+        long changes = tables.L2.Changes;
+        ulong entry = lookup.L1[_geometry.L1Index(guest)];
         bool isFirst = (guest.Value & (_geometry.L2Coverage - 1)) == 0;
         if (isFirst)
             scan = new TableScan(guest, kind, entry, changes);
