@@ -1,34 +1,56 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Block.Memory;
 
 namespace Qcow2Fuse.Block.Caching;
 
-/// <summary>Freezing and writing of modified tables.</summary>
-public sealed unsafe partial class TableCache
+/// <summary>
+/// Which tables of a cache are modified, and how they get to the device: frozen all at one moment, then written.
+/// </summary>
+/// <remarks>Callers hold the cache's gate, which is released for writes of frozen tables.</remarks>
+internal sealed unsafe class TableWriteBack(
+    BlockDevice device, object gate, int tableSize, TableList tables, TableMemory memory)
 {
     private const int StagingBytes = 256 * 1024;
 
-    private readonly int[] _frozen;
-    private readonly long[] _frozenOffsets;
+    private readonly int[] _frozen = new int[tables.Capacity];
+    private readonly long[] _frozenOffsets = new long[tables.Capacity];
     private int _frozenCount;
+
+    /// <summary>Tables written so far.</summary>
+    public long Written { get; private set; }
+
+    /// <summary>Whether any table is dirty, not counting frozen content.</summary>
+    public bool HasDirty { get; private set; }
 
     /// <summary>Whether tables are frozen and not yet written.</summary>
     public bool HasFrozen => _frozenCount > 0;
 
-    /// <summary>
-    /// Makes the present content of all dirty tables the set that <see cref="WriteFrozen"/> writes. The set must be
-    /// empty: one writer at a time freezes, writes and thaws.
-    /// </summary>
-    /// <returns>How many tables are frozen.</returns>
+    /// <inheritdoc cref="CachedTable.Modify"/>
+    public Span<byte> Modify(int index)
+    {
+        ref TableEntry entry = ref tables[index];
+        if (entry.Frozen && entry.PreImage == null)
+        {
+            entry.PreImage = (byte*)NativeMemory.AlignedAlloc((nuint)tableSize, 64);
+            memory.Table(index).CopyTo(new Span<byte>(entry.PreImage, tableSize));
+        }
+
+        entry.Dirty = true;
+        HasDirty = true;
+        return memory.Table(index);
+    }
+
+    /// <inheritdoc cref="TableCache.Freeze"/>
     public int Freeze()
     {
         if (_frozenCount != 0)
             throw new InvalidOperationException("Tables are still frozen.");
-        for (int entry = 0; entry < _used; entry++)
+        for (int entry = 0; entry < tables.Used; entry++)
         {
-            ref Entry candidate = ref _entries[entry];
+            ref TableEntry candidate = ref tables[entry];
             if (!candidate.Dirty)
                 continue;
             candidate.Dirty = false;
@@ -42,19 +64,14 @@ public sealed unsafe partial class TableCache
         return _frozenCount;
     }
 
-    /// <summary>
-    /// Writes the frozen tables that <paramref name="select"/> chooses by their offset (all of them where it is null),
-    /// neighbours in one request, and takes them out of the frozen set. Releases the gate while it writes.
-    /// </summary>
-    /// <returns>How many tables were written.</returns>
-    /// <exception cref="BlockException">A write failed. What was not written is still frozen.</exception>
-    public int WriteFrozen(Func<long, bool>? select = null)
+    /// <inheritdoc cref="TableCache.WriteFrozen"/>
+    public int WriteFrozen(Func<long, bool>? select)
     {
-        int perRequest = Math.Max(1, StagingBytes / _tableSize);
+        int perRequest = Math.Max(1, StagingBytes / tableSize);
         int written = 0;
         int kept = 0;
         int next = 0;
-        using PooledBuffer staging = BufferPool.Shared.Rent(perRequest * _tableSize);
+        using PooledBuffer staging = BufferPool.Shared.Rent(perRequest * tableSize);
         while (next < _frozenCount)
         {
             if (select is not null && !select(_frozenOffsets[next]))
@@ -65,7 +82,7 @@ public sealed unsafe partial class TableCache
 
             int count = 1;
             while (count < perRequest && next + count < _frozenCount
-                && _frozenOffsets[next + count] == _frozenOffsets[next] + ((long)count * _tableSize)
+                && _frozenOffsets[next + count] == _frozenOffsets[next] + ((long)count * tableSize)
                 && (select is null || select(_frozenOffsets[next + count])))
                 count++;
 
@@ -85,14 +102,12 @@ public sealed unsafe partial class TableCache
         return written;
     }
 
-    /// <summary>
-    /// Makes what is still frozen dirty again, after a failure. Later modifications win over frozen content.
-    /// </summary>
+    /// <inheritdoc cref="TableCache.Thaw"/>
     public void Thaw()
     {
         for (int i = 0; i < _frozenCount; i++)
         {
-            ref Entry entry = ref _entries[_frozen[i]];
+            ref TableEntry entry = ref tables[_frozen[i]];
             entry.Frozen = false;
             entry.Dirty = true;
             HasDirty = true;
@@ -100,22 +115,22 @@ public sealed unsafe partial class TableCache
         }
 
         _frozenCount = 0;
-        Monitor.PulseAll(_gate);
+        Monitor.PulseAll(gate);
     }
 
-    internal Span<byte> Modify(int index)
+    /// <summary>Writes a dirty table that may reach the device at any time, with the gate held: it is rare.</summary>
+    public void WriteVictim(int entry)
     {
-        ref Entry entry = ref _entries[index];
-        if (entry.Frozen && entry.PreImage == null)
-        {
-            entry.PreImage = (byte*)NativeMemory.AlignedAlloc((nuint)_tableSize, 64);
-            Table(index).CopyTo(new Span<byte>(entry.PreImage, _tableSize));
-        }
+        device.Write(tables[entry].Offset, memory.Table(entry));
+        tables[entry].Dirty = false;
+        Written++;
+    }
 
-        entry.Dirty = true;
-        HasDirty = true;
-        Changes++;
-        return Table(index);
+    /// <summary>Gives back the content that was kept aside. Nothing is written any more.</summary>
+    public void ReleasePreImages()
+    {
+        for (int i = 0; i < tables.Used; i++)
+            ReleasePreImage(ref tables[i]);
     }
 
     private bool TryWriteRun(int first, int count, Span<byte> staging, out Exception? failure)
@@ -123,17 +138,17 @@ public sealed unsafe partial class TableCache
         for (int i = 0; i < count; i++)
         {
             int index = _frozen[first + i];
-            byte* content = _entries[index].PreImage;
+            byte* content = tables[index].PreImage;
             if (content == null)
-                content = TablePointer(index);
-            new ReadOnlySpan<byte>(content, _tableSize).CopyTo(staging[(i * _tableSize)..]);
+                content = memory.Pointer(index);
+            new ReadOnlySpan<byte>(content, tableSize).CopyTo(staging[(i * tableSize)..]);
         }
 
         failure = null;
-        Monitor.Exit(_gate);
+        Monitor.Exit(gate);
         try
         {
-            _device.Write(_frozenOffsets[first], staging[..(count * _tableSize)]);
+            device.Write(_frozenOffsets[first], staging[..(count * tableSize)]);
         }
         catch (BlockException e)
         {
@@ -141,20 +156,20 @@ public sealed unsafe partial class TableCache
         }
         finally
         {
-            Monitor.Enter(_gate);
+            Monitor.Enter(gate);
         }
 
         if (failure is not null)
             return false;
         for (int i = 0; i < count; i++)
         {
-            ref Entry entry = ref _entries[_frozen[first + i]];
+            ref TableEntry entry = ref tables[_frozen[first + i]];
             entry.Frozen = false;
             ReleasePreImage(ref entry);
         }
 
-        _written += count;
-        Monitor.PulseAll(_gate);
+        Written += count;
+        Monitor.PulseAll(gate);
         return true;
     }
 
@@ -164,7 +179,7 @@ public sealed unsafe partial class TableCache
         _frozenOffsets[kept++] = _frozenOffsets[from];
     }
 
-    private static void ReleasePreImage(ref Entry entry)
+    private static void ReleasePreImage(ref TableEntry entry)
     {
         if (entry.PreImage == null)
             return;
