@@ -8,4 +8,11 @@ internal readonly record struct DiskWindow(long Start, long? Length)
 {
     /// <summary>All of a disk.</summary>
     public static DiskWindow Whole => new(0, null);
+
+    /// <summary>Bytes that it shows of a disk of a length.</summary>
+    public long LengthOn(long disk)
+    {
+        long left = Math.Max(disk - Start, 0);
+        return Math.Min(Length ?? left, left);
+    }
 }

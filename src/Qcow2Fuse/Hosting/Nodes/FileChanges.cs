@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using System.Diagnostics;
 using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Block.Memory;
 using Qcow2Fuse.Fuse.Session;
@@ -26,6 +27,10 @@ internal sealed class FileChanges(TreeContext context, HostedImage image, FilePa
 {
     private const int SectorSize = 512;
 
+    /// <summary>Bytes that are zeroed before somebody is asked whether to go on.</summary>
+    private const long ZeroStep = 1L << 36;
+
+    private static readonly TimeSpan InterruptibleFrom = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan RoomPatience = TimeSpan.FromSeconds(5);
     private static readonly TimeSpan SharePatience = TimeSpan.FromSeconds(60);
 
@@ -105,7 +110,61 @@ internal sealed class FileChanges(TreeContext context, HostedImage image, FilePa
         WriteNow(device, start, source);
     }
 
-    /// <summary>Zeroes a range of the disk.</summary>
+    /// <summary>Zeroes a range of the file; a signal ends it where it takes long.</summary>
+    /// <param name="device">The disk.</param>
+    /// <param name="windowStart">Where the file begins on it.</param>
+    /// <param name="offset">Where in the file the range begins.</param>
+    /// <param name="length">Bytes of the range.</param>
+    /// <param name="mayUnmap">Whether its storage may be given up.</param>
+    /// <returns>0, or −EINTR: part of the range may be zeroed.</returns>
+    public int ZeroRange(BlockDevice device, long windowStart, long offset, long length, bool mayUnmap)
+    {
+        long started = Stopwatch.GetTimestamp();
+        long done = 0;
+        long begun = 0;
+        try
+        {
+            while (done < length)
+            {
+                // A signal that does not kill interrupts too, and must not spoil what is soon done.
+                bool isInterrupted = FuseCall.Current is { IsInterrupted: true };
+                if (isInterrupted && Stopwatch.GetElapsedTime(started) >= InterruptibleFrom)
+                    return -Errno.EINTR;
+                long at = windowStart + offset + done;
+                long step = Math.Min(length - done, ZeroStep - (at & (ZeroStep - 1)));
+                begun = done + step;
+                Zero(device, at, step, mayUnmap);
+                done = begun;
+            }
+        }
+        finally
+        {
+            // The kernel drops its pages of a range that is zeroed, and keeps them all where that fails half-way. What
+            // a program has stored there since is still to be written.
+            if (done < length && begun > 0)
+                pages.Drop(offset, begun);
+        }
+
+        return 0;
+    }
+
+    /// <summary>Gives the disk another size, in bytes.</summary>
+    public void Resize(BlockDevice device, long size)
+    {
+        using Lock.Scope scope = image.Writes.Enter();
+        long old = device.Length;
+        try
+        {
+            device.Resize(size);
+        }
+        finally
+        {
+            // The kernel changes what it has of this file itself.
+            image.NoteResize(Math.Min(old, device.Length), through: pages);
+        }
+    }
+
+    /// <summary>Zeroes a range of the disk in one step.</summary>
     public void Zero(BlockDevice device, long start, long length, bool mayUnmap)
     {
         if (image.Writes.TryBeginUnordered())

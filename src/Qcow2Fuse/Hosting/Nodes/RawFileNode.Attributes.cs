@@ -67,23 +67,12 @@ internal sealed partial class RawFileNode
         {
             if (device.IsReadOnly)
                 return -Errno.EROFS;
-            using Lock.Scope scope = Image.Writes.Enter();
-            long old = device.Length;
-            try
-            {
-                device.Resize(size);
-            }
-            finally
-            {
-                // The kernel changes what it has of this file itself.
-                Image.NoteResize(Math.Min(old, device.Length), through: Pages);
-            }
+            Changes.Resize(device, size);
+            return 0;
         }
         finally
         {
             Source.Release();
         }
-
-        return 0;
     }
 }

@@ -19,11 +19,6 @@ internal sealed partial class RawFileNode : TreeNode
 {
     private const uint PermissionMask = 0xFFF;
 
-    /// <summary>Bytes that are zeroed before somebody is asked whether to go on.</summary>
-    private const long ZeroStep = 1L << 36;
-
-    private static readonly TimeSpan InterruptibleFrom = TimeSpan.FromSeconds(1);
-
     private readonly TreeContext _context;
     private uint? _mode;
     private int _seenOpening;
@@ -94,14 +89,7 @@ internal sealed partial class RawFileNode : TreeNode
     public override bool MayOpenLong => MayTakeLong || Image.HasSeveralFiles;
 
     /// <summary>Size of the file in bytes.</summary>
-    public long Length
-    {
-        get
-        {
-            long left = Math.Max(Source.Length - Window.Start, 0);
-            return Math.Min(Window.Length ?? left, left);
-        }
-    }
+    public long Length => Window.LengthOn(Source.Length);
 
     /// <summary>Bytes of storage in use.</summary>
     public long AllocatedBytes
@@ -129,8 +117,7 @@ internal sealed partial class RawFileNode : TreeNode
         get
         {
             (long all, long allocated) = Image.LastKnown;
-            long left = Math.Max(all - Window.Start, 0);
-            long length = Math.Min(Window.Length ?? left, left);
+            long length = Window.LengthOn(all);
             return (length, Window == DiskWindow.Whole ? allocated : Math.Min(allocated, length));
         }
     }
@@ -268,33 +255,9 @@ internal sealed partial class RawFileNode : TreeNode
         if (length <= 0)
             return 0;
         long started = Stopwatch.GetTimestamp();
-        BlockDevice device = Device;
-        long done = 0;
-        long begun = 0;
-        try
-        {
-            while (done < length)
-            {
-                // A signal that does not kill interrupts too, and must not spoil what is soon done.
-                bool isInterrupted = FuseCall.Current is { IsInterrupted: true };
-                if (isInterrupted && Stopwatch.GetElapsedTime(started) >= InterruptibleFrom)
-                    return -Errno.EINTR;
-                long at = Window.Start + offset + done;
-                long step = Math.Min(length - done, ZeroStep - (at & (ZeroStep - 1)));
-                begun = done + step;
-                Changes.Zero(device, at, step, mayUnmap);
-                done = begun;
-            }
-        }
-        finally
-        {
-            // The kernel drops its pages of a range that is zeroed, and keeps them all where that fails half-way. What
-            // a program has stored there since is still to be written.
-            if (done < length && begun > 0)
-                Pages.Drop(offset, begun);
-        }
-
-        Image.Counters.CountZeroes(length, started);
-        return 0;
+        int error = Changes.ZeroRange(Device, Window.Start, offset, length, mayUnmap);
+        if (error == 0)
+            Image.Counters.CountZeroes(length, started);
+        return error;
     }
 }
