@@ -6,8 +6,8 @@ using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Qcow2.Check;
 
-/// <content>The snapshot table; specification section "Snapshots".</content>
-internal sealed partial class CheckRun
+/// <summary>Checks the snapshot table, without what it names; specification section "Snapshots".</summary>
+internal sealed class SnapshotTableCheck(CheckedImage image, CheckFindings findings)
 {
     private const int SnapshotFieldsBytes = 40;
     private const int SnapshotExtraMin = 16;
@@ -16,28 +16,29 @@ internal sealed partial class CheckRun
     private const uint SnapshotL1EntriesMax = (32 << 20) / 8;
     private const long AllL1EntriesMax = 64L << 20;
 
-    private long _snapshotTableBytes;
+    /// <summary>Bytes of the table, as far as it could be read.</summary>
+    public long TableBytes { get; private set; }
 
     /// <summary>The L1 tables that snapshots name, each of them once.</summary>
-    private List<SnapshotL1> ReadSnapshots()
+    public List<SnapshotL1> Read()
     {
         Dictionary<(long, int), uint> found = [];
-        if (Header.SnapshotFault is { } fault)
+        if (image.Header.SnapshotFault is { } fault)
         {
-            if (Noted(FindingKind.InvalidEntry))
-                Note(Header.SnapshotsOffset, fault.ReasonOrMessage);
+            if (findings.Noted(FindingKind.InvalidEntry))
+                findings.Note(image.Header.SnapshotsOffset, fault.ReasonOrMessage);
             return [];
         }
 
-        Reading(Header.SnapshotsOffset, "snapshot table", () =>
+        findings.Reading(image.Header.SnapshotsOffset, "snapshot table", () =>
         {
-            long end = Header.SnapshotsOffset;
-            for (int i = 0; i < Header.SnapshotCount && end >= 0; i++)
+            long end = image.Header.SnapshotsOffset;
+            for (int i = 0; i < image.Header.SnapshotCount && end >= 0; i++)
                 end = ReadSnapshot(i, end, found);
         });
         if (found.Keys.Sum(static key => (long)key.Item2) > AllL1EntriesMax)
             throw new BlockException(
-                BlockErrorKind.TooLarge, $"{_file.Name}: the L1 tables of its snapshots are too large to be checked");
+                BlockErrorKind.TooLarge, $"{image.File.Name}: the L1 tables of its snapshots are too large to be checked");
         return [.. found.Select(static pair => new SnapshotL1(pair.Key.Item1, pair.Key.Item2, pair.Value))];
     }
 
@@ -45,27 +46,27 @@ internal sealed partial class CheckRun
     private long ReadSnapshot(int index, long place, Dictionary<(long, int), uint> found)
     {
         Span<byte> fields = stackalloc byte[SnapshotFieldsBytes];
-        _file.ReadPadded(place, fields);
+        image.File.ReadPadded(place, fields);
         uint extra = BigEndian.U32(fields, 36);
         long end = place + SnapshotFieldsBytes + extra + BigEndian.U16(fields, 12) + BigEndian.U16(fields, 14);
         end = (end + 7) & ~7L;
-        if (end - Header.SnapshotsOffset > SnapshotTableBytesMax || end - 7 > _fileLength)
+        if (end - image.Header.SnapshotsOffset > SnapshotTableBytesMax || end - 7 > image.FileLength)
         {
-            if (Noted(FindingKind.InvalidEntry))
-                Note(place, $"snapshot {index} at 0x{place:x} goes beyond the end of the snapshot table");
+            if (findings.Noted(FindingKind.InvalidEntry))
+                findings.Note(place, $"snapshot {index} at 0x{place:x} goes beyond the end of the snapshot table");
             return -1;
         }
 
-        _snapshotTableBytes = end - Header.SnapshotsOffset;
-        if ((extra > SnapshotExtraMax || (extra < SnapshotExtraMin && Header.Version >= 3))
-            && Noted(FindingKind.InvalidEntry))
-            Note(place, $"snapshot {index} at 0x{place:x} has {extra} bytes of extra data");
+        TableBytes = end - image.Header.SnapshotsOffset;
+        if ((extra > SnapshotExtraMax || (extra < SnapshotExtraMin && image.Header.Version >= 3))
+            && findings.Noted(FindingKind.InvalidEntry))
+            findings.Note(place, $"snapshot {index} at 0x{place:x} has {extra} bytes of extra data");
         ulong offset = BigEndian.U64(fields, 0);
         uint entries = BigEndian.U32(fields, 8);
-        if (entries > SnapshotL1EntriesMax || offset > long.MaxValue / 2 || !IsAligned((long)offset))
+        if (entries > SnapshotL1EntriesMax || offset > long.MaxValue / 2 || !image.IsAligned((long)offset))
         {
-            if (Noted(FindingKind.InvalidEntry))
-                Note(place, $"snapshot {index} at 0x{place:x} has an impossible L1 table of {entries} entries "
+            if (findings.Noted(FindingKind.InvalidEntry))
+                findings.Note(place, $"snapshot {index} at 0x{place:x} has an impossible L1 table of {entries} entries "
                     + $"at 0x{offset:x}");
             return end;
         }
@@ -79,5 +80,5 @@ internal sealed partial class CheckRun
     /// <param name="Offset">Host offset.</param>
     /// <param name="Entries">Its length.</param>
     /// <param name="Times">Snapshots that name it.</param>
-    private readonly record struct SnapshotL1(long Offset, int Entries, uint Times);
+    public readonly record struct SnapshotL1(long Offset, int Entries, uint Times);
 }

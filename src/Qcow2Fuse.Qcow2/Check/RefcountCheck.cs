@@ -5,8 +5,11 @@ using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Qcow2.Check;
 
-/// <content>The refcount table and its blocks; specification section "Host cluster management".</content>
-internal sealed partial class CheckRun
+/// <summary>
+/// Checks the refcount table and its blocks, and compares them with what was counted; specification section "Host
+/// cluster management".
+/// </summary>
+internal sealed class RefcountCheck(CheckedImage image, CheckFindings findings)
 {
     private const ulong RefcountTableReserved = 0x1ff;
 
@@ -25,27 +28,35 @@ internal sealed partial class CheckRun
             : (long)_refcountTable[index];
 
     private bool IsBlock(ulong entry) =>
-        (entry & RefcountTableReserved) == 0 && entry < (ulong)_fileLength && IsAligned((long)entry);
+        (entry & RefcountTableReserved) == 0 && entry < (ulong)image.FileLength && image.IsAligned((long)entry);
+
+    /// <summary>
+    /// Whether refcounts are too high of clusters behind the end of the file: no leak, but one once the file has grown.
+    /// </summary>
+    public bool HasCountsBeyondEnd { get; private set; }
+
+    /// <summary>The last cluster of the file that is counted or has a refcount.</summary>
+    public long Highest { get; private set; }
 
     /// <summary>Reads the table, and notes where refcounts are one.</summary>
-    private void ReadRefcountBlocks()
+    public void ReadBlocks()
     {
-        if (Header.RefcountFault is { } fault)
+        if (image.Header.RefcountFault is { } fault)
         {
-            if (Noted(FindingKind.InvalidEntry))
-                Note(Header.RefcountTableOffset, fault.ReasonOrMessage);
+            if (findings.Noted(FindingKind.InvalidEntry))
+                findings.Note(image.Header.RefcountTableOffset, fault.ReasonOrMessage);
             return;
         }
 
-        long length = (long)Header.RefcountTableClusters << Geometry.ClusterBits;
+        long length = (long)image.Header.RefcountTableClusters << image.Geometry.ClusterBits;
         _refcountTable = new ulong[length / 8];
         _namedAgain = new bool[length / 8];
-        Reading(Header.RefcountTableOffset, "refcount table", () => _reader.Visit(
-            Header.RefcountTableOffset,
+        findings.Reading(image.Header.RefcountTableOffset, "refcount table", () => image.Reader.Visit(
+            image.Header.RefcountTableOffset,
             length,
             (at, piece) =>
             {
-                long first = (at - Header.RefcountTableOffset) / 8;
+                long first = (at - image.Header.RefcountTableOffset) / 8;
                 for (int i = 0; i < piece.Length / 8; i++)
                     _refcountTable[first + i] = BigEndian.U64(piece, i * 8);
             }));
@@ -54,20 +65,20 @@ internal sealed partial class CheckRun
             long block = BlockAt(i);
             if (block < 0)
                 continue;
-            long cluster = block >> Geometry.ClusterBits;
-            if ((Counts[cluster] & ReferenceCounts.BlockSeen) != 0)
+            long cluster = block >> image.Geometry.ClusterBits;
+            if ((image.Counts[cluster] & ReferenceCounts.BlockSeen) != 0)
             {
                 _namedAgain[i] = true;
                 continue;
             }
 
-            Counts.Mark(cluster, ReferenceCounts.BlockSeen);
+            image.Counts.Mark(cluster, ReferenceCounts.BlockSeen);
             try
             {
                 VisitRefcounts(i, (counted, stored) =>
                 {
-                    if (stored == 1 && counted <= FileClusters)
-                        Counts.Mark(counted, ReferenceCounts.StoredOne);
+                    if (stored == 1 && counted <= image.FileClusters)
+                        image.Counts.Mark(counted, ReferenceCounts.StoredOne);
                 });
             }
             catch (BlockException failure) when (failure.Kind == BlockErrorKind.Io)
@@ -82,10 +93,10 @@ internal sealed partial class CheckRun
     private void VisitRefcounts(int index, Action<long, ulong> visitor)
     {
         long block = BlockAt(index);
-        int order = Geometry.RefcountOrder;
-        _reader.Visit(block, ClusterSize, (at, piece) =>
+        int order = image.Geometry.RefcountOrder;
+        image.Reader.Visit(block, image.ClusterSize, (at, piece) =>
         {
-            long first = ((long)index << Geometry.RefcountBlockBits) + ((at - block) * 8 >> order);
+            long first = ((long)index << image.Geometry.RefcountBlockBits) + ((at - block) * 8 >> order);
             int words = piece.Length / 8;
             int perWord = 64 >> order;
             for (int word = MetadataReader.NextNonZero(piece, 0);
@@ -110,51 +121,52 @@ internal sealed partial class CheckRun
     }
 
     /// <summary>Counts the blocks themselves, last of all, so that one used for something else is noticed.</summary>
-    private void CountRefcountBlocks()
+    public void CountBlocks()
     {
         for (int i = 0; i < _refcountTable.Length; i++)
         {
             ulong entry = _refcountTable[i];
             if (entry == 0)
                 continue;
-            long place = Header.RefcountTableOffset + (i * 8L);
+            long place = image.Header.RefcountTableOffset + (i * 8L);
             if (!IsBlock(entry))
             {
-                if (Noted(FindingKind.InvalidEntry))
-                    Note(place, $"refcount table entry {entry:x16} at 0x{place:x} "
+                if (findings.Noted(FindingKind.InvalidEntry))
+                    findings.Note(place, $"refcount table entry {entry:x16} at 0x{place:x} "
                         + ((entry & RefcountTableReserved) != 0 ? "has reserved bits set"
-                            : entry >= (ulong)_fileLength ? "names a block beyond the end of the file"
+                            : entry >= (ulong)image.FileLength ? "names a block beyond the end of the file"
                             : "names a block that is not aligned"));
                 continue;
             }
 
-            long cluster = (long)entry >> Geometry.ClusterBits;
-            Counts.Add(cluster, ClusterUse.RefcountBlock, 1);
-            if (ReferenceCounts.CountOf(Counts[cluster]) != 1 && Noted(FindingKind.InvalidEntry))
-                Note(place, $"refcount table entry {entry:x16} at 0x{place:x} names a block that is in use already");
+            long cluster = (long)entry >> image.Geometry.ClusterBits;
+            image.Counts.Add(cluster, ClusterUse.RefcountBlock, 1);
+            if (ReferenceCounts.CountOf(image.Counts[cluster]) != 1 && findings.Noted(FindingKind.InvalidEntry))
+                findings.Note(place, $"refcount table entry {entry:x16} at 0x{place:x} names a block that is in use already");
         }
     }
 
-    private void CompareRefcounts()
+    /// <summary>Compares all refcounts with what was counted, once everything is.</summary>
+    public void Compare()
     {
         for (int i = 0; i < _refcountTable.Length; i++)
         {
             if (BlockAt(i) < 0)
                 continue;
             int index = i;
-            long errors = _checkErrors;
-            Reading(BlockAt(i), "refcount block", () => VisitRefcounts(index, Compare));
-            if (_checkErrors != errors)
+            long errors = findings.CheckErrors;
+            findings.Reading(BlockAt(i), "refcount block", () => VisitRefcounts(index, CompareOne));
+            if (findings.CheckErrors != errors)
                 MarkCompared(i);
         }
 
         // What no block counts, or where it says zero. Of refcounts that cannot be found nothing is said but that.
-        Counts.VisitCells((long cluster, ref uint cell) =>
+        image.Counts.VisitCells((long cluster, ref uint cell) =>
         {
             if (ReferenceCounts.CountOf(cell) == 0)
                 return;
             NoteHighest(cluster);
-            if (Header.RefcountFault is null && (cell & ReferenceCounts.Compared) == 0)
+            if (image.Header.RefcountFault is null && (cell & ReferenceCounts.Compared) == 0)
                 ReportDifference(cluster, cell, stored: 0);
         });
     }
@@ -162,49 +174,49 @@ internal sealed partial class CheckRun
     /// <summary>Of clusters whose refcounts cannot be read, nothing is said but that.</summary>
     private void MarkCompared(int index)
     {
-        int bits = Geometry.RefcountBlockBits;
-        Counts.VisitCells((long cluster, ref uint cell) =>
+        int bits = image.Geometry.RefcountBlockBits;
+        image.Counts.VisitCells((long cluster, ref uint cell) =>
         {
             if (cluster >> bits == index)
                 cell |= ReferenceCounts.Compared;
         });
     }
 
-    private void Compare(long cluster, ulong stored)
+    private void CompareOne(long cluster, ulong stored)
     {
         NoteHighest(cluster);
-        uint cell = Counts[cluster];
+        uint cell = image.Counts[cluster];
         if (cell != 0)
-            Counts.Mark(cluster, ReferenceCounts.Compared);
+            image.Counts.Mark(cluster, ReferenceCounts.Compared);
         if ((cell & ReferenceCounts.Overlap) != 0 || stored != ReferenceCounts.CountOf(cell))
             ReportDifference(cluster, cell, stored);
     }
 
     private void NoteHighest(long cluster)
     {
-        if (cluster < FileClusters)
-            _highest = Math.Max(_highest, cluster);
+        if (cluster < image.FileClusters)
+            Highest = Math.Max(Highest, cluster);
     }
 
     private void ReportDifference(long cluster, uint cell, ulong stored)
     {
         uint counted = ReferenceCounts.CountOf(cell);
-        long place = cluster << Geometry.ClusterBits;
-        string use = NameOf(ReferenceCounts.UseOf(cell));
+        long place = cluster << image.Geometry.ClusterBits;
+        string use = CheckedImage.NameOf(ReferenceCounts.UseOf(cell));
         if ((cell & ReferenceCounts.Overlap) != 0)
         {
-            if (Noted(FindingKind.Overlap))
-                Note(place, $"cluster {cluster} refcount={stored} reference={counted}: is used as {use} and as "
-                    + NameOf(Counts.SecondUse(cluster)));
+            if (findings.Noted(FindingKind.Overlap))
+                findings.Note(place, $"cluster {cluster} refcount={stored} reference={counted}: is used as {use} and as "
+                    + CheckedImage.NameOf(image.Counts.SecondUse(cluster)));
         }
-        else if (stored < counted && Noted(FindingKind.RefcountTooLow))
+        else if (stored < counted && findings.Noted(FindingKind.RefcountTooLow))
         {
-            Note(place, $"cluster {cluster} refcount={stored} reference={counted}: {use}");
+            findings.Note(place, $"cluster {cluster} refcount={stored} reference={counted}: {use}");
         }
 
         // A count of what the file does not have takes no space.
-        HasCountsBeyondEnd |= stored > counted && cluster >= FileClusters;
-        if (stored > counted && cluster < FileClusters && Noted(FindingKind.Leak))
-            Note(place, $"cluster {cluster} refcount={stored} reference={counted}");
+        HasCountsBeyondEnd |= stored > counted && cluster >= image.FileClusters;
+        if (stored > counted && cluster < image.FileClusters && findings.Noted(FindingKind.Leak))
+            findings.Note(place, $"cluster {cluster} refcount={stored} reference={counted}");
     }
 }

@@ -5,8 +5,8 @@ using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Qcow2.Check;
 
-/// <content>Persistent bitmaps; specification section "Bitmaps".</content>
-internal sealed partial class CheckRun
+/// <summary>Checks persistent bitmaps, and counts what they name; specification section "Bitmaps".</summary>
+internal sealed class BitmapCheck(CheckedImage image, CheckFindings findings)
 {
     private const int BitmapFieldsBytes = 24;
     private const int BitmapsMax = 65535;
@@ -23,15 +23,15 @@ internal sealed partial class CheckRun
     /// Counts what the bitmaps extension names. Where the autoclear bit says that it is not to be believed, nobody
     /// uses its clusters, and they are leaks.
     /// </summary>
-    private void CountBitmaps()
+    public void Run()
     {
-        if ((Header.Autoclear & FeatureBits.Bitmaps) == 0)
+        if ((image.Header.Autoclear & FeatureBits.Bitmaps) == 0)
             return;
-        HeaderExtension? extension = Header.Extensions.FirstOrDefault(e => e.Type == HeaderExtension.Bitmaps);
+        HeaderExtension? extension = image.Header.Extensions.FirstOrDefault(e => e.Type == HeaderExtension.Bitmaps);
         if (extension is null)
         {
-            if (Noted(FindingKind.InvalidEntry))
-                Note(0, "the header says that there are bitmaps, but does not say where");
+            if (findings.Noted(FindingKind.InvalidEntry))
+                findings.Note(0, "the header says that there are bitmaps, but does not say where");
             return;
         }
 
@@ -40,20 +40,20 @@ internal sealed partial class CheckRun
         ulong length = BigEndian.U64(content, 8);
         ulong offset = BigEndian.U64(content, 16);
         if (count is 0 or > BitmapsMax || BigEndian.U32(content, 4) != 0 || length is 0 or > DirectoryBytesMax
-            || offset > long.MaxValue / 2 || !IsAligned((long)offset))
+            || offset > long.MaxValue / 2 || !image.IsAligned((long)offset))
         {
-            if (Noted(FindingKind.InvalidEntry))
-                Note(0, $"the directory of {count} bitmaps, {length} bytes at 0x{offset:x}, is impossible");
+            if (findings.Noted(FindingKind.InvalidEntry))
+                findings.Note(0, $"the directory of {count} bitmaps, {length} bytes at 0x{offset:x}, is impossible");
             return;
         }
 
-        if (Count((long)offset, (long)length, ClusterUse.BitmapDirectory, 1))
-            Reading((long)offset, "bitmap directory", () => ReadDirectory((long)offset, (int)length, count));
+        if (image.Count((long)offset, (long)length, ClusterUse.BitmapDirectory, 1))
+            findings.Reading((long)offset, "bitmap directory", () => ReadDirectory((long)offset, (int)length, count));
     }
 
     private void ReadDirectory(long offset, int length, uint count)
     {
-        TableParts directory = new(_file, offset, length);
+        TableParts directory = new(image.File, offset, length);
         int at = 0;
         uint found = 0;
         while (found < count && at + BitmapFieldsBytes <= length)
@@ -68,8 +68,8 @@ internal sealed partial class CheckRun
             found++;
         }
 
-        if ((found != count || at != length) && Noted(FindingKind.InvalidEntry))
-            Note(offset, $"the bitmap directory at 0x{offset:x} holds {found} bitmaps in {at} bytes, "
+        if ((found != count || at != length) && findings.Noted(FindingKind.InvalidEntry))
+            findings.Note(offset, $"the bitmap directory at 0x{offset:x} holds {found} bitmaps in {at} bytes, "
                 + $"not {count} in {length}");
     }
 
@@ -79,37 +79,37 @@ internal sealed partial class CheckRun
         uint entries = BigEndian.U32(fields, 8);
         if ((BigEndian.U32(fields, 12) & BitmapFlagsReserved) != 0 || fields[16] != 1 || fields[17] is < 9 or > 31
             || BigEndian.U16(fields, 18) is 0 or > BitmapNameMax || table is 0 or > long.MaxValue / 2
-            || !IsAligned((long)table) || entries == 0)
+            || !image.IsAligned((long)table) || entries == 0)
         {
-            if (Noted(FindingKind.InvalidEntry))
-                Note(place, $"bitmap at 0x{place:x} is impossible");
+            if (findings.Noted(FindingKind.InvalidEntry))
+                findings.Note(place, $"bitmap at 0x{place:x} is impossible");
             return;
         }
 
         _bitmapEntries += entries;
         if (_bitmapEntries > AllBitmapEntriesMax)
             throw new BlockException(
-                BlockErrorKind.TooLarge, $"{_file.Name}: the tables of its bitmaps are too large to be checked");
-        if (Count((long)table, entries * 8L, ClusterUse.BitmapTable, 1))
-            Reading((long)table, "bitmap table", () => CountBitmapTable((long)table, entries));
+                BlockErrorKind.TooLarge, $"{image.File.Name}: the tables of its bitmaps are too large to be checked");
+        if (image.Count((long)table, entries * 8L, ClusterUse.BitmapTable, 1))
+            findings.Reading((long)table, "bitmap table", () => CountBitmapTable((long)table, entries));
     }
 
-    private void CountBitmapTable(long table, uint entries) => _reader.Visit(table, entries * 8L, (at, piece) =>
+    private void CountBitmapTable(long table, uint entries) => image.Reader.Visit(table, entries * 8L, (at, piece) =>
     {
         int words = piece.Length / 8;
         for (int i = MetadataReader.NextNonZero(piece, 0); i < words; i = MetadataReader.NextNonZero(piece, i + 1))
         {
             ulong entry = BigEndian.U64(piece, i * 8);
             long cluster = (long)(entry & L2Entry.OffsetMask);
-            if ((entry & BitmapEntryReserved) == 0 && IsAligned(cluster)
+            if ((entry & BitmapEntryReserved) == 0 && image.IsAligned(cluster)
                 && (cluster == 0 || (entry & BitmapAllOnes) == 0))
             {
                 if (cluster != 0)
-                    Count(cluster, ClusterSize, ClusterUse.Bitmap, 1);
+                    image.Count(cluster, image.ClusterSize, ClusterUse.Bitmap, 1);
             }
-            else if (Noted(FindingKind.InvalidEntry))
+            else if (findings.Noted(FindingKind.InvalidEntry))
             {
-                Note(at + (i * 8L), $"bitmap table entry {entry:x16} at 0x{at + (i * 8L):x} is invalid");
+                findings.Note(at + (i * 8L), $"bitmap table entry {entry:x16} at 0x{at + (i * 8L):x} is invalid");
             }
         }
     });
