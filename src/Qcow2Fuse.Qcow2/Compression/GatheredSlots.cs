@@ -118,20 +118,26 @@ internal sealed unsafe class GatheredSlots : IDisposable
     /// <param name="missing">Receives the parts of what was copied that the slot does not hold; room for one more than
     /// <see cref="ByteRanges.Capacity"/>.</param>
     /// <param name="gaps">How many these are.</param>
-    /// <returns>Minus the bytes of the slot, or the bytes before the first slot, which the image has to answer for.
-    /// </returns>
-    public int CopyFirst(long offset, Span<byte> destination, Span<(int Start, int End)> missing, out int gaps)
+    /// <param name="step">The bytes of the slot, or those before the first slot.</param>
+    /// <returns>False where the range does not begin in a slot: the image has to answer for the step.</returns>
+    public bool TryCopyFirst(
+        long offset, Span<byte> destination, Span<(int Start, int End)> missing, out int gaps, out int step)
     {
         gaps = 0;
+        step = destination.Length;
         lock (Lock)
         {
             GatheredSlot? slot = FirstIn(offset, offset + destination.Length);
             if (slot is null)
-                return destination.Length;
+                return false;
             if (slot.Guest > offset)
-                return (int)(slot.Guest - offset);
+            {
+                step = (int)(slot.Guest - offset);
+                return false;
+            }
+
             int within = (int)(offset - slot.Guest);
-            int step = Math.Min(destination.Length, _geometry.ClusterSize - within);
+            step = Math.Min(step, _geometry.ClusterSize - within);
             int at = within;
             for (int i = 0; i < slot.Written.Count; i++)
             {
@@ -146,7 +152,7 @@ internal sealed unsafe class GatheredSlots : IDisposable
 
             if (at < within + step)
                 missing[gaps++] = (at - within, step);
-            return -step;
+            return true;
         }
     }
 

@@ -73,10 +73,9 @@ internal sealed class CompressedTarget : IGathered, IDisposable
     {
         while (!destination.IsEmpty)
         {
-            int step = _slots.HoldsAny ? ReadOneSlot(offset, destination) : destination.Length;
-            if (step > 0)
+            int step = destination.Length;
+            if (!_slots.HoldsAny || !TryReadSlot(offset, destination, out step))
                 _reader.ReadStored(new GuestOffset(offset), destination[..step]);
-            step = Math.Abs(step);
             offset += step;
             destination = destination[step..];
         }
@@ -236,17 +235,18 @@ internal sealed class CompressedTarget : IGathered, IDisposable
         }
     }
 
-    /// <summary>
-    /// Reads up to the end of the first slot in the range, or up to its start.
-    /// </summary>
-    /// <returns>Minus the bytes that were read, or the bytes that the image has to answer for.</returns>
-    private int ReadOneSlot(long offset, Span<byte> destination)
+    /// <summary>Reads the first step of a range, where that lies in a slot.</summary>
+    /// <param name="offset">Where the range begins.</param>
+    /// <param name="destination">As long as the range.</param>
+    /// <param name="step">Bytes of the step.</param>
+    /// <returns>False where the image has to answer for the step.</returns>
+    private bool TryReadSlot(long offset, Span<byte> destination, out int step)
     {
         Span<(int Start, int End)> missing = stackalloc (int, int)[ByteRanges.Capacity + 1];
-        int step = _slots.CopyFirst(offset, destination, missing, out int gaps);
+        bool isGathered = _slots.TryCopyFirst(offset, destination, missing, out int gaps, out step);
         foreach ((int start, int end) in missing[..gaps])
             _reader.ReadStored(new GuestOffset(offset + start), destination[start..end]);
-        return step;
+        return isGathered;
     }
 
     /// <summary>Stores a busy slot: a packer does it, once there is room in the queue, or else the caller.</summary>

@@ -39,9 +39,9 @@ internal sealed class SnapshotChanges
     /// <param name="snapshots">Those there are.</param>
     /// <param name="name">Its name.</param>
     /// <param name="diskSize">The size of the disk in bytes.</param>
-    /// <param name="isCreated">Receives all of them, the new one last, once it is there.</param>
+    /// <param name="adopt">Receives all of them, the new one last, once it is there.</param>
     public void Create(
-        List<SnapshotEntry> snapshots, string name, long diskSize, Action<List<SnapshotEntry>> isCreated)
+        List<SnapshotEntry> snapshots, string name, long diskSize, Action<List<SnapshotEntry>> adopt)
     {
         Settle();
         ulong[] l1 = ActiveL1(_geometry.L1EntriesFor(diskSize));
@@ -83,7 +83,7 @@ internal sealed class SnapshotChanges
             throw;
         }
 
-        isCreated(changed);
+        adopt(changed);
         FreeTable(undo.OldTable, snapshots);
         Settle();
     }
@@ -91,8 +91,8 @@ internal sealed class SnapshotChanges
     /// <summary>Removes a snapshot that nobody reads, and frees what only it used.</summary>
     /// <param name="snapshots">All of them.</param>
     /// <param name="gone">The one to remove.</param>
-    /// <param name="isDeleted">Receives what is left once the snapshot is gone, also where freeing fails.</param>
-    public void Delete(List<SnapshotEntry> snapshots, SnapshotEntry gone, Action<List<SnapshotEntry>> isDeleted)
+    /// <param name="adopt">Receives what is left once the snapshot is gone, also where freeing fails.</param>
+    public void Delete(List<SnapshotEntry> snapshots, SnapshotEntry gone, Action<List<SnapshotEntry>> adopt)
     {
         Settle();
         ulong[] l1 = LoadL1(gone, gone.L1Size);
@@ -118,7 +118,7 @@ internal sealed class SnapshotChanges
             throw;
         }
 
-        isDeleted(changed);
+        adopt(changed);
         FreeTable(undo.OldTable, snapshots);
         FreeRun(gone.L1Offset, gone.L1Size * 8);
         _trees.Free(l1);
@@ -132,8 +132,8 @@ internal sealed class SnapshotChanges
     /// <summary>Makes the disk what it was when a snapshot was taken. What it was before is gone.</summary>
     /// <param name="snapshot">The one to apply; it stays.</param>
     /// <param name="diskSize">Its size in bytes.</param>
-    /// <param name="isSwitched">Called at the moment the disk becomes the snapshot's.</param>
-    public void Apply(SnapshotEntry snapshot, long diskSize, Action isSwitched)
+    /// <param name="atSwitch">Called at the moment the disk becomes the snapshot's.</param>
+    public void Apply(SnapshotEntry snapshot, long diskSize, Action atSwitch)
     {
         Settle();
         ulong[] old = ActiveL1(_metadata.Tables.L1.Count);
@@ -155,7 +155,7 @@ internal sealed class SnapshotChanges
             // Flags mean something in the active tables only: who made the snapshot may have left some in its tables.
             _trees.ClearCopied(l1);
             _metadata.Flush.Run();
-            Switch(undo, place, l1.Length, diskSize, isSwitched);
+            Switch(undo, place, l1.Length, diskSize, atSwitch);
         }
         catch
         {
@@ -210,7 +210,7 @@ internal sealed class SnapshotChanges
         _metadata.Flush.Run();
     }
 
-    private void Switch(Undo undo, HostOffset place, int entries, long diskSize, Action isSwitched)
+    private void Switch(Undo undo, HostOffset place, int entries, long diskSize, Action atSwitch)
     {
         _metadata.Flush.BeginExclusive();
         try
@@ -232,7 +232,7 @@ internal sealed class SnapshotChanges
             }
 
             _metadata.Tables.SwitchL1(table);
-            isSwitched();
+            atSwitch();
         }
         finally
         {
