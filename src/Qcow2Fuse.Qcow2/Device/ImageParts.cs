@@ -71,8 +71,9 @@ internal sealed class ImageParts
         Bitmaps = new ImageBitmaps(Image, Metadata, map.Hold, BitmapLife, Target);
         Snapshots = new SnapshotSet(Image, Metadata, map.Hold, Reader, BitmapLife, FirstWrite, Target);
         Preallocator preallocator = new(Image, durable, epochs, map.Allocations, _guestData);
-        Resizer = new Resizer(
-            Image, Metadata, map.Hold, map.Cut, Zeroes, preallocator, BitmapLife, FirstWrite, Flusher, Target);
+        DiskGrowth growth = new(Image, Metadata, Zeroes, preallocator, BitmapLife, Flusher);
+        DiskShrink shrink = new(Image, Metadata, map.Hold, map.Cut, BitmapLife, Target);
+        Resizer = new Resizer(Image, growth, shrink, BitmapLife, FirstWrite, Target);
         Still = new StillLook(Image, Metadata.Flush, map.Hold, BitmapLife, Flusher);
         Unreferenced = new UnreferencedLook(Image, Metadata, map.Hold, Still);
         BackingChange = new BackingChange(Image, Snapshots, Target);

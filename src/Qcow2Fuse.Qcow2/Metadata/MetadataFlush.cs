@@ -200,6 +200,7 @@ internal sealed class MetadataFlush
         _running = true;
     }
 
+    /// <summary>Lets others flush.</summary>
     public void EndExclusive()
     {
         _gate.AssertHeld();
@@ -210,6 +211,10 @@ internal sealed class MetadataFlush
     /// <summary>Whether a flush has left, or freed, what only another one makes durable.</summary>
     private bool HasMore => _tables.RefcountBlocks.HasDirty || _tables.RefcountTable.HasDirty || _frees.Any;
 
+    /// <summary>
+    /// One flush, begun while no other is under way. Without <paramref name="durable"/> all tables are written, but the
+    /// last ones are not flushed, and nothing is freed.
+    /// </summary>
     private void RunOne(bool durable)
     {
         _running = true;
