@@ -25,6 +25,7 @@ public sealed partial class FuseMount : IDisposable
     private readonly MountEntry? _entry;
 
     private int _device;
+    private Func<bool>? _isConnected;
     private bool _disposed;
     private bool _isLeft;
 
@@ -38,9 +39,13 @@ public sealed partial class FuseMount : IDisposable
     }
 
     /// <summary>
-    /// The kernel's number of the session, which is the minor number of the mount's device; −1 where it is not known.
+    /// The kernel's number of the session, which is the minor number of the mount's device; −1 where it is not known,
+    /// or the session has ended: then it may be another's.
     /// </summary>
-    public int Connection => _entry is null ? -1 : _entry.Minor;
+    public int Connection => _entry is null || HasEnded ? -1 : _entry.Minor;
+
+    /// <summary>What the kernel's table shows as its source; empty where that is not known.</summary>
+    public string Source => _entry?.Source ?? "";
 
     /// <summary>Where it is mounted: an absolute path without symbolic links.</summary>
     public string MountPoint { get; }
@@ -54,12 +59,23 @@ public sealed partial class FuseMount : IDisposable
     /// <summary>Whether the mount is still in this process's tree. To be asked while the session lives.</summary>
     public bool IsMounted => Current is not null;
 
+    private bool HasEnded => _isConnected is not null && !_isConnected();
+
     /// <summary>
-    /// The mount where it is now: whoever owns a directory above may have given that another name. As long as the
-    /// session lives nobody else gets its numbers.
+    /// The mount where it is now: whoever owns a directory above may have given that another name.
     /// </summary>
-    private MountEntry? Current => _entry is null ? null : MountTable.Read().FirstOrDefault(entry =>
-        entry.Id == _entry.Id && entry.Device == _entry.Device && entry.Type == _entry.Type);
+    private MountEntry? Current
+    {
+        get
+        {
+            if (_entry is null)
+                return null;
+            MountEntry? found = MountTable.Read().FirstOrDefault(_entry.IsSameMount);
+
+            // Nobody else gets the numbers as long as the session lives: so it is asked after the table was read.
+            return HasEnded ? null : found;
+        }
+    }
 
     /// <summary>
     /// Mounts. A dead mount of the same type at the same place is unmounted first. Requests wait until a
@@ -141,14 +157,16 @@ public sealed partial class FuseMount : IDisposable
     public DevFuseTransport OpenTransport()
     {
         int device = Interlocked.Exchange(ref _device, -1);
-        return device >= 0
-            ? new DevFuseTransport(device, isWatched: _keepAlive >= 0)
-            : throw new InvalidOperationException("the session's descriptor has been handed out already");
+        if (device < 0)
+            throw new InvalidOperationException("the session's descriptor has been handed out already");
+        DevFuseTransport transport = new(device, isWatched: _keepAlive >= 0);
+        _isConnected = () => transport.IsConnected;
+        return transport;
     }
 
     /// <summary>
-    /// Unmounts this mount if it is still there; see <see cref="Unmount(MountEntry, bool)"/>. To be called while the
-    /// session lives.
+    /// Unmounts this mount if it is still there; see <see cref="Unmount(MountEntry, bool)"/>. To be called before the
+    /// transport is disposed.
     /// </summary>
     public void Unmount(bool lazy)
     {

@@ -39,6 +39,9 @@ public static class HandedMount
         IReadOnlyList<MountEntry> table = MountTable.Read();
         if (ConnectionOf(descriptor) is { } connection)
         {
+            // Of a mount that has gone the number may be another's by now.
+            if (!FuseDevice.IsConnected(descriptor))
+                return null;
             List<MountEntry> mounts = [.. table.Where(entry => entry.Device == "0:" + connection)];
             return mounts.Find(entry => entry.MountPoint == path) ?? mounts.FirstOrDefault();
         }

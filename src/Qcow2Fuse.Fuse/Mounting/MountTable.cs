@@ -28,6 +28,13 @@ public sealed record MountEntry(
         && uint.TryParse(word.AsSpan(UserField.Length), NumberStyles.None, CultureInfo.InvariantCulture, out uint id)
             ? id
             : null;
+
+    /// <summary>
+    /// Whether another entry shows this mount, at whatever place. The kernel gives the numbers of a mount that has gone
+    /// to the next one, so what was mounted counts too.
+    /// </summary>
+    public bool IsSameMount(MountEntry other) => other.Id == Id && other.Device == Device && other.Type == Type
+        && string.Equals(other.Source, Source, StringComparison.Ordinal);
 }
 
 /// <summary>The kernel's list of mounts (/proc/self/mountinfo, proc_pid_mountinfo(5)).</summary>

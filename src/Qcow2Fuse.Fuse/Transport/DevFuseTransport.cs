@@ -31,6 +31,9 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
     /// <summary>The session's own descriptor.</summary>
     public int Session => _session;
 
+    /// <summary>Whether the session still has its mount; false once this is disposed.</summary>
+    public bool IsConnected => !_disposed && FuseDevice.IsConnected(_session);
+
     /// <summary>The clones that workers were given; closed with their slots.</summary>
     public IReadOnlyList<int> Clones => _clones;
 

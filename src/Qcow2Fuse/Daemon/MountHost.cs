@@ -183,7 +183,7 @@ internal sealed class MountHost : IDisposable
             OnUnused = () => _events.Post(HostEvent.Unused),
         });
         context.Invalidator = server.Invalidator;
-        _lastWord.Serves(mount.Connection);
+        _lastWord.Serves(mount.Connection, mount.Source);
 
         // Whoever sees the mount answer finds the socket.
         using ControlSocket? control = ControlSocket.TryOpen(new ControlHost(_images, context, mount, server), _logger);

@@ -47,9 +47,9 @@ internal sealed class DaemonTable
         string minor = mount.Minor.ToString(CultureInfo.InvariantCulture);
         if (_candidates.Exists(static candidate => candidate.Connections.Count > 0))
         {
-            List<Candidate> serving = _candidates.FindAll(candidate => candidate.Connections.Contains(minor));
-
-            // One that is still about to end has a session whose number may be another's by now: the last is meant.
+            // One that is still about to end has a session whose number may be another's by now.
+            List<Candidate> serving = _candidates.FindAll(
+                candidate => candidate.Connections.Contains(minor) && !candidate.Denies(mount));
             return (serving.Where(static candidate => candidate.Word is not null)
                     .MaxBy(static candidate => WatchedProcess.StartOf(candidate.Id))
                 ?? serving.Find(static candidate => candidate.IsOfProgram))?.Id;
@@ -79,6 +79,7 @@ internal sealed class DaemonTable
 
         List<MountEntry> served = ours.FindAll(entry => candidate.Connections.Count > 0
             ? candidate.Connections.Contains(entry.Minor.ToString(CultureInfo.InvariantCulture))
+                && !candidate.Denies(entry)
             : candidate.Says(entry));
         return served.Find(entry => entry.MountPoint == place) ?? served.FirstOrDefault();
     }
@@ -87,17 +88,18 @@ internal sealed class DaemonTable
     /// Whether a process that is seen keeps a mount alive, if not as its daemon: nobody may answer there.
     /// </summary>
     public bool IsHeld(MountEntry mount) => _candidates.Exists(candidate =>
-        candidate.Connections.Contains(mount.Minor.ToString(CultureInfo.InvariantCulture)));
+        candidate.Connections.Contains(mount.Minor.ToString(CultureInfo.InvariantCulture))
+        && !candidate.Denies(mount));
 
     /// <summary>The descriptor of a process that is its <see cref="LastWord"/>; null where it has none.</summary>
     public static string? WordOf(int process) =>
         Look(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}"), process)?.Word;
 
-    /// <summary>The mounts of this namespace that a process serves, by their numbers.</summary>
+    /// <summary>The mounts of this namespace that a process serves.</summary>
     /// <param name="process">The process.</param>
     /// <param name="word">Its <see cref="LastWord"/>, which knows the session where the kernel does not tell; −1 for
     /// none.</param>
-    public static HashSet<int> PlacesOf(int process, int word)
+    public static IReadOnlyList<MountEntry> PlacesOf(int process, int word)
     {
         Candidate? candidate = Look(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}"), process);
         HashSet<string> sessions = [.. candidate?.Connections ?? []];
@@ -111,8 +113,8 @@ internal sealed class DaemonTable
         [
             .. MountTable.Read()
                 .Where(entry => OwnMount.Is(entry)
-                    && sessions.Contains(entry.Minor.ToString(CultureInfo.InvariantCulture)))
-                .Select(static entry => entry.Id),
+                    && sessions.Contains(entry.Minor.ToString(CultureInfo.InvariantCulture))
+                    && candidate?.Denies(entry) != true),
         ];
     }
 
@@ -166,6 +168,18 @@ internal sealed class DaemonTable
                     return false;
                 }
             }
+        }
+
+        /// <summary>Whether it says that it serves another mount; the number of a session alone may be an old one.
+        /// </summary>
+        public bool Denies(MountEntry mount)
+        {
+            int descriptor = Word is null ? -1 : LastWord.Open(Id, Word);
+            if (descriptor < 0)
+                return false;
+            bool denies = LastWord.Denies(descriptor, mount);
+            _ = LinuxFile.Close(descriptor);
+            return denies;
         }
 
         /// <summary>Whether it says that it serves a mount: believed of root, and of the user who mounted.</summary>

@@ -2,6 +2,7 @@
 using System.Buffers.Binary;
 using System.Globalization;
 using System.Text;
+using Qcow2Fuse.Fuse.Mounting;
 using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Output;
 
@@ -28,7 +29,7 @@ internal enum LastWordKind
 /// <remarks>
 /// A file on disk could be left behind, and a socket would have the daemon need memory and threads when there may be
 /// none. Little-endian. 0: magic, 8: number of the session or −1, 12: <see cref="LastWordKind"/>, 16: length of a
-/// reason in bytes, 20: the reason, UTF-8.
+/// reason in bytes, 20: the reason, UTF-8. The last 8 bytes: a hash of the source of the mount, 0 for none.
 /// </remarks>
 internal sealed class LastWord : IDisposable
 {
@@ -40,6 +41,7 @@ internal sealed class LastWord : IDisposable
     private const int KindAt = 12;
     private const int ReasonLengthAt = 16;
     private const int ReasonAt = 20;
+    private const int SourceAt = Length - sizeof(long);
 
     private readonly SharedPage _page;
 
@@ -59,7 +61,12 @@ internal sealed class LastWord : IDisposable
 
     /// <summary>Says which session is served, before anybody can see the mount answer.</summary>
     /// <param name="session">The kernel's number of it; −1 where it is not known.</param>
-    public void Serves(int session) => Volatile.Write(ref _page.Int(SessionAt), session);
+    /// <param name="source">What the mount shows as its source.</param>
+    public void Serves(int session, string source)
+    {
+        _page.Long(SourceAt) = HashOf(source);
+        Volatile.Write(ref _page.Int(SessionAt), session);
+    }
 
     /// <summary>Says how it has ended. Who has said that something may be lost stays with it.</summary>
     /// <param name="kind">How.</param>
@@ -68,7 +75,7 @@ internal sealed class LastWord : IDisposable
     {
         if ((LastWordKind)_page.Int(KindAt) == LastWordKind.Lost)
             return;
-        Span<byte> text = _page.Bytes[ReasonAt..];
+        Span<byte> text = _page.Bytes[ReasonAt..SourceAt];
         Encoding.UTF8.GetEncoder().Convert(reason, text, flush: false, out _, out int length, out _);
         _page.Int(ReasonLengthAt) = length;
         Volatile.Write(ref _page.Int(KindAt), (int)kind);
@@ -121,6 +128,31 @@ internal sealed class LastWord : IDisposable
         return kind is (int)LastWordKind.Written or (int)LastWordKind.Lost ? (LastWordKind)kind : LastWordKind.None;
     }
 
+    /// <summary>
+    /// Whether the memory of another process says that it serves another mount than this one: the number of a session
+    /// that has ended may be this mount's by now.
+    /// </summary>
+    /// <param name="descriptor">See <see cref="Open"/>.</param>
+    /// <param name="mount">A mount.</param>
+    public static bool Denies(int descriptor, MountEntry mount)
+    {
+        Span<byte> bytes = stackalloc byte[Length];
+        if (LinuxFile.Read(descriptor, bytes, 0) < Length || BinaryPrimitives.ReadInt64LittleEndian(bytes) != Magic)
+            return false;
+        int session = BinaryPrimitives.ReadInt32LittleEndian(bytes[SessionAt..]);
+        long source = BinaryPrimitives.ReadInt64LittleEndian(bytes[SourceAt..]);
+        return session >= 0 && source != 0 && (session != mount.Minor || source != HashOf(mount.Source));
+    }
+
     /// <inheritdoc/>
     public void Dispose() => _page.Dispose();
+
+    /// <summary>FNV-1a of the characters; never 0.</summary>
+    private static long HashOf(string source)
+    {
+        ulong hash = 0xcbf29ce484222325;
+        foreach (char character in source)
+            hash = (hash ^ character) * 0x100000001b3;
+        return hash == 0 ? 1 : (long)hash;
+    }
 }

@@ -86,7 +86,9 @@ public sealed class ImageBoundsTests : CommandTest
         File.Delete(Path.Combine(PathOf("images"), "i1.qcow2"));
         Write("i2a.qcow2");
         Touch();
-        _ = HostTree.Names(files, 1);
+
+        // Where the first look at the directory took long, the next one is not made at once.
+        Eventually.Holds(() => HostTree.Names(files, 1).Contains("i2a.raw"), "the new image is not listed");
         List<string> rest = [];
         while (all.MoveNext())
             rest.Add(all.Current.Name);

@@ -108,11 +108,11 @@ internal sealed partial class ControlHost
         try
         {
             images.Flush();
-            HashSet<int> before = [.. Places().Select(static place => place.Id)];
+            MountEntry[] before = [.. Places()];
             mount.Unmount(call.Lazy);
             if (call.Lazy)
                 return new ControlAnswer();
-            if (Places().FirstOrDefault(place => before.Contains(place.Id)) is { MountPoint: { } left })
+            if (Places().FirstOrDefault(place => before.Any(place.IsSameMount)) is { MountPoint: { } left })
             {
                 return Failed(
                     ExitCode.System, $"{mount.MountPoint}: is unmounted here, but still mounted on {left}",
