@@ -9,7 +9,8 @@ namespace Qcow2Fuse.Qcow2.Metadata;
 /// <summary>Makes what was written to the file durable, and knows whether that has failed.</summary>
 /// <remarks>
 /// After a failed flush of the file nobody knows what of it is durable, and a second flush may lie: from then on every
-/// flush and every write fails. Used with the image's gate held, but for <see cref="HasFailed"/>, which anybody may ask.
+/// flush and every write fails. Used with the image's gate held, but for <see cref="HasFailed"/>, which anybody
+/// may ask.
 /// </remarks>
 internal sealed class DurableFile
 {

@@ -18,8 +18,8 @@ internal sealed class DiskShrink(
     private readonly DiskSize _size = image.Size;
 
     /// <summary>
-    /// Makes the disk smaller. The lock for changes is held, and the gate is not. Nothing is gathered meanwhile, as none
-    /// may be for what is cut off.
+    /// Makes the disk smaller. The lock for changes is held, and the gate is not. Nothing is gathered meanwhile, as
+    /// none may be for what is cut off.
     /// </summary>
     public void Shrink(long length)
     {
@@ -34,7 +34,7 @@ internal sealed class DiskShrink(
         }
     }
 
-    /// <summary>Shrinks it with guest writes held back; without having changed anything where it finds damage.</summary>
+    /// <summary>Shrinks it with guest writes held back. Where it finds damage, it has changed nothing.</summary>
     private void ShrinkTables(long length)
     {
         bool isRaw = image.IsRawExternal;
