@@ -16,8 +16,8 @@ namespace Qcow2Fuse.LiveHost;
 
 /// <summary>
 /// Mounts an image as the program does, and exchanges what is below its disk all the time: IMAGE MOUNTPOINT [uring]
-/// [direct]. Prints "ready" when the mount answers, and for each line "count" how many exchanges there were; on any other
-/// line it unmounts, and says that when the image is closed.
+/// [direct]. Prints "ready" when the mount answers, and for each line "count" how many exchanges there were; on any
+/// other line it unmounts, and says that when the image is closed.
 /// </summary>
 internal static class Program
 {

@@ -118,7 +118,8 @@ internal sealed class MappingCheck(CheckedImage image, CheckFindings findings) :
             int run = first;
             int current = -1;
             L2Table table = default;
-            findings.Reading(start, "L2 table", () => image.Reader.Visit(start, (end - (long)run) << bits, (at, piece) =>
+            long length = (end - (long)run) << bits;
+            findings.Reading(start, "L2 table", () => image.Reader.Visit(start, length, (at, piece) =>
             {
                 while (!piece.IsEmpty)
                 {
@@ -149,7 +150,8 @@ internal sealed class MappingCheck(CheckedImage image, CheckFindings findings) :
         {
             guest = _activeTables.FirstUseOf(cluster) * image.Geometry.L2Coverage;
             if (active > 1 && findings.Noted(FindingKind.InvalidEntry))
-                findings.Note(cluster << image.Geometry.ClusterBits, $"{active} L1 entries map to one place of the data file");
+                findings.Note(
+                    cluster << image.Geometry.ClusterBits, $"{active} L1 entries map to one place of the data file");
         }
 
         return new L2Table(cluster << image.Geometry.ClusterBits, tables.Times(index), active, guest);
@@ -193,7 +195,8 @@ internal sealed class MappingCheck(CheckedImage image, CheckFindings findings) :
         if ((uint)entry.Bitmap != 0)
         {
             if (findings.Noted(FindingKind.InvalidEntry, table.Times))
-                findings.Note(place, $"L2 entry {entry.Descriptor:x16} at 0x{place:x}: subclusters with data, but no cluster");
+                findings.Note(
+                    place, $"L2 entry {entry.Descriptor:x16} at 0x{place:x}: subclusters with data, but no cluster");
         }
         else if (table.Active > 0 && entry.IsCopied)
         {
@@ -230,13 +233,15 @@ internal sealed class MappingCheck(CheckedImage image, CheckFindings findings) :
         CheckCopied(entry.Descriptor, place, expected: true, "L2", table.Active);
         long guest = table.Guest + ((place - table.Place) / image.Geometry.L2EntryBytes * image.ClusterSize);
         if (host != guest && findings.Noted(FindingKind.InvalidEntry, table.Active))
-            findings.Note(place, $"L2 entry {entry.Descriptor:x16} at 0x{place:x}: guest offset 0x{guest:x} lies elsewhere");
+            findings.Note(
+                place, $"L2 entry {entry.Descriptor:x16} at 0x{place:x}: guest offset 0x{guest:x} lies elsewhere");
     }
 
     private void CheckCompressedEntry(L2Entry entry, long place, in L2Table table)
     {
         if (entry.IsCopied && findings.Noted(FindingKind.InvalidEntry, table.Times))
-            findings.Note(place, $"L2 entry {entry.Descriptor:x16} at 0x{place:x}: a compressed cluster with the COPIED flag");
+            findings.Note(
+                place, $"L2 entry {entry.Descriptor:x16} at 0x{place:x}: a compressed cluster with the COPIED flag");
         if (image.Geometry.DataIsExternal || entry.Bitmap != 0)
         {
             if (findings.Noted(FindingKind.InvalidEntry, table.Times))

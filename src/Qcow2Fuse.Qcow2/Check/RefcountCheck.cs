@@ -142,7 +142,8 @@ internal sealed class RefcountCheck(CheckedImage image, CheckFindings findings)
             long cluster = (long)entry >> image.Geometry.ClusterBits;
             image.Counts.Add(cluster, ClusterUse.RefcountBlock, 1);
             if (ReferenceCounts.CountOf(image.Counts[cluster]) != 1 && findings.Noted(FindingKind.InvalidEntry))
-                findings.Note(place, $"refcount table entry {entry:x16} at 0x{place:x} names a block that is in use already");
+                findings.Note(
+                    place, $"refcount table entry {entry:x16} at 0x{place:x} names a block that is in use already");
         }
     }
 
@@ -206,7 +207,9 @@ internal sealed class RefcountCheck(CheckedImage image, CheckFindings findings)
         if ((cell & ReferenceCounts.Overlap) != 0)
         {
             if (findings.Noted(FindingKind.Overlap))
-                findings.Note(place, $"cluster {cluster} refcount={stored} reference={counted}: is used as {use} and as "
+                findings.Note(
+                    place,
+                    $"cluster {cluster} refcount={stored} reference={counted}: is used as {use} and as "
                     + CheckedImage.NameOf(image.Counts.SecondUse(cluster)));
         }
         else if (stored < counted && findings.Noted(FindingKind.RefcountTooLow))

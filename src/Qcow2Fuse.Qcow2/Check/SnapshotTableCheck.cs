@@ -38,7 +38,8 @@ internal sealed class SnapshotTableCheck(CheckedImage image, CheckFindings findi
         });
         if (found.Keys.Sum(static key => (long)key.Item2) > AllL1EntriesMax)
             throw new BlockException(
-                BlockErrorKind.TooLarge, $"{image.File.Name}: the L1 tables of its snapshots are too large to be checked");
+                BlockErrorKind.TooLarge,
+                $"{image.File.Name}: the L1 tables of its snapshots are too large to be checked");
         return [.. found.Select(static pair => new SnapshotL1(pair.Key.Item1, pair.Key.Item2, pair.Value))];
     }
 

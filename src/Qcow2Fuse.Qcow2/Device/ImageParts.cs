@@ -38,18 +38,18 @@ internal sealed class ImageParts
         Qcow2Options options = arguments.For<Qcow2Options>();
         if (Image.IsRawExternal && !Image.IsReadOnly)
             Image.Data.KeepLength();
-        Metadata = new ImageMetadata(Image, arguments);
-        DurableFile durable = Metadata.Durable;
-        OperationEpochs epochs = Metadata.Epochs;
+        ImageMetadata = new ImageMetadata(Image, arguments);
+        DurableFile durable = ImageMetadata.Durable;
+        OperationEpochs epochs = ImageMetadata.Epochs;
         ActiveMap map = new(
-            Image, Metadata, keepsPlace: arguments.Discard == DiscardMode.NoUnref && header.Version >= 3);
-        _compressed = new CompressedClusters(file, geometry, header.Compression, Metadata.PackedBytes);
+            Image, ImageMetadata, keepsPlace: arguments.Discard == DiscardMode.NoUnref && header.Version >= 3);
+        _compressed = new CompressedClusters(file, geometry, header.Compression, ImageMetadata.PackedBytes);
         _guestData = new GuestData(Image.Data, cipher);
-        GatheredSlots? slots = Metadata.PackedBytes is null ? null : new GatheredSlots(geometry, Image.Size);
-        BitmapLife = new BitmapLife(Image, Metadata);
-        FirstWrite = new FirstWrite(Image, durable, Metadata.Survey, Metadata.Flush, BitmapLife);
-        Commit = new CommitTimer(Image, durable, Metadata.Flush, slots, arguments.CommitInterval);
-        Freed = new FreedSpace(Image.Gate, Metadata.Frees, Metadata.Flush, geometry.ClusterBits);
+        GatheredSlots? slots = ImageMetadata.PackedBytes is null ? null : new GatheredSlots(geometry, Image.Size);
+        BitmapLife = new BitmapLife(Image, ImageMetadata);
+        FirstWrite = new FirstWrite(Image, durable, ImageMetadata.Survey, ImageMetadata.Flush, BitmapLife);
+        Commit = new CommitTimer(Image, durable, ImageMetadata.Flush, slots, arguments.CommitInterval);
+        Freed = new FreedSpace(Image.Gate, ImageMetadata.Frees, ImageMetadata.Flush, geometry.ClusterBits);
         ExternalData external = new(Image, durable, epochs, map.InPlace, _guestData);
         Reader = new GuestReader(Image, epochs, map.Lookup, map.Runs, _guestData, _compressed, external, slots);
         Writer = new GuestWriter(
@@ -58,32 +58,32 @@ internal sealed class ImageParts
         if (slots is not null)
         {
             StoredClusters stored = new(
-                Image, durable, Metadata.Flush, Metadata.PackedBytes!, map.Compressed!, _compressed, Reader, Writer,
-                Zeroes, BitmapLife, Commit, Freed);
+                Image, durable, ImageMetadata.Flush, ImageMetadata.PackedBytes!, map.Compressed!, _compressed, Reader,
+                Writer, Zeroes, BitmapLife, Commit, Freed);
             Target = new CompressedTarget(
                 Image, slots, stored, Reader, Zeroes, BitmapLife, Commit, options.CompressionThreads);
         }
 
         Plain = new PlainRuns(
-            device, Image, Metadata, map.Lookup, map.InPlace, BitmapLife, FirstWrite,
+            device, Image, ImageMetadata, map.Lookup, map.InPlace, BitmapLife, FirstWrite,
             isPossible: Target is null && !_guestData.IsEncrypted);
-        Flusher = new Flusher(Image, durable, Metadata.Flush, map.Kept, Target, BitmapLife, FirstWrite);
-        Bitmaps = new ImageBitmaps(Image, Metadata, map.Hold, BitmapLife, Target);
-        Snapshots = new SnapshotSet(Image, Metadata, map.Hold, Reader, BitmapLife, FirstWrite, Target);
+        Flusher = new Flusher(Image, durable, ImageMetadata.Flush, map.Kept, Target, BitmapLife, FirstWrite);
+        Bitmaps = new ImageBitmaps(Image, ImageMetadata, map.Hold, BitmapLife, Target);
+        Snapshots = new SnapshotSet(Image, ImageMetadata, map.Hold, Reader, BitmapLife, FirstWrite, Target);
         Preallocator preallocator = new(Image, durable, epochs, map.Allocations, _guestData);
-        DiskGrowth growth = new(Image, Metadata, Zeroes, preallocator, BitmapLife, Flusher);
-        DiskShrink shrink = new(Image, Metadata, map.Hold, map.Cut, BitmapLife, Target);
+        DiskGrowth growth = new(Image, ImageMetadata, Zeroes, preallocator, BitmapLife, Flusher);
+        DiskShrink shrink = new(Image, ImageMetadata, map.Hold, map.Cut, BitmapLife, Target);
         Resizer = new Resizer(Image, growth, shrink, BitmapLife, FirstWrite, Target);
-        Still = new StillLook(Image, Metadata.Flush, map.Hold, BitmapLife, Flusher);
-        Unreferenced = new UnreferencedLook(Image, Metadata, map.Hold, Still);
+        Still = new StillLook(Image, ImageMetadata.Flush, map.Hold, BitmapLife, Flusher);
+        Unreferenced = new UnreferencedLook(Image, ImageMetadata, map.Hold, Still);
         BackingChange = new BackingChange(Image, Snapshots, Target);
         Commit.Start(Flusher);
-        _idle = new IdleTables(Image, Metadata.Tables, Commit, options.CacheCleanInterval);
+        _idle = new IdleTables(Image, ImageMetadata.Tables, Commit, options.CacheCleanInterval);
     }
 
     public ImageCore Image { get; }
 
-    public ImageMetadata Metadata { get; }
+    public ImageMetadata ImageMetadata { get; }
 
     public BitmapLife BitmapLife { get; }
 
@@ -134,7 +134,7 @@ internal sealed class ImageParts
             BitmapLife.Dispose();
             Target?.Dispose();
             _compressed.Dispose();
-            Metadata.Dispose();
+            ImageMetadata.Dispose();
             throw;
         }
     }
@@ -156,7 +156,7 @@ internal sealed class ImageParts
             Target?.EndPackers();
 
             // Who wrote was told when a flush failed, but not of what nobody has waited for.
-            if (!Image.IsReadOnly && !Metadata.Durable.HasFailed)
+            if (!Image.IsReadOnly && !ImageMetadata.Durable.HasFailed)
                 Flusher.FlushForClose();
             else if ((Target?.TakeFailure() ?? Commit.TakeFailure()) is { } failure && !Flusher.IsLossTold)
                 throw failure;
@@ -171,7 +171,7 @@ internal sealed class ImageParts
             using (Image.Gate.Enter())
             {
                 _isClosed = true;
-                Metadata.Dispose();
+                ImageMetadata.Dispose();
             }
 
             Image.Dispose();

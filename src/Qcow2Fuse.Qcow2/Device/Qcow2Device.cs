@@ -71,11 +71,11 @@ public sealed class Qcow2Device
     {
         get
         {
-            MetadataTables tables = _parts.Metadata.Tables;
+            MetadataTables tables = _parts.ImageMetadata.Tables;
             using (_image.Gate.Enter())
             {
                 return new MetadataStatistics(
-                    tables.L2.Statistics, tables.RefcountBlocks.Statistics, _parts.Metadata.Flush.Completed);
+                    tables.L2.Statistics, tables.RefcountBlocks.Statistics, _parts.ImageMetadata.Flush.Completed);
             }
         }
     }
@@ -95,7 +95,7 @@ public sealed class Qcow2Device
     public int DefaultBitmapGranularity => _parts.Bitmaps.DefaultGranularity;
 
     /// <summary>Whether nothing more is written, because what the file holds is not known.</summary>
-    internal bool HasFailed => _parts.Metadata.Durable.HasFailed;
+    internal bool HasFailed => _parts.ImageMetadata.Durable.HasFailed;
 
     /// <summary>Whether the image will be flushed by itself.</summary>
     internal bool IsCommitSet => _parts.Commit.IsSet;

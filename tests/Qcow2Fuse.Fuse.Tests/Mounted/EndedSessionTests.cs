@@ -53,7 +53,8 @@ public sealed class EndedSessionTests : IDisposable
 
     public void Dispose()
     {
-        Shell.Output("for i in gone next; do umount -l \"$1/$i\" 2>/dev/null; done; rm -rf \"$1\"", _directory.FullName);
+        Shell.Output(
+            "for i in gone next; do umount -l \"$1/$i\" 2>/dev/null; done; rm -rf \"$1\"", _directory.FullName);
         GC.SuppressFinalize(this);
     }
 
