@@ -26,7 +26,7 @@ export DOTNET_CLI_HOME ?= $(if $(HOME),$(HOME),$(CURDIR)/out/home)
 SOURCES := $(shell find src -name obj -prune -o -name bin -prune -o \( -name '*.cs' -o -name '*.c' -o -name '*.csproj' -o -name '*.props' \) -print) \
 	Directory.Build.props Directory.Packages.props global.json
 
-.PHONY: build run test quick shake test-boot check bench crash soak install uninstall clean deps test-deps help
+.PHONY: build pack run test quick shake test-boot check bench crash soak install uninstall clean deps test-deps help
 
 build: $(PROGRAM)
 
@@ -56,6 +56,11 @@ quick: test-deps
 # interrupted run goes on there. ONLY=Block,Fuse: some of the projects.
 shake: build test-deps
 	ROUNDS=$(ROUNDS) MINUTES=$(MINUTES) ONLY=$(ONLY) packaging/scripts/shake-tests
+
+# The libraries as packages: docs/library.md.
+pack:
+	packaging/scripts/need-sdk
+	$(DOTNET) pack Qcow2Fuse.sln -c Release -o out/packages -v q --nologo
 
 # A virtual machine with a mounted image as its disk; downloads QEMU and a kernel, more than 100 MB.
 test-boot: build test-deps
@@ -132,6 +137,7 @@ help:
 	@echo 'crash      more crash states: RUNS=20000'
 	@echo 'test-boot  a virtual machine boots from a mounted image'
 	@echo 'soak       random operations on images of every kind: SOAK_SECONDS=600'
+	@echo 'pack       the libraries as packages: out/packages'
 	@echo 'install    to PREFIX=/usr/local, below DESTDIR; uninstall takes it away'
 	@echo 'deps       install what the program needs; test-deps: what the tests need'
 	@echo 'clean      remove everything that was built'

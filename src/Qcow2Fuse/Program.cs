@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Commands;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Hints;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Processes;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse;
@@ -41,7 +43,7 @@ internal static class Program
         catch (BlockException exception)
         {
             Report.Error(exception.Message + TypeOf(exception, debug), Advice.For(exception.Cause, Typed.Verb));
-            return ExitCodeOf(ExitCode.Failure, arguments);
+            return ExitCodeOf(ExitCode.Of(exception), arguments);
         }
         catch (FuseMountException exception)
         {

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Fuse.Server;
+using Qcow2Fuse.Fuse.Session;
 using Qcow2Fuse.Testing.Fuse;
 
 namespace Qcow2Fuse.Fuse.TestHost;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Uring;
 using Xunit;
 
 namespace Qcow2Fuse.Fuse.Tests;
@@ -19,7 +22,7 @@ public sealed class AbiTests
             Size<FuseReadIn>(40), Size<FuseWriteIn>(40), Size<FuseWriteOut>(8), Size<FuseFsyncIn>(16),
             Size<FuseFallocateIn>(32), Size<FuseLseekIn>(24), Size<FuseLseekOut>(8),
             Size<FuseCopyFileRangeIn>(56), Size<FuseCopyFileRangeOut>(8),
-            Size<FuseRingHeaders>(288), Size<FuseRingVector>(16), Size<Linux.UringCommand>(128),
+            Size<FuseRingHeaders>(288), Size<FuseRingVector>(16), Size<UringCommand>(128),
         ];
         Assert.All(sizes, size => Assert.True(size.Expected == size.Actual, $"{size.Name}: {size.Actual}"));
         Assert.Equal(FuseAbi.InHeaderSize, Marshal.SizeOf<FuseInHeader>());

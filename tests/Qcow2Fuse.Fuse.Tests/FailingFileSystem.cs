@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+
 namespace Qcow2Fuse.Fuse.Tests;
 
 /// <summary>A file system whose answers are what a test says, exceptions among them.</summary>

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Collections.Concurrent;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Linux.Libc;
 using Xunit;
 
 namespace Qcow2Fuse.Fuse.Tests;
@@ -14,8 +17,8 @@ public sealed class FailureTests
     {
         using SessionFixture session = SessionFixture.Initialised(_files);
         _files.Answer = () => throw new InvalidOperationException("broken");
-        Assert.Equal(-FuseErrno.EIO, session.Send(FuseOpcode.Read, new FuseReadIn { Size = 10 }).Error);
-        Assert.Equal(-FuseErrno.EIO, session.Send(FuseOpcode.Fsync, default(FuseFsyncIn)).Error);
+        Assert.Equal(-Errno.EIO, session.Send(FuseOpcode.Read, new FuseReadIn { Size = 10 }).Error);
+        Assert.Equal(-Errno.EIO, session.Send(FuseOpcode.Fsync, default(FuseFsyncIn)).Error);
         _files.Answer = () => 0;
         Assert.Equal(0, session.GetAttributes().Error);
     }
@@ -27,17 +30,17 @@ public sealed class FailureTests
         using SessionFixture session = SessionFixture.Initialised(_files, new FuseServerOptions
         {
             Workers = 2,
-            MapException = error => error is IOException ? FuseErrno.ENOSPC : FuseErrno.EROFS,
+            MapException = error => error is IOException ? Errno.ENOSPC : Errno.EROFS,
             OnFailure = told.Enqueue,
         });
         _files.Answer = () => throw new IOException("full");
-        Assert.Equal(-FuseErrno.ENOSPC, session.Send(FuseOpcode.Fsync, default(FuseFsyncIn)).Error);
+        Assert.Equal(-Errno.ENOSPC, session.Send(FuseOpcode.Fsync, default(FuseFsyncIn)).Error);
         FuseFailure failure = Assert.Single(told);
         Assert.Equal(
-            ("Fsync", SessionFixture.File, FuseErrno.ENOSPC), (failure.Operation, failure.Node, failure.Errno));
+            ("Fsync", SessionFixture.File, Errno.ENOSPC), (failure.Operation, failure.Node, failure.Errno));
         Assert.Equal("full", failure.Exception.Message);
         _files.Answer = () => throw new InvalidOperationException();
-        Assert.Equal(-FuseErrno.EROFS, session.Send(FuseOpcode.StatFs, []).Error);
+        Assert.Equal(-Errno.EROFS, session.Send(FuseOpcode.StatFs, []).Error);
     }
 
     [Theory]
@@ -49,7 +52,7 @@ public sealed class FailureTests
         using SessionFixture session = SessionFixture.Initialised(
             _files, new FuseServerOptions { Workers = 1, MapException = _ => errno });
         _files.Answer = () => throw new IOException();
-        Assert.Equal(-FuseErrno.EIO, session.GetAttributes().Error);
+        Assert.Equal(-Errno.EIO, session.GetAttributes().Error);
     }
 
     [Fact]
@@ -58,11 +61,11 @@ public sealed class FailureTests
         using SessionFixture session = SessionFixture.Initialised(_files, new FuseServerOptions
         {
             Workers = 1,
-            MapException = _ => FuseErrno.ENOSPC,
+            MapException = _ => Errno.ENOSPC,
             OnFailure = _ => throw new IOException("the log is full too"),
         });
         _files.Answer = () => throw new IOException();
-        Assert.Equal(-FuseErrno.ENOSPC, session.GetAttributes().Error);
+        Assert.Equal(-Errno.ENOSPC, session.GetAttributes().Error);
         _files.Answer = () => 0;
         Assert.Equal(0, session.GetAttributes().Error);
     }
@@ -74,9 +77,9 @@ public sealed class FailureTests
     {
         using SessionFixture session = SessionFixture.Initialised(_files);
         _files.Answer = () => answer;
-        Assert.Equal(-FuseErrno.EIO, session.GetAttributes().Error);
-        Assert.Equal(-FuseErrno.EIO, session.Send(FuseOpcode.Read, new FuseReadIn { Size = 10 }).Error);
-        Assert.Equal(-FuseErrno.EIO, session.Send(FuseOpcode.Lseek, new FuseLseekIn { Whence = 3 }).Error);
+        Assert.Equal(-Errno.EIO, session.GetAttributes().Error);
+        Assert.Equal(-Errno.EIO, session.Send(FuseOpcode.Read, new FuseReadIn { Size = 10 }).Error);
+        Assert.Equal(-Errno.EIO, session.Send(FuseOpcode.Lseek, new FuseLseekIn { Whence = 3 }).Error);
     }
 
     [Fact]
@@ -84,10 +87,10 @@ public sealed class FailureTests
     {
         using SessionFixture session = SessionFixture.Initialised(_files);
         _files.Answer = () => 11;
-        Assert.Equal(-FuseErrno.EIO, session.Send(FuseOpcode.Read, new FuseReadIn { Size = 10 }).Error);
-        Assert.Equal(-FuseErrno.EIO, session.Send(
+        Assert.Equal(-Errno.EIO, session.Send(FuseOpcode.Read, new FuseReadIn { Size = 10 }).Error);
+        Assert.Equal(-Errno.EIO, session.Send(
             FuseOpcode.Write, new FuseWriteIn { Size = 10 }, payload: new byte[10]).Error);
-        Assert.Equal(-FuseErrno.EIO, session.Send(
+        Assert.Equal(-Errno.EIO, session.Send(
             FuseOpcode.CopyFileRange64, new FuseCopyFileRangeIn { Length = 10 }).Error);
     }
 }

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
@@ -66,8 +69,8 @@ public sealed class FuzzTests(ITestOutputHelper output) : IDisposable
 
     [Theory]
     [InlineData(Negotiated, 0)]
-    [InlineData(Negotiated + 4096, -FuseErrno.EINVAL)]
-    [InlineData(1 << 20, -FuseErrno.EINVAL)]
+    [InlineData(Negotiated + 4096, -Errno.EINVAL)]
+    [InlineData(1 << 20, -Errno.EINVAL)]
     public void WritesLargerThanNegotiatedAreInvalid(int length, int error)
     {
         FuseWriteIn write = new() { Size = (uint)length };

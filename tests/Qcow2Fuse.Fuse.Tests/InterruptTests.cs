@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -27,10 +31,10 @@ public sealed class InterruptTests
         await begun.WaitAsync(Patience);
 
         Interrupt(session, 1002);
-        Assert.Equal(-FuseErrno.EINTR, (await second.WaitAsync(Patience)).Error);
+        Assert.Equal(-Errno.EINTR, (await second.WaitAsync(Patience)).Error);
         Assert.False(first.IsCompleted);
         Interrupt(session, 1000);
-        Assert.Equal(-FuseErrno.EINTR, (await first.WaitAsync(Patience)).Error);
+        Assert.Equal(-Errno.EINTR, (await first.WaitAsync(Patience)).Error);
     }
 
     [Fact]
@@ -38,7 +42,7 @@ public sealed class InterruptTests
     {
         FailingFileSystem files = new();
         using SessionFixture session = SessionFixture.Initialised(files);
-        files.Answer = () => FuseCall.Current!.IsInterrupted ? -FuseErrno.EINTR : 0;
+        files.Answer = () => FuseCall.Current!.IsInterrupted ? -Errno.EINTR : 0;
         Interrupt(session, 1000);
         Interrupt(session, 1002);
 
@@ -74,7 +78,7 @@ public sealed class InterruptTests
     }
 
     private static int UntilInterrupted(FuseCall call) =>
-        SpinWait.SpinUntil(() => call.IsInterrupted, Patience) ? -FuseErrno.EINTR : -FuseErrno.EIO;
+        SpinWait.SpinUntil(() => call.IsInterrupted, Patience) ? -Errno.EINTR : -Errno.EIO;
 
     private static Task<FakeReply> Seek(SessionFixture session, ulong unique)
     {

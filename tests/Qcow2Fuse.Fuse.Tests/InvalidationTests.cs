@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
@@ -135,9 +137,9 @@ public sealed class InvalidationTests
     }
 
     [Theory]
-    [InlineData(-FuseErrno.ENOENT, 1, 0)]
-    [InlineData(-FuseErrno.ENODEV, 1, 0)]
-    [InlineData(-FuseErrno.EINVAL, 0, 1)]
+    [InlineData(-Errno.ENOENT, 1, 0)]
+    [InlineData(-Errno.ENODEV, 1, 0)]
+    [InlineData(-Errno.EINVAL, 0, 1)]
     public void What_the_kernel_refuses_is_counted_and_does_not_end_the_thread(int answer, int sent, int refused)
     {
         using SessionFixture fixture = SessionFixture.Initialised(new MemoryFileSystem(1 << 20));

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -61,7 +64,7 @@ public sealed class LongCallTests
             Assert.True(await begun.WaitAsync(Patience));
 
         for (int i = 0; i < 3; i++)
-            Assert.Equal(-FuseErrno.EAGAIN, (await Open(session).WaitAsync(Patience)).Error);
+            Assert.Equal(-Errno.EAGAIN, (await Open(session).WaitAsync(Patience)).Error);
         Assert.Equal(0, session.GetAttributes().Error);
         ready.Set();
         foreach (Task<FakeReply> open in opens)
@@ -90,7 +93,7 @@ public sealed class LongCallTests
         for (int i = 0; i < opens.Length; i++)
             Assert.True(await begun.WaitAsync(Patience));
         for (int i = 0; i < 3; i++)
-            Assert.Equal(-FuseErrno.EAGAIN, (await Send(FuseOpcode.Open, 8).WaitAsync(Patience)).Error);
+            Assert.Equal(-Errno.EAGAIN, (await Send(FuseOpcode.Open, 8).WaitAsync(Patience)).Error);
         Assert.Equal(0, (await Send(FuseOpcode.GetAttr, 16).WaitAsync(Patience)).Error);
         ready.Set();
         foreach (Task<FakeReply> open in opens)
@@ -141,7 +144,7 @@ public sealed class LongCallTests
             OnChange = () =>
             {
                 begun.Set();
-                return ready.Wait(Patience) ? -FuseErrno.ENOSPC : -FuseErrno.EIO;
+                return ready.Wait(Patience) ? -Errno.ENOSPC : -Errno.EIO;
             },
         };
         using SessionFixture session = SessionFixture.Initialised(files, new FuseServerOptions { Workers = 1 });
@@ -152,7 +155,7 @@ public sealed class LongCallTests
         Assert.True(begun.Wait(Patience));
         Assert.Equal(0, session.GetAttributes().Error);
         ready.Set();
-        Assert.Equal(-FuseErrno.ENOSPC, (await change.WaitAsync(Patience)).Error);
+        Assert.Equal(-Errno.ENOSPC, (await change.WaitAsync(Patience)).Error);
     }
 
     /// <summary>Opens tell that they have begun, and end when the test says so.</summary>
@@ -161,7 +164,7 @@ public sealed class LongCallTests
         OnOpen = () =>
         {
             begun.Release();
-            return ready.Wait(Patience) ? 0 : -FuseErrno.EIO;
+            return ready.Wait(Patience) ? 0 : -Errno.EIO;
         },
     };
 

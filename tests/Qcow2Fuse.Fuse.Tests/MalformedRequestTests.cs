@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 
@@ -61,7 +65,7 @@ public sealed unsafe class MalformedRequestTests : IDisposable
     [InlineData(FuseOpcode.Lookup, 0)]
     internal void TooShortArgumentsAreInvalid(FuseOpcode opcode, int length)
     {
-        Assert.Equal(-FuseErrno.EINVAL, Dispatch(Request(opcode, new byte[length])));
+        Assert.Equal(-Errno.EINVAL, Dispatch(Request(opcode, new byte[length])));
         AssertAlive();
     }
 
@@ -72,7 +76,7 @@ public sealed unsafe class MalformedRequestTests : IDisposable
         foreach (uint stated in (uint[])[0, 55, 57, uint.MaxValue])
         {
             MemoryMarshal.Write(request, stated);
-            Assert.Equal(-FuseErrno.EINVAL, Dispatch(request));
+            Assert.Equal(-Errno.EINVAL, Dispatch(request));
         }
     }
 
@@ -83,11 +87,11 @@ public sealed unsafe class MalformedRequestTests : IDisposable
         byte[] request = Request(
             FuseOpcode.Write,
             FakeKernel.Join(MemoryMarshal.AsBytes(new ReadOnlySpan<FuseWriteIn>(in write)), new byte[24]));
-        Assert.Equal(-FuseErrno.EINVAL, Dispatch(request));
+        Assert.Equal(-Errno.EINVAL, Dispatch(request));
         MemoryMarshal.Write(request.AsSpan(36), (ushort)1);
         Assert.Equal(0, Dispatch(request));
         MemoryMarshal.Write(request.AsSpan(36), (ushort)100);
-        Assert.Equal(-FuseErrno.EINVAL, Dispatch(request));
+        Assert.Equal(-Errno.EINVAL, Dispatch(request));
     }
 
     [Theory]
@@ -99,7 +103,7 @@ public sealed unsafe class MalformedRequestTests : IDisposable
     {
         FuseWriteIn write = new() { Size = promised };
         byte[] body = FakeKernel.Join(MemoryMarshal.AsBytes(new ReadOnlySpan<FuseWriteIn>(in write)), new byte[100]);
-        Assert.Equal(-FuseErrno.EINVAL, Dispatch(Request(FuseOpcode.Write, body)));
+        Assert.Equal(-Errno.EINVAL, Dispatch(Request(FuseOpcode.Write, body)));
     }
 
     [Theory]
@@ -111,7 +115,7 @@ public sealed unsafe class MalformedRequestTests : IDisposable
     {
         FuseReadIn read = new() { Offset = offset, Size = size };
         ReadOnlySpan<byte> body = MemoryMarshal.AsBytes(new ReadOnlySpan<FuseReadIn>(in read));
-        Assert.Equal(-FuseErrno.EINVAL, Dispatch(Request(FuseOpcode.Read, body)));
+        Assert.Equal(-Errno.EINVAL, Dispatch(Request(FuseOpcode.Read, body)));
     }
 
     [Theory]
@@ -121,7 +125,7 @@ public sealed unsafe class MalformedRequestTests : IDisposable
     [InlineData("disk.raw\0x\0")]
     [InlineData("a/b\0")]
     public void NamesEndOnceAndHaveNoSlash(string bytes) => Assert.Equal(
-        -FuseErrno.EINVAL, Dispatch(Request(FuseOpcode.Lookup, System.Text.Encoding.ASCII.GetBytes(bytes))));
+        -Errno.EINVAL, Dispatch(Request(FuseOpcode.Lookup, System.Text.Encoding.ASCII.GetBytes(bytes))));
 
     [Fact]
     public void RandomRequestsNeverEndTheSession()

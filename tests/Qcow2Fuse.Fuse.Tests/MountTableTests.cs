@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Fuse.Mounting;
 using Xunit;
 
 namespace Qcow2Fuse.Fuse.Tests;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
@@ -87,8 +90,8 @@ public sealed class NegotiationTests : IDisposable
     {
         using SessionFixture fixture = new(_files);
         FakeReply reply = fixture.Send(FuseOpcode.Init, SessionFixture.InitRequest(minor: 30), node: 0);
-        Assert.Equal(-FuseErrno.EPROTO, reply.Error);
-        Assert.Equal(-FuseErrno.EPROTO, fixture.Send(
+        Assert.Equal(-Errno.EPROTO, reply.Error);
+        Assert.Equal(-Errno.EPROTO, fixture.Send(
             FuseOpcode.Init, SessionFixture.InitRequest(major: 6), node: 0).Error);
         Assert.False(fixture.Server.Session.IsInitialised);
     }
@@ -110,9 +113,9 @@ public sealed class NegotiationTests : IDisposable
     public void InitComesFirstAndOnce()
     {
         using SessionFixture fixture = new(_files);
-        Assert.Equal(-FuseErrno.EIO, fixture.GetAttributes().Error);
+        Assert.Equal(-Errno.EIO, fixture.GetAttributes().Error);
         Assert.Equal(0, fixture.Send(FuseOpcode.Init, SessionFixture.InitRequest(), node: 0).Error);
-        Assert.Equal(-FuseErrno.EIO, fixture.Send(FuseOpcode.Init, SessionFixture.InitRequest(), node: 0).Error);
+        Assert.Equal(-Errno.EIO, fixture.Send(FuseOpcode.Init, SessionFixture.InitRequest(), node: 0).Error);
         Assert.Equal(0, fixture.GetAttributes().Error);
     }
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
@@ -39,10 +41,10 @@ public sealed class OperationTests : IDisposable
         Assert.Equal(0x8180u, entry.Attr.Mode);
 
         FakeReply missing = _session.Send(FuseOpcode.Lookup, FakeKernel.Name("other"), SessionFixture.Root);
-        Assert.Equal(-FuseErrno.ENOENT, missing.Error);
+        Assert.Equal(-Errno.ENOENT, missing.Error);
         FakeReply tooLong = _session.Send(
             FuseOpcode.Lookup, FakeKernel.Name(new string('x', 256)), SessionFixture.Root);
-        Assert.Equal(-FuseErrno.ENAMETOOLONG, tooLong.Error);
+        Assert.Equal(-Errno.ENAMETOOLONG, tooLong.Error);
     }
 
     [Fact]
@@ -54,7 +56,7 @@ public sealed class OperationTests : IDisposable
         Assert.Equal(SessionFixture.File, reply.Attr.Inode);
         Assert.Equal(4096u, reply.Attr.BlockSize);
         Assert.Equal(3600ul, reply.AttrValid);
-        Assert.Equal(-FuseErrno.ENOENT, _session.GetAttributes(99).Error);
+        Assert.Equal(-Errno.ENOENT, _session.GetAttributes(99).Error);
     }
 
     [Fact]
@@ -63,9 +65,9 @@ public sealed class OperationTests : IDisposable
         FuseSetAttrIn change = new() { Valid = FuseSetAttrValid.Size, Size = Size };
         Assert.Equal(0, _session.Send(FuseOpcode.SetAttr, change).Error);
         change.Size = 1;
-        Assert.Equal(-FuseErrno.EPERM, _session.Send(FuseOpcode.SetAttr, change).Error);
+        Assert.Equal(-Errno.EPERM, _session.Send(FuseOpcode.SetAttr, change).Error);
         change.Size = ulong.MaxValue;
-        Assert.Equal(-FuseErrno.EFBIG, _session.Send(FuseOpcode.SetAttr, change).Error);
+        Assert.Equal(-Errno.EFBIG, _session.Send(FuseOpcode.SetAttr, change).Error);
 
         change = new FuseSetAttrIn
         {
@@ -96,7 +98,7 @@ public sealed class OperationTests : IDisposable
         Assert.Equal(2, _files.OpenFiles);
         Assert.Equal(0, _session.Send(FuseOpcode.Release, new FuseReleaseIn { Handle = Handle }).Error);
         Assert.Equal(1, _files.OpenFiles);
-        Assert.Equal(-FuseErrno.EISDIR, _session.Send(FuseOpcode.Open, default(FuseOpenIn), SessionFixture.Root).Error);
+        Assert.Equal(-Errno.EISDIR, _session.Send(FuseOpcode.Open, default(FuseOpenIn), SessionFixture.Root).Error);
     }
 
     [Theory]
@@ -136,7 +138,7 @@ public sealed class OperationTests : IDisposable
     public void WritingEndsAtTheEnd()
     {
         Assert.Equal(10u, Write(Size - 10, new byte[100]).As<FuseWriteOut>().Size);
-        Assert.Equal(-FuseErrno.ENOSPC, Write(Size, new byte[100]).Error);
+        Assert.Equal(-Errno.ENOSPC, Write(Size, new byte[100]).Error);
     }
 
     [Fact]
@@ -144,7 +146,7 @@ public sealed class OperationTests : IDisposable
     {
         Assert.Equal(0, _session.Send(FuseOpcode.Fsync, new FuseFsyncIn { Handle = Handle }).Error);
         Assert.Equal(1, _files.Syncs);
-        Assert.Equal(-FuseErrno.ENOSYS, _session.Send(FuseOpcode.Flush, default(FuseFlushIn)).Error);
+        Assert.Equal(-Errno.ENOSYS, _session.Send(FuseOpcode.Flush, default(FuseFlushIn)).Error);
     }
 
     [Fact]
@@ -158,13 +160,13 @@ public sealed class OperationTests : IDisposable
         Assert.Empty(punched.Payload);
         Assert.Equal(4096, Seek(0, FuseSeekKind.Hole));
         Assert.Equal(8192, Seek(5000, FuseSeekKind.Data));
-        Assert.Equal(-FuseErrno.ENXIO, Seek(Size, FuseSeekKind.Hole));
+        Assert.Equal(-Errno.ENXIO, Seek(Size, FuseSeekKind.Hole));
 
         punch.Length = 0;
-        Assert.Equal(-FuseErrno.EINVAL, _session.Send(FuseOpcode.Fallocate, punch).Error);
+        Assert.Equal(-Errno.EINVAL, _session.Send(FuseOpcode.Fallocate, punch).Error);
         punch.Length = long.MaxValue;
-        Assert.Equal(-FuseErrno.EFBIG, _session.Send(FuseOpcode.Fallocate, punch).Error);
-        Assert.Equal(-FuseErrno.EINVAL, Seek(0, (FuseSeekKind)0));
+        Assert.Equal(-Errno.EFBIG, _session.Send(FuseOpcode.Fallocate, punch).Error);
+        Assert.Equal(-Errno.EINVAL, Seek(0, (FuseSeekKind)0));
     }
 
     [Theory]
@@ -181,7 +183,7 @@ public sealed class OperationTests : IDisposable
         Assert.Equal(10, Copy(opcode, 100, Size - 10, 5000));
         Assert.Equal(data[..10], Read(Size - 10, 10).Payload);
         Assert.Equal(0, Copy(opcode, Size, 0, 10));
-        Assert.Equal(-FuseErrno.EINVAL, Copy(opcode, 100, 200, 101));
+        Assert.Equal(-Errno.EINVAL, Copy(opcode, 100, 200, 101));
         Assert.Equal(100, Copy(opcode, 100, 200, 100));
         Assert.Equal(0, Copy(opcode, 0, 0, 0));
     }
@@ -192,13 +194,13 @@ public sealed class OperationTests : IDisposable
         FuseCopyFileRangeIn copy = new() { Handle = Handle, ToHandle = Handle, ToNode = SessionFixture.File };
         copy.Offset = ulong.MaxValue;
         copy.Length = 1;
-        Assert.Equal(-FuseErrno.EINVAL, _session.Send(FuseOpcode.CopyFileRange64, copy).Error);
+        Assert.Equal(-Errno.EINVAL, _session.Send(FuseOpcode.CopyFileRange64, copy).Error);
         copy.Offset = 0;
         copy.ToOffset = long.MaxValue;
-        Assert.Equal(-FuseErrno.EINVAL, _session.Send(FuseOpcode.CopyFileRange, copy).Error);
+        Assert.Equal(-Errno.EINVAL, _session.Send(FuseOpcode.CopyFileRange, copy).Error);
         copy.ToOffset = 0;
         copy.Flags = 1;
-        Assert.Equal(-FuseErrno.EINVAL, _session.Send(FuseOpcode.CopyFileRange64, copy).Error);
+        Assert.Equal(-Errno.EINVAL, _session.Send(FuseOpcode.CopyFileRange64, copy).Error);
     }
 
     [Fact]
@@ -243,25 +245,25 @@ public sealed class OperationTests : IDisposable
         FakeReply value = _session.Send(FuseOpcode.GetXattr, new FuseGetXattrIn { Size = 5 }, payload: name);
         Assert.Equal("value"u8.ToArray(), value.Payload);
         FakeReply small = _session.Send(FuseOpcode.GetXattr, new FuseGetXattrIn { Size = 4 }, payload: name);
-        Assert.Equal(-FuseErrno.ERANGE, small.Error);
+        Assert.Equal(-Errno.ERANGE, small.Error);
         FakeReply other = _session.Send(
             FuseOpcode.GetXattr, new FuseGetXattrIn { Size = 99 }, payload: FakeKernel.Name("security.capability"));
-        Assert.Equal(-FuseErrno.ENODATA, other.Error);
+        Assert.Equal(-Errno.ENODATA, other.Error);
 
         FakeReply list = _session.Send(FuseOpcode.ListXattr, new FuseGetXattrIn { Size = 100 });
         Assert.Equal("user.test\0"u8.ToArray(), list.Payload);
     }
 
     [Theory]
-    [InlineData(FuseOpcode.Ioctl, FuseErrno.ENOTTY)]
-    [InlineData(FuseOpcode.Create, FuseErrno.EPERM)]
-    [InlineData(FuseOpcode.Unlink, FuseErrno.EPERM)]
-    [InlineData(FuseOpcode.ReadLink, FuseErrno.EINVAL)]
-    [InlineData(FuseOpcode.Access, FuseErrno.ENOSYS)]
-    [InlineData(FuseOpcode.Statx, FuseErrno.ENOSYS)]
-    [InlineData(FuseOpcode.SetXattr, FuseErrno.ENOSYS)]
-    [InlineData((FuseOpcode)54, FuseErrno.ENOSYS)]
-    [InlineData((FuseOpcode)uint.MaxValue, FuseErrno.ENOSYS)]
+    [InlineData(FuseOpcode.Ioctl, Errno.ENOTTY)]
+    [InlineData(FuseOpcode.Create, Errno.EPERM)]
+    [InlineData(FuseOpcode.Unlink, Errno.EPERM)]
+    [InlineData(FuseOpcode.ReadLink, Errno.EINVAL)]
+    [InlineData(FuseOpcode.Access, Errno.ENOSYS)]
+    [InlineData(FuseOpcode.Statx, Errno.ENOSYS)]
+    [InlineData(FuseOpcode.SetXattr, Errno.ENOSYS)]
+    [InlineData((FuseOpcode)54, Errno.ENOSYS)]
+    [InlineData((FuseOpcode)uint.MaxValue, Errno.ENOSYS)]
     internal void OtherOperationsAreRefused(FuseOpcode opcode, int errno) =>
         Assert.Equal(-errno, _session.Send(opcode, new byte[64]).Error);
 

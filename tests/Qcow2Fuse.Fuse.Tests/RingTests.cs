@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: MIT
 using System.Numerics;
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Server;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Uring;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
@@ -64,9 +70,9 @@ public sealed class RingTests : IDisposable
 
     [Theory]
     [InlineData(0, 0, "the fake kernel has none")]
-    [InlineData(2, -FuseErrno.ENOSYS, "this kernel has no io_uring")]
-    [InlineData(2, -FuseErrno.EPERM, "io_uring is forbidden to this process")]
-    [InlineData(2, -FuseErrno.ENOMEM, "io_uring: Cannot allocate memory")]
+    [InlineData(2, -Errno.ENOSYS, "this kernel has no io_uring")]
+    [InlineData(2, -Errno.EPERM, "io_uring is forbidden to this process")]
+    [InlineData(2, -Errno.ENOMEM, "io_uring: Cannot allocate memory")]
     public void WithoutRingsNoneAreOffered(int count, int openResult, string refusal)
     {
         FailingFileSystem files = new();
@@ -82,12 +88,12 @@ public sealed class RingTests : IDisposable
     [Fact]
     public void ARefusedRegistrationEndsTheServer()
     {
-        FakeKernel kernel = new() { RingCount = 2, RingRegisterResult = -FuseErrno.EINVAL };
+        FakeKernel kernel = new() { RingCount = 2, RingRegisterResult = -Errno.EINVAL };
         using SessionFixture session = new(_files, Options, kernel);
         session.Send(FuseOpcode.Init, SessionFixture.InitRequest(), node: 0);
         Assert.False(session.Server.WaitForInit(Patience));
         Assert.True(session.Server.WaitForEnd(Patience));
-        Assert.Equal(-FuseErrno.EINVAL, session.Server.UringFailure);
+        Assert.Equal(-Errno.EINVAL, session.Server.UringFailure);
     }
 
     [Theory]
@@ -128,14 +134,14 @@ public sealed class RingTests : IDisposable
         int first = 0;
         Thread thread = new(() =>
         {
-            allowed = Linux.Processors.Allowed();
+            allowed = Processors.Allowed();
             first = Array.FindIndex(allowed, static word => word != 0);
             RingPlace place = RingPlace.At((first * 64) + BitOperations.TrailingZeroCount(allowed[first]));
             foreach (int underWay in (int[])[1, 8, 3, 1])
             {
                 for (int i = 0; i < 256; i++)
                     place.Note(underWay);
-                places.Add(Linux.Processors.Allowed());
+                places.Add(Processors.Allowed());
             }
         });
         thread.Start();
@@ -156,12 +162,12 @@ public sealed class RingTests : IDisposable
     [InlineData("0-2,5\n", new[] { 0, 1, 2, 5 })]
     [InlineData("\n", new int[0])]
     public void ListsOfProcessorsAreRead(string text, int[] expected) =>
-        Assert.Equal(expected, Linux.Processors.Parse(text));
+        Assert.Equal(expected, Processors.Parse(text));
 
     private static void ShouldServeAtOnce(SessionFixture session, FailingFileSystem files)
     {
         using Barrier barrier = new(4);
-        files.Answer = () => barrier.SignalAndWait(Patience) ? 0 : -FuseErrno.EBUSY;
+        files.Answer = () => barrier.SignalAndWait(Patience) ? 0 : -Errno.EBUSY;
         Task<FakeReply>[] replies = Enumerable.Range(0, 4)
             .Select(_ => session.Kernel.SendAsync((uint)FuseOpcode.GetAttr, SessionFixture.File, new byte[16]))
             .ToArray();

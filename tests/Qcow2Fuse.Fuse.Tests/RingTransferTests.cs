@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Server;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
@@ -32,8 +36,8 @@ public sealed class RingTransferTests : IDisposable
     [Theory]
     [InlineData(100)]
     [InlineData(0)]
-    [InlineData(-FuseErrno.EIO)]
-    [InlineData(-FuseErrno.EAGAIN)]
+    [InlineData(-Errno.EIO)]
+    [InlineData(-Errno.EAGAIN)]
     public void WhatIsNotTransferredWhollyIsServedTheUsualWay(int result)
     {
         using SessionFixture session = Start();
@@ -49,10 +53,10 @@ public sealed class RingTransferTests : IDisposable
     public void AFailureOfTheUsualWayIsTheAnswer()
     {
         using SessionFixture session = Start();
-        session.Kernel.OnTransfer = static _ => -FuseErrno.EIO;
-        _files.Answer = -FuseErrno.ENOSPC;
-        Assert.Equal(-FuseErrno.ENOSPC, Ring(session).Send(Write(1, 0, new byte[4096])).Error);
-        Assert.Equal(-FuseErrno.ENOSPC, Ring(session).Send(Read(2, 0, 4096)).Error);
+        session.Kernel.OnTransfer = static _ => -Errno.EIO;
+        _files.Answer = -Errno.ENOSPC;
+        Assert.Equal(-Errno.ENOSPC, Ring(session).Send(Write(1, 0, new byte[4096])).Error);
+        Assert.Equal(-Errno.ENOSPC, Ring(session).Send(Read(2, 0, 4096)).Error);
     }
 
     [Fact]
@@ -69,7 +73,7 @@ public sealed class RingTransferTests : IDisposable
 
     [Theory]
     [InlineData(100)]
-    [InlineData(-FuseErrno.EAGAIN)]
+    [InlineData(-Errno.EAGAIN)]
     public void WhatThePageCacheHasIsReadAtOnce(int otherwise)
     {
         using SessionFixture session = Start();
@@ -114,12 +118,12 @@ public sealed class RingTransferTests : IDisposable
         using SessionFixture session = Start();
         FakeRing ring = Ring(session);
         Assert.Empty(ring.Send(Read(1, 0, 0)).Payload);
-        Assert.Equal(-FuseErrno.EINVAL, ring.Send(Read(2, 0, (1 << 20) + 1)).Error);
-        Assert.Equal(-FuseErrno.EINVAL, ring.Send(Read(3, ulong.MaxValue - 10, 4096)).Error);
+        Assert.Equal(-Errno.EINVAL, ring.Send(Read(2, 0, (1 << 20) + 1)).Error);
+        Assert.Equal(-Errno.EINVAL, ring.Send(Read(3, ulong.MaxValue - 10, 4096)).Error);
         FuseWriteIn lying = new() { Size = 4096 };
-        Assert.Equal(-FuseErrno.EINVAL, ring.Send(Request(4, FuseOpcode.Write, lying, new byte[512])).Error);
+        Assert.Equal(-Errno.EINVAL, ring.Send(Request(4, FuseOpcode.Write, lying, new byte[512])).Error);
         FakeRingRequest cut = Read(5, 0, 4096);
-        Assert.Equal(-FuseErrno.EINVAL, ring.Send(cut with { StatedPayload = 77 }).Error);
+        Assert.Equal(-Errno.EINVAL, ring.Send(cut with { StatedPayload = 77 }).Error);
         Assert.Equal(0, ring.Transfers);
         Assert.DoesNotContain("begin read", _files.Calls);
     }
@@ -132,7 +136,7 @@ public sealed class RingTransferTests : IDisposable
         Assert.Equal(4096, Ring(session).Send(Read(1, 0, 4096)).Payload.Length);
         _files.Throws = false;
         _files.ThrowsAtEnd = true;
-        Assert.Equal(-FuseErrno.EIO, Ring(session).Send(Read(2, 0, 4096)).Error);
+        Assert.Equal(-Errno.EIO, Ring(session).Send(Read(2, 0, 4096)).Error);
         session.Kernel.OnTransfer = static _ => 0;
         Assert.Equal(4096, Ring(session).Send(Read(3, 0, 4096)).Payload.Length);
         _files.ThrowsAtEnd = false;

@@ -1,4 +1,9 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Server;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -38,13 +43,13 @@ public sealed unsafe class RingWorkerTests
     public void AFailedEntryEndsItAndABrokenRingAtOnce()
     {
         using EndlessRing ring = new() { AtRound = static _ => false };
-        ring.Last = new FuseRingEvent(FuseRingEventKind.Failed, Value: -FuseErrno.EINVAL);
+        ring.Last = new FuseRingEvent(FuseRingEventKind.Failed, Value: -Errno.EINVAL);
         RingWorker worker = new(ring, new RingPool(), new FuseSession(new PlainFileSystem(), Options));
-        Assert.Equal(-FuseErrno.EINVAL, worker.Serve(static () => false));
+        Assert.Equal(-Errno.EINVAL, worker.Serve(static () => false));
         ring.AtRound = static round => round < 3;
-        ring.Last = new FuseRingEvent(FuseRingEventKind.Broken, Value: -FuseErrno.EBADF);
+        ring.Last = new FuseRingEvent(FuseRingEventKind.Broken, Value: -Errno.EBADF);
         ring.LosesTransfers = true;
-        Assert.Equal(-FuseErrno.EBADF, worker.Serve(static () => false));
+        Assert.Equal(-Errno.EBADF, worker.Serve(static () => false));
         Assert.Equal(1, worker.UnderWay);
     }
 
@@ -89,7 +94,7 @@ public sealed unsafe class RingWorkerTests
 
         public void Transfer(FuseRingEntry entry) => _isMoving = true;
 
-        public int TryReadNow(FuseRingEntry entry) => -FuseErrno.EAGAIN;
+        public int TryReadNow(FuseRingEntry entry) => -Errno.EAGAIN;
 
         public void Wake()
         {

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Server;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
@@ -35,7 +39,7 @@ public sealed class ServerTests
         FailingFileSystem files = new();
         using SessionFixture session = SessionFixture.Initialised(files, new FuseServerOptions { Workers = Workers });
         using Barrier barrier = new(Workers);
-        files.Answer = () => barrier.SignalAndWait(Patience) ? 0 : -FuseErrno.EBUSY;
+        files.Answer = () => barrier.SignalAndWait(Patience) ? 0 : -Errno.EBUSY;
         Task<FakeReply>[] replies = Enumerable.Range(0, Workers)
             .Select(_ => session.Kernel.SendAsync((uint)FuseOpcode.GetAttr, SessionFixture.File, new byte[16]))
             .ToArray();
@@ -74,7 +78,7 @@ public sealed class ServerTests
         files.Answer = () =>
         {
             entered.Set();
-            return release.Wait(Patience) ? 0 : -FuseErrno.EBUSY;
+            return release.Wait(Patience) ? 0 : -Errno.EBUSY;
         };
         Task<FakeReply> reply = session.Kernel.SendAsync((uint)FuseOpcode.GetAttr, SessionFixture.File, new byte[16]);
         Assert.True(entered.Wait(Patience));

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Server;
+using Qcow2Fuse.Fuse.Session;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
 

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Collections.Concurrent;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Fuse.Tests;
 
@@ -50,6 +54,7 @@ internal sealed class TransferFileSystem : IFuseFileSystem, IDisposable
         if (Refuses)
             return false;
         Note(transfer.IsWrite ? "begin write" : "begin read");
+        transfer.Kind = IsZero ? FuseTransferKind.Zeroes : FuseTransferKind.File;
         transfer.Descriptor = IsZero ? -1 : Descriptor ?? (int)_file.SafeFileHandle.DangerousGetHandle();
         transfer.Offset = offset + Missing;
         transfer.IsCached = IsCached;
@@ -79,34 +84,34 @@ internal sealed class TransferFileSystem : IFuseFileSystem, IDisposable
         return source.Length;
     }
 
-    public int Fsync(ulong node, ulong handle, bool dataOnly) => Syncing() ? 0 : -FuseErrno.EBUSY;
+    public int Fsync(ulong node, ulong handle, bool dataOnly) => Syncing() ? 0 : -Errno.EBUSY;
 
     public int Lookup(ulong parent, ReadOnlySpan<byte> name, out FuseAttributes attributes)
     {
         attributes = default;
-        return -FuseErrno.ENOENT;
+        return -Errno.ENOENT;
     }
 
     public int GetAttributes(ulong node, out FuseAttributes attributes)
     {
         attributes = default;
-        return -FuseErrno.ENOENT;
+        return -Errno.ENOENT;
     }
 
     public int Open(ulong node, FuseOpenRequest request, out FuseOpenResult result)
     {
         result = default;
-        return -FuseErrno.ENOENT;
+        return -Errno.ENOENT;
     }
 
     public int GetStatistics(ulong node, out FuseStatistics statistics)
     {
         statistics = default;
-        return -FuseErrno.ENOSYS;
+        return -Errno.ENOSYS;
     }
 
     public int ReadDirectory(ulong node, ulong handle, long offset, ref FuseDirectoryWriter entries) =>
-        -FuseErrno.ENOTDIR;
+        -Errno.ENOTDIR;
 
     private void Note(string call)
     {

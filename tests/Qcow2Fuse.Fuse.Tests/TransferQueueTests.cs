@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Fuse;
 using Xunit;
@@ -56,8 +59,8 @@ public sealed class TransferQueueTests : IDisposable
         _files.Missing = 1 << 20;
         Assert.Equal(4096, Read(session, 0, 4096).Payload.Length);
         Assert.Equal(["begin read", "not done", "read"], _files.Calls);
-        _files.Answer = -FuseErrno.ENOSPC;
-        Assert.Equal(-FuseErrno.ENOSPC, Read(session, 0, 4096).Error);
+        _files.Answer = -Errno.ENOSPC;
+        Assert.Equal(-Errno.ENOSPC, Read(session, 0, 4096).Error);
         Release(other);
     }
 
@@ -129,7 +132,7 @@ public sealed class TransferQueueTests : IDisposable
         Assert.Equal(4096, Read(session, 0, 4096).Payload.Length);
         _files.Throws = false;
         _files.ThrowsAtEnd = true;
-        Assert.Equal(-FuseErrno.EIO, Read(session, 0, 4096).Error);
+        Assert.Equal(-Errno.EIO, Read(session, 0, 4096).Error);
         _files.Missing = 1 << 20;
         Assert.Equal(4096, Read(session, 0, 4096).Payload.Length);
         _files.ThrowsAtEnd = false;

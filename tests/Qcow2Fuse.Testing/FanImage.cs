@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Protocols.Memory;
 
 namespace Qcow2Fuse.Testing;
 

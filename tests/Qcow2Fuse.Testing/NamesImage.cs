@@ -2,7 +2,7 @@
 using System.Buffers.Binary;
 using System.Globalization;
 using System.Text;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Protocols.Memory;
 
 namespace Qcow2Fuse.Testing;
 

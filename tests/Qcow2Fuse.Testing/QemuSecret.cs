@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Linux.Crypto;
 using Xunit;
 
 namespace Qcow2Fuse.Testing;

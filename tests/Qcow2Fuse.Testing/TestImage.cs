@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
 using System.Globalization;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Testing.Crash;
 using Qcow2Fuse.Testing.Faults;
 using Qcow2Fuse.Testing.Oracle;

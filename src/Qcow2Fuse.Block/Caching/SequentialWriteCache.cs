@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
 
-namespace Qcow2Fuse.Block;
+namespace Qcow2Fuse.Block.Caching;
 
 /// <summary>
 /// Gathers small sequential writes of any length into whole clusters, so that the device below sees few, large and

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-using System.Numerics;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
 
-namespace Qcow2Fuse.Block;
+namespace Qcow2Fuse.Block.Caching;
 
 /// <summary>What a <see cref="TableCache"/> does when only modified tables are left to evict.</summary>
 public enum DirtyEviction
@@ -34,26 +35,17 @@ public enum DirtyEviction
 /// existence of tables it has pinned.
 /// </para>
 /// </remarks>
-public sealed unsafe partial class TableCache : IDisposable
+public sealed class TableCache : IDisposable
 {
-    private const int None = -1;
-
-    /// <summary>Tables get their memory in pieces of this size, and give it back so.</summary>
-    private const int ChunkBytes = 256 * 1024;
-
     private readonly BlockDevice _device;
     private readonly object _gate;
-    private readonly int _tableSize;
     private readonly DirtyEviction _eviction;
     private readonly Action? _makeRoom;
-    private readonly Dictionary<long, int> _index;
-    private readonly Entry[] _entries;
-    private readonly byte*[] _chunks;
-    private readonly int _chunkShift;
+    private readonly TableList _tables;
+    private readonly TableMemory _memory;
+    private readonly TableWriteBack _writeBack;
+    private long _hits;
     private int _epoch;
-    private int _used;
-    private int _lruHead = None;
-    private int _lruTail = None;
     private bool _isDisposed;
 
     /// <summary>
@@ -74,19 +66,15 @@ public sealed unsafe partial class TableCache : IDisposable
             eviction == DirtyEviction.AskOwner, makeRoom is not null, nameof(makeRoom));
         _device = device;
         _gate = gate;
-        _tableSize = tableSize;
         _eviction = eviction;
         _makeRoom = makeRoom;
-        _entries = new Entry[capacity];
-        _frozen = new int[capacity];
-        _frozenOffsets = new long[capacity];
-        _index = new Dictionary<long, int>(capacity);
-        _chunkShift = Math.Max(0, BitOperations.Log2(ChunkBytes) - BitOperations.Log2((uint)tableSize));
-        _chunks = new byte*[((capacity - 1) >> _chunkShift) + 1];
+        _tables = new TableList(capacity);
+        _memory = new TableMemory(tableSize, capacity);
+        _writeBack = new TableWriteBack(device, gate, tableSize, _tables, _memory);
     }
 
     /// <summary>Tables held at most.</summary>
-    public int Capacity => _entries.Length;
+    public int Capacity => _tables.Capacity;
 
     /// <summary>Reads of tables from the device so far.</summary>
     public long Misses { get; private set; }
@@ -95,10 +83,13 @@ public sealed unsafe partial class TableCache : IDisposable
     public long Changes { get; private set; }
 
     /// <summary>What the cache did so far.</summary>
-    public TableCacheStatistics Statistics => new(_hits, Misses, _written, _index.Count);
+    public TableCacheStatistics Statistics => new(_hits, Misses, _writeBack.Written, _tables.Count);
 
     /// <summary>Whether any table is dirty, not counting frozen content.</summary>
-    public bool HasDirty { get; private set; }
+    public bool HasDirty => _writeBack.HasDirty;
+
+    /// <summary>Whether tables are frozen and not yet written.</summary>
+    public bool HasFrozen => _writeBack.HasFrozen;
 
     /// <summary>
     /// Pins the table at <paramref name="offset"/> of the device, reading it if it is not here. Releases the gate
@@ -111,10 +102,9 @@ public sealed unsafe partial class TableCache : IDisposable
         ObjectDisposedException.ThrowIf(_isDisposed, this);
         while (true)
         {
-            if (_index.TryGetValue(offset, out int entry))
+            if (_tables.TryFind(offset, out int entry))
             {
-                ref Entry found = ref _entries[entry];
-                if (found.Loading)
+                if (_tables[entry].Loading)
                 {
                     Monitor.Wait(_gate);
                     continue;
@@ -124,10 +114,10 @@ public sealed unsafe partial class TableCache : IDisposable
             }
 
             entry = TakeFreeEntry();
-            if (_index.ContainsKey(offset))
+            if (_tables.TryFind(offset, out _))
             {
                 // Somebody else began to load it while the gate was released.
-                Recycle(entry);
+                _tables.Recycle(entry);
                 continue;
             }
 
@@ -143,7 +133,7 @@ public sealed unsafe partial class TableCache : IDisposable
     public bool TryGet(long offset, out CachedTable table)
     {
         table = default;
-        if (_isDisposed || !_index.TryGetValue(offset, out int entry) || _entries[entry].Loading)
+        if (_isDisposed || !_tables.TryFind(offset, out int entry) || _tables[entry].Loading)
             return false;
         table = Pin(entry);
         return true;
@@ -156,9 +146,9 @@ public sealed unsafe partial class TableCache : IDisposable
     public void Drop(long offset)
     {
         Changes++;
-        while (_index.TryGetValue(offset, out int entry))
+        while (_tables.TryFind(offset, out int entry))
         {
-            ref Entry dropped = ref _entries[entry];
+            ref TableEntry dropped = ref _tables[entry];
             if (dropped.Dirty || dropped.Frozen)
                 throw new InvalidOperationException("A freed table would still be written.");
             if (dropped.Pins > 0 || dropped.Loading)
@@ -167,10 +157,53 @@ public sealed unsafe partial class TableCache : IDisposable
                 continue;
             }
 
-            Remove(entry);
-            Recycle(entry);
+            _tables.Remove(entry);
+            _tables.Recycle(entry);
         }
     }
+
+    /// <summary>
+    /// Makes the present content of all dirty tables the set that <see cref="WriteFrozen"/> writes. The set must be
+    /// empty: one writer at a time freezes, writes and thaws.
+    /// </summary>
+    /// <returns>How many tables are frozen.</returns>
+    public int Freeze() => _writeBack.Freeze();
+
+    /// <summary>
+    /// Writes the frozen tables that <paramref name="select"/> chooses by their offset (all of them where it is null),
+    /// neighbours in one request, and takes them out of the frozen set. Releases the gate while it writes.
+    /// </summary>
+    /// <returns>How many tables were written.</returns>
+    /// <exception cref="BlockException">A write failed. What was not written is still frozen.</exception>
+    public int WriteFrozen(Func<long, bool>? select = null) => _writeBack.WriteFrozen(select);
+
+    /// <summary>
+    /// Makes what is still frozen dirty again, after a failure. Later modifications win over frozen content.
+    /// </summary>
+    public void Thaw() => _writeBack.Thaw();
+
+    /// <summary>
+    /// Gives up clean tables that were not used since the call before, and the memory that holds nothing any more.
+    /// </summary>
+    public void DropIdle()
+    {
+        for (int entry = 0; entry < _tables.Used; entry++)
+        {
+            if (!_tables[entry].IsIdle || _tables[entry].LastUse == _epoch)
+                continue;
+            _tables.Remove(entry);
+            _tables.Recycle(entry);
+        }
+
+        _epoch++;
+        _memory.FreeUnused(_tables);
+    }
+
+    /// <summary>
+    /// Has the kernel find memory for tables of up to <paramref name="bytes"/> now, and keeps it. To be called before
+    /// any table is asked for.
+    /// </summary>
+    public void Populate(long bytes) => _memory.Populate(bytes);
 
     /// <summary>Gives all memory back. Whoever asks for a table later gets an error, never memory of others.</summary>
     public void Dispose()
@@ -178,49 +211,40 @@ public sealed unsafe partial class TableCache : IDisposable
         if (_isDisposed)
             return;
         _isDisposed = true;
-        for (int i = 0; i < _used; i++)
-            ReleasePreImage(ref _entries[i]);
-        for (int chunk = 0; chunk < _chunks.Length; chunk++)
-            FreeChunk(chunk);
+        _writeBack.ReleasePreImages();
+        _memory.FreeAll();
     }
 
-    internal Span<byte> Table(int entry) => new(TablePointer(entry), _tableSize);
+    internal Span<byte> Table(int entry) => _memory.Table(entry);
+
+    internal Span<byte> Modify(int entry)
+    {
+        Changes++;
+        return _writeBack.Modify(entry);
+    }
 
     internal void Unpin(int entry)
     {
-        ref Entry pinned = ref _entries[entry];
+        ref TableEntry pinned = ref _tables[entry];
         if (--pinned.Pins < 0)
             throw new InvalidOperationException("A table was unpinned twice.");
     }
 
     private CachedTable Pin(int entry)
     {
-        ref Entry found = ref _entries[entry];
+        ref TableEntry found = ref _tables[entry];
         found.Pins++;
         found.LastUse = _epoch;
         _hits++;
-        MoveToFront(entry);
+        _tables.MoveToFront(entry);
         return new CachedTable(this, entry);
     }
 
-    private byte* TablePointer(int entry) =>
-        _chunks[entry >> _chunkShift] + ((long)(entry & ((1 << _chunkShift) - 1)) * _tableSize);
-
     private void Load(int entry, long offset)
     {
-        ref Entry loading = ref _entries[entry];
-        EnsureChunk(entry);
-        loading = new Entry
-        {
-            Offset = offset,
-            Pins = 1,
-            Loading = true,
-            LastUse = _epoch,
-            Older = None,
-            Newer = None,
-        };
-        _index.Add(offset, entry);
-        PushFront(entry);
+        _memory.Ensure(entry);
+        _tables.Add(entry, new TableEntry { Offset = offset, Pins = 1, Loading = true, LastUse = _epoch });
+        ref TableEntry loading = ref _tables[entry];
         Misses++;
         bool done = false;
         Monitor.Exit(_gate);
@@ -236,8 +260,8 @@ public sealed unsafe partial class TableCache : IDisposable
             if (!done)
             {
                 loading.Pins = 0;
-                Remove(entry);
-                Recycle(entry);
+                _tables.Remove(entry);
+                _tables.Recycle(entry);
             }
 
             Monitor.PulseAll(_gate);
@@ -249,29 +273,23 @@ public sealed unsafe partial class TableCache : IDisposable
     {
         while (true)
         {
-            if (_freeHead != None)
-            {
-                int free = _freeHead;
-                _freeHead = _entries[free].Newer;
+            int free = _tables.Take();
+            if (free != TableList.None)
                 return free;
-            }
 
-            if (_used < _entries.Length)
-                return _used++;
-
-            int dirtyVictim = None;
-            for (int entry = _lruTail; entry != None; entry = _entries[entry].Newer)
+            int dirtyVictim = TableList.None;
+            for (int entry = _tables.Oldest; entry != TableList.None; entry = _tables[entry].Newer)
             {
-                ref Entry candidate = ref _entries[entry];
+                ref TableEntry candidate = ref _tables[entry];
                 if (candidate.Pins > 0 || candidate.Loading || candidate.Frozen)
                     continue;
                 if (!candidate.Dirty)
                 {
-                    Remove(entry);
+                    _tables.Remove(entry);
                     return entry;
                 }
 
-                if (dirtyVictim == None)
+                if (dirtyVictim == TableList.None)
                     dirtyVictim = entry;
                 if (_eviction == DirtyEviction.WriteVictim)
                     break;
@@ -279,95 +297,13 @@ public sealed unsafe partial class TableCache : IDisposable
 
             // Where all tables are pinned, loading or being written, their holders are about to let go of them;
             // unpinning does not pulse, so the wait is bounded.
-            if (dirtyVictim == None)
+            if (dirtyVictim == TableList.None)
                 Monitor.Wait(_gate, millisecondsTimeout: 5);
             else if (_eviction == DirtyEviction.AskOwner)
                 _makeRoom!();
             else
-                WriteVictim(dirtyVictim);
+                _writeBack.WriteVictim(dirtyVictim);
         }
-    }
-
-    /// <summary>Writes a dirty table that may reach the device at any time, with the gate held: it is rare.</summary>
-    private void WriteVictim(int entry)
-    {
-        _device.Write(_entries[entry].Offset, Table(entry));
-        _entries[entry].Dirty = false;
-        _written++;
-    }
-
-    private int _freeHead = None;
-
-    private void Recycle(int entry)
-    {
-        _entries[entry] = new Entry { Offset = -1, Newer = _freeHead, Older = None };
-        _freeHead = entry;
-    }
-
-    private void Remove(int entry)
-    {
-        _index.Remove(_entries[entry].Offset);
-        Unlink(entry);
-    }
-
-    private void MoveToFront(int entry)
-    {
-        if (_lruHead == entry)
-            return;
-        Unlink(entry);
-        PushFront(entry);
-    }
-
-    private void PushFront(int entry)
-    {
-        _entries[entry].Older = _lruHead;
-        _entries[entry].Newer = None;
-        if (_lruHead != None)
-            _entries[_lruHead].Newer = entry;
-        _lruHead = entry;
-        if (_lruTail == None)
-            _lruTail = entry;
-    }
-
-    private void Unlink(int entry)
-    {
-        ref Entry gone = ref _entries[entry];
-        if (gone.Newer != None)
-            _entries[gone.Newer].Older = gone.Older;
-        else
-            _lruHead = gone.Older;
-        if (gone.Older != None)
-            _entries[gone.Older].Newer = gone.Newer;
-        else
-            _lruTail = gone.Newer;
-    }
-
-    private struct Entry
-    {
-        /// <summary>Where the table lies on the device.</summary>
-        public long Offset;
-
-        /// <summary>The frozen content, where the table was modified after it was frozen; else null.</summary>
-        public byte* PreImage;
-
-        /// <summary>Neighbours in the order of use, or the next free entry in <see cref="Newer"/>.</summary>
-        public int Older;
-        public int Newer;
-
-        /// <summary>How many callers hold the table.</summary>
-        public int Pins;
-
-        /// <summary>The period between two calls of <see cref="DropIdle"/> in which it was last used.</summary>
-        public int LastUse;
-
-        /// <summary>Being read; nobody but the reader may look at it.</summary>
-        public bool Loading;
-
-        /// <summary>Modified since it was frozen or written.</summary>
-        public bool Dirty;
-
-        /// <summary>Belongs to the set that <see cref="WriteFrozen"/> writes.</summary>
-        public bool Frozen;
     }
 }
 

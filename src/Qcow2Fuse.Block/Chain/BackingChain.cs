@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Filters;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>Questions about a device together with everything below it.</summary>
 public static class BackingChain
@@ -19,6 +22,12 @@ public static class BackingChain
     /// </summary>
     /// <returns>The device to read from, which owns <paramref name="lower"/>; null for null.</returns>
     public static BlockDevice? Mapped(BlockDevice? lower) => MappedChain.Over(lower);
+
+    /// <summary>What a map made by <see cref="Mapped"/> is over; any other device itself.</summary>
+    public static BlockDevice? WithoutMap(BlockDevice? lower) => lower is MappedChain map ? map.Child : lower;
+
+    /// <summary>Gives up the map that <see cref="Mapped"/> may have made, and leaves what is below it open.</summary>
+    public static void DropMap(BlockDevice? lower) => (lower as MappedChain)?.Drop();
 
     /// <summary>
     /// Like <see cref="BlockDevice.GetExtent"/>, but an unallocated run is looked up in the layers below, and

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>What is said when a backing file cannot be opened.</summary>
 internal static class BackingErrors

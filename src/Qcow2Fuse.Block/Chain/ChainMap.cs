@@ -2,7 +2,7 @@
 using System.Numerics;
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Block;
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>
 /// Remembers which layer of a chain answers for a granule of the disk, in granules of three sizes. Each has a table of

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Filters;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>One run of <see cref="ImageOpener.Open"/>: the options and what has been opened so far.</summary>
 internal sealed class ChainOpening(
     IStorageOpener storage, IReadOnlyList<IImageFormat> formats, ImageOpenOptions options)
 {
-    private const int HeadSize = 512;
     private const string RawName = "raw";
 
     private readonly HashSet<StorageIdentity> _opened = [];
@@ -28,15 +31,14 @@ internal sealed class ChainOpening(
         if (!options.ReadOnly && OpenWritable() is { } file)
         {
             Layer layer = Prepare(file, options.Format, ImageLockMode.Writer, readOnly: false);
-            string? loss = options.DropBitmaps ? null : layer.References.WriteLoss;
-            if ((layer.References.ReadOnlyReason ?? loss) is not { } reason)
+            if (options.AllowLoss || layer.References.WriteLoss is not { } loss)
                 return layer;
 
             // Opened anew, so that neither the descriptor nor the locks claim what is not going to happen. It is the
             // same file, whatever its name leads to by now.
             IStorageFile same = ReopenReadOnly(layer.File);
-            _messages.Add(new ImageMessage($"{layer.File.Device.Name}: is opened read-only: {reason}", reason != loss
-                ? null : FailureCode.BitmapsAtStake));
+            _messages.Add(new ImageMessage(
+                $"{layer.File.Device.Name}: is opened read-only: {loss}", FailureCode.BitmapsAtStake));
             return Prepare(same, options.Format, ImageLockMode.Reader, readOnly: true);
         }
 
@@ -121,21 +123,12 @@ internal sealed class ChainOpening(
 
             return layer.Format.Open(
                 layer.File.Device,
-                new FormatOpenArguments
+                new FormatOpenArguments(options)
                 {
                     ReadOnly = layer.ReadOnly,
                     Backing = backing,
                     DataFile = dataFile,
-                    Secrets = options.Secrets,
-                    Discard = options.Discard,
-                    AllowLoss = options.DropBitmaps,
                     Compress = layer.ReadOnly ? CompressedWrites.Off : options.Compress,
-                    Memory = options.Memory,
-                    L2CacheBytesMax = options.L2CacheBytesMax,
-                    RefcountCacheBytesMax = options.RefcountCacheBytesMax,
-                    PopulateCaches = options.PopulateCaches,
-                    CacheCleanInterval = options.CacheCleanInterval,
-                    CommitInterval = options.CommitInterval,
                     Report = _messages.Add,
                 });
         }
@@ -292,30 +285,11 @@ internal sealed class ChainOpening(
             $"{file.Device.Name}: the format '{Printable.Text(name)}' is not known, only {known}");
     }
 
-    /// <summary>
-    /// The format whose magic the file carries. Raw has none and is never guessed: a guest could write the header of
-    /// another format to its disk, and files of the host would be read through the names in it.
-    /// </summary>
-    private IImageFormat Probe(IStorageFile file)
-    {
-        Span<byte> head = stackalloc byte[HeadSize];
-        head = head[..(int)Math.Min(HeadSize, file.Device.Length)];
-        file.Device.Read(0, head);
-        foreach (IImageFormat format in formats)
-        {
-            if (format.Probe(head))
-                return format;
-        }
-
-        if (ForeignFormat.NameOf(head) is { } name)
-            throw ForeignFormat.Refused(file.Device.Name, file.Path, name);
-        (string text, FailureCode code) =
-            FileSignature.Find(head) ?? ("is not an image of a known format", FailureCode.NoKnownFormat);
-        throw new BlockException(
+    private IImageFormat Probe(IStorageFile file) =>
+        FormatProbe.Find(formats, file.Device, file.Path) ?? throw new BlockException(
             BlockErrorKind.InvalidFormat,
-            $"{file.Device.Name}: {text}",
-            cause: new(code) { File = file.Path });
-    }
+            $"{file.Device.Name}: is not an image of a known format",
+            cause: new(FailureCode.NoKnownFormat) { File = file.Path });
 
     private sealed record Layer(
         IStorageFile File, IImageFormat Format, ImageReferences References, bool ReadOnly);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>
 /// What a file is that was taken for an image and is none: for the message only, never to open it. A raw disk may begin
 /// with anything, so nothing is concluded from what is not known.
 /// </summary>
-public static class FileSignature
+internal static class FileSignature
 {
     /// <summary>Where the magic of a tar archive lies, and how much of a file has to be looked at.</summary>
     private const int TarMagic = 257;
@@ -22,14 +24,6 @@ public static class FileSignature
             : IsMarkup(head) ? ("is a page of the web (HTML or XML), not an image", FailureCode.NotAnImage)
             : null;
     }
-
-    /// <summary>What to say of such a file; null for one that could be a raw disk.</summary>
-    /// <param name="name">Its name in messages.</param>
-    /// <param name="path">Its path.</param>
-    /// <param name="head">The first bytes, 512 or the whole file.</param>
-    public static BlockException? Refusal(string name, string path, ReadOnlySpan<byte> head) =>
-        Find(head) is not var (text, code) ? null : new BlockException(
-            BlockErrorKind.InvalidFormat, $"{name}: {text}", cause: new(code) { File = path });
 
     private static string? FindPacked(ReadOnlySpan<byte> head) =>
         head.StartsWith((ReadOnlySpan<byte>)[0x1F, 0x8B]) ? "a gzip file"

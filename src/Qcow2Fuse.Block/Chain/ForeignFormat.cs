@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>Disk images of formats that are known by their magic and not read here, so that none is taken for raw.
 /// </summary>
-public static class ForeignFormat
+internal static class ForeignFormat
 {
-    /// <summary>Bytes from the beginning of a file that <see cref="NameOf"/> wants to see.</summary>
-    public const int HeadBytes = 512;
-
     private const int VdiMagicOffset = 0x40;
 
     /// <summary>The name qemu-img has for the format, or null where the bytes are of none that is known here.</summary>
-    /// <param name="head">The first bytes of the file, fewer for a shorter one.</param>
+    /// <param name="head">The first bytes of the file, 512 or all of it.</param>
     public static string? NameOf(ReadOnlySpan<byte> head)
     {
         if (head.StartsWith("KDMV"u8) || head.StartsWith("COWD"u8) || head.StartsWith("# Disk DescriptorFile"u8))
@@ -28,15 +25,6 @@ public static class ForeignFormat
             return "parallels";
         return head.Length > VdiMagicOffset && head[VdiMagicOffset..].StartsWith(VdiMagic) ? "vdi" : null;
     }
-
-    /// <summary>The failure of whoever was to read such a file.</summary>
-    /// <param name="file">Its name for messages.</param>
-    /// <param name="path">Its path, not escaped.</param>
-    /// <param name="name">What <see cref="NameOf"/> says.</param>
-    public static BlockException Refused(string file, string path, string name) => new(
-        BlockErrorKind.UnsupportedFeature,
-        $"{file}: is an image of the format {name}, which is not read here",
-        cause: new(FailureCode.OtherFormat) { File = path, Name = name });
 
     /// <summary>Version 1; the later ones are qcow2's.</summary>
     private static ReadOnlySpan<byte> QcowMagic => [0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 1];

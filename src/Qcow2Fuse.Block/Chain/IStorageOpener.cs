@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>Opens the storage that images lie in, and keeps the policy for the files that images name.</summary>
 public interface IStorageOpener
@@ -55,25 +58,22 @@ public interface IStorageFile
     void Lock(ImageLockMode mode);
 }
 
+/// <summary>A file that was made, or emptied, to become an image.</summary>
+public interface INewFile : IStorageFile
+{
+    /// <summary>Closes a file that came to nothing; where it was made, it is removed.</summary>
+    void Abandon();
+}
+
 /// <summary>Two files are the same if and only if these are equal.</summary>
-/// <param name="Device">Number of the file system.</param>
-/// <param name="Inode">Number of the file within it.</param>
-public readonly record struct StorageIdentity(ulong Device, ulong Inode);
+/// <param name="Scheme">The kind of storage, such as <c>file</c>.</param>
+/// <param name="Name">What tells a file of that kind from all others, whatever name it was opened by.</param>
+public readonly record struct StorageIdentity(string Scheme, string Name);
 
 /// <summary>How a file is opened.</summary>
 /// <param name="ReadOnly">For reading only.</param>
 /// <param name="Direct">Past the page cache of the host (O_DIRECT).</param>
 public readonly record struct StorageAccess(bool ReadOnly, bool Direct);
-
-/// <summary>What an image names another file for.</summary>
-public enum ReferenceKind
-{
-    /// <summary>Read where the image stores nothing.</summary>
-    Backing,
-
-    /// <summary>Holds the guest's data, and is written.</summary>
-    DataFile,
-}
 
 /// <summary>A file named by an image.</summary>
 /// <param name="Image">The open image that names it; names are looked up from where that one was found.</param>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>How the image file is cached by the host and when writes become durable; QEMU's meaning.</summary>
 public enum CacheMode
@@ -18,8 +18,19 @@ public enum CacheMode
 }
 
 /// <summary>What a user asks for when an image is opened.</summary>
-public sealed record ImageOpenOptions
+public sealed record ImageOpenOptions : ImageOptions
 {
+    /// <summary>With the defaults of all options.</summary>
+    public ImageOpenOptions()
+    {
+    }
+
+    /// <summary>With options for how the image is read and written.</summary>
+    public ImageOpenOptions(ImageOptions options)
+        : base(options)
+    {
+    }
+
     /// <summary>The image file as the user named it.</summary>
     public required string Path { get; init; }
 
@@ -28,15 +39,6 @@ public sealed record ImageOpenOptions
 
     /// <summary>Open for reading only: not a byte of any file changes.</summary>
     public bool ReadOnly { get; init; }
-
-    /// <summary>Write an image although it loses bitmaps by it that cannot be kept valid.</summary>
-    public bool DropBitmaps { get; init; }
-
-    /// <summary>What discards do.</summary>
-    public DiscardMode Discard { get; init; } = DiscardMode.Unmap;
-
-    /// <summary>Whether what is written becomes compressed clusters.</summary>
-    public CompressedWrites Compress { get; init; }
 
     /// <summary>How the image file is cached.</summary>
     public CacheMode Cache { get; init; } = CacheMode.Writeback;
@@ -67,9 +69,6 @@ public sealed record ImageOpenOptions
     /// <summary>The external data file, trusted because the user named it; null to use the image's own name.</summary>
     public string? DataFile { get; init; }
 
-    /// <summary>Passphrases for encrypted images, needed until the image is open; null for none.</summary>
-    public ImageSecrets? Secrets { get; init; }
-
     /// <summary>Take no image lock (for file systems without OFD locks).</summary>
     public bool NoLock { get; init; }
 
@@ -78,28 +77,4 @@ public sealed record ImageOpenOptions
 
     /// <summary>The deepest chain that is opened, the top image counted.</summary>
     public int ChainDepthMax { get; init; } = 64;
-
-    /// <summary>Where memory for tables is taken from that stay in memory wholly.</summary>
-    public MemoryBudget Memory { get; init; } = MemoryBudget.Unlimited;
-
-    /// <summary>Upper bound of the cache of L2 slices in bytes; 0 for the default.</summary>
-    public long L2CacheBytesMax { get; init; }
-
-    /// <summary>Upper bound of the cache of refcount blocks in bytes; 0 for the default.</summary>
-    public long RefcountCacheBytesMax { get; init; }
-
-    /// <summary>Whether all layers find memory for the tables most used when they are opened, not when they need it.
-    /// </summary>
-    public bool PopulateCaches { get; init; }
-
-    /// <summary>
-    /// Cached tables that nobody used for so long are given up; <see cref="TimeSpan.Zero"/> keeps them for ever.
-    /// </summary>
-    public TimeSpan CacheCleanInterval { get; init; } = TimeSpan.FromMinutes(10);
-
-    /// <summary>
-    /// What is written reaches the image by itself at most so long after; <see cref="TimeSpan.Zero"/> leaves that to
-    /// flushes.
-    /// </summary>
-    public TimeSpan CommitInterval { get; init; }
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>Opens an image by name together with everything it needs: data file and backing chain.</summary>
 /// <param name="storage">Opens the files and keeps the policy for the names that images hold.</param>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers;
 
-namespace Qcow2Fuse.Block;
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>
 /// The passphrases that a user gave for encrypted images, in order. They are tried on every encrypted image of a

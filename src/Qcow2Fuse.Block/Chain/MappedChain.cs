@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Filters;
+
+namespace Qcow2Fuse.Block.Chain;
 
 /// <summary>
 /// The layers below the top of a chain, with a map of them: a read goes straight to the layer that answers, where the
@@ -112,6 +116,13 @@ internal sealed class MappedChain : FilterDevice
             _layers[run.Token].EndPlain(run with { Keeper = null, Token = 0 });
         else
             run.Keeper!.EndPlain(run);
+    }
+
+    /// <summary>Gives up the map; what is below stays open. Nobody uses this device any more.</summary>
+    public void Drop()
+    {
+        _map.Dispose();
+        GC.SuppressFinalize(this);
     }
 
     /// <inheritdoc/>

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+
+namespace Qcow2Fuse.Block.Device;
 
 /// <summary>
 /// A flat array of bytes that can be read, written and made durable. Leaves (files, memory), formats (raw, qcow2)
@@ -164,7 +167,7 @@ public abstract class BlockDevice : IDisposable
     protected void CheckRange(long offset, long length)
     {
         if (offset < 0 || length < 0 || length > Length - offset)
-            throw BlockException.OutOfRange(this, offset, length);
+            throw BlockException.OutOfRange(Name, Length, offset, length);
     }
 
     /// <summary>Throws <see cref="BlockErrorKind.ReadOnly"/> if the device is read-only.</summary>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+namespace Qcow2Fuse.Block.Device;
 
 /// <summary>Reads that several rooms need in the same form.</summary>
 public static class BlockDeviceExtensions

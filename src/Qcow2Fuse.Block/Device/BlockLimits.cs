@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+namespace Qcow2Fuse.Block.Device;
 
 /// <summary>What requests a <see cref="BlockDevice"/> takes and how it behaves at its end.</summary>
 /// <param name="RequestAlignment">Offsets and lengths that are multiples of this avoid a read-modify-write; a power of

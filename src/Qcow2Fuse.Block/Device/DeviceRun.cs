@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+namespace Qcow2Fuse.Block.Device;
 
 /// <summary>What a run of a device is, whatever place its bytes have.</summary>
 public enum RunKind

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+
+namespace Qcow2Fuse.Block.Device;
 
 /// <summary>What a run of a device consists of.</summary>
 public enum ExtentKind

@@ -1,5 +1,17 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Ranges;
+
+namespace Qcow2Fuse.Block.Device;
+
+/// <summary>What a plain run is.</summary>
+public enum PlainRunKind
+{
+    /// <summary>Bytes of a file.</summary>
+    File,
+
+    /// <summary>Zeroes that are stored nowhere.</summary>
+    Zeroes,
+}
 
 /// <summary>
 /// A range of a device that is one run of bytes in an open file, for whoever reads or writes it there himself. It stays
@@ -10,10 +22,13 @@ public readonly record struct PlainRun
     /// <summary>What the address of the caller's memory is a multiple of, in bytes.</summary>
     public const int MemoryAlignment = 4096;
 
-    /// <summary>A descriptor that says: the range reads as zeroes, and there is nothing to transfer.</summary>
-    public const int Zeroes = -1;
+    /// <summary>A run of a range that reads as zeroes, for reads alone: there is nothing to transfer.</summary>
+    public static PlainRun Zeroes => new() { Kind = PlainRunKind.Zeroes, Descriptor = -1, Offset = 0 };
 
-    /// <summary>The open file; for a read it may be <see cref="Zeroes"/> instead.</summary>
+    /// <summary>What it is.</summary>
+    public PlainRunKind Kind { get; init; }
+
+    /// <summary>The open file, where it is one.</summary>
     public required int Descriptor { get; init; }
 
     /// <summary>Where the run begins in it, in bytes.</summary>

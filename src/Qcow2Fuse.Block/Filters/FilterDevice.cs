@@ -1,14 +1,30 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+
+namespace Qcow2Fuse.Block.Filters;
 
 /// <summary>A device that stands in front of one child and forwards everything to it. It owns the child.</summary>
 public abstract class FilterDevice : BlockDevice
 {
-    /// <summary>Puts the filter in front of <paramref name="child"/>.</summary>
-    protected FilterDevice(BlockDevice child) => Child = child;
+    private BlockDevice _child;
 
-    /// <summary>The device behind the filter.</summary>
-    public BlockDevice Child { get; }
+    /// <summary>Puts the filter in front of <paramref name="child"/>.</summary>
+    protected FilterDevice(BlockDevice child) => _child = child;
+
+    /// <summary>The device behind the filter. One that exchanges it sees to it that no request is under way.</summary>
+    public BlockDevice Child
+    {
+        get => Volatile.Read(ref _child);
+        private protected set => Volatile.Write(ref _child, value);
+    }
+
+    /// <summary>The device below all filters; the device itself where it is none.</summary>
+    public static BlockDevice Unwrap(BlockDevice device)
+    {
+        while (device is FilterDevice filter)
+            device = filter.Child;
+        return device;
+    }
 
     /// <inheritdoc/>
     public override string Name => Child.Name;

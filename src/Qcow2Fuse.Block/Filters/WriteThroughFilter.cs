@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
 
-/// <summary>
-/// Makes every change durable before it returns: <see cref="CacheMode.Writethrough"/> and
-/// <see cref="CacheMode.DirectSync"/>.
-/// </summary>
+namespace Qcow2Fuse.Block.Filters;
+
+/// <summary>Makes every change durable before it returns: the cache modes writethrough and directsync.</summary>
 public sealed class WriteThroughFilter(BlockDevice child) : FilterDevice(child)
 {
     /// <inheritdoc/>

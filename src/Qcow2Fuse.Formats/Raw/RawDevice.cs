@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
 
-namespace Qcow2Fuse.Formats;
+namespace Qcow2Fuse.Formats.Raw;
 
 /// <summary>
 /// A disk that lies in its file byte for byte. Its length is that of the file when it was opened, to the byte; writes

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
 
-namespace Qcow2Fuse.Formats;
+namespace Qcow2Fuse.Formats.Raw;
 
 /// <summary>The format without a format: the file is the disk. It has no magic and must be asked for by name.</summary>
 public sealed class RawFormat : IImageFormat

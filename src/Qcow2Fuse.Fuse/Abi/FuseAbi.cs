@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Abi;
 
 /// <summary>
 /// Numbers of the kernel's FUSE protocol, version 7.45 (include/uapi/linux/fuse.h). Kernels down to 7.31 are served.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Abi;
 
 /// <summary>Fills a READDIR reply with struct fuse_dirent records, each padded to 8 bytes.</summary>
 public ref struct FuseDirectoryWriter

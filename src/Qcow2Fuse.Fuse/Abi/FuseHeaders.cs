@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Abi;
 
 /// <summary>struct fuse_in_header.</summary>
 [StructLayout(LayoutKind.Sequential)]

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Linux.Libc;
+
+namespace Qcow2Fuse.Fuse.Abi;
 
 /// <summary>Operations of the protocol (enum fuse_opcode).</summary>
 internal enum FuseOpcode : uint
@@ -95,9 +97,9 @@ internal static unsafe class FuseOpcodes
     {
         FuseOpcode.SymLink or FuseOpcode.MakeNode or FuseOpcode.MakeDirectory or FuseOpcode.Unlink
             or FuseOpcode.RemoveDirectory or FuseOpcode.Rename or FuseOpcode.Rename2 or FuseOpcode.Link
-            or FuseOpcode.Create => FuseErrno.EPERM,
-        FuseOpcode.ReadLink => FuseErrno.EINVAL,
-        FuseOpcode.Ioctl => FuseErrno.ENOTTY,
-        _ => FuseErrno.ENOSYS,
+            or FuseOpcode.Create => Errno.EPERM,
+        FuseOpcode.ReadLink => Errno.EINVAL,
+        FuseOpcode.Ioctl => Errno.ENOTTY,
+        _ => Errno.ENOSYS,
     };
 }

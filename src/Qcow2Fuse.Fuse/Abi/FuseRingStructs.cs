@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Abi;
 
 /// <summary>struct fuse_uring_req_header: what an entry of a ring has beside its payload.</summary>
 [StructLayout(LayoutKind.Explicit, Size = 288)]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Fuse.Transport;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>Mounts that outlive the process that made them.</summary>
 public sealed partial class FuseMount

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Mounting;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>A FUSE mount made by this process.</summary>
 /// <remarks>
@@ -20,6 +25,7 @@ public sealed partial class FuseMount : IDisposable
     private readonly MountEntry? _entry;
 
     private int _device;
+    private Func<bool>? _isConnected;
     private bool _disposed;
     private bool _isLeft;
 
@@ -33,9 +39,13 @@ public sealed partial class FuseMount : IDisposable
     }
 
     /// <summary>
-    /// The kernel's number of the session, which is the minor number of the mount's device; −1 where it is not known.
+    /// The kernel's number of the session, which is the minor number of the mount's device; −1 where it is not known,
+    /// or the session has ended: then it may be another's.
     /// </summary>
-    public int Connection => _entry is null ? -1 : _entry.Minor;
+    public int Connection => _entry is null || HasEnded ? -1 : _entry.Minor;
+
+    /// <summary>What the kernel's table shows as its source; empty where that is not known.</summary>
+    public string Source => _entry?.Source ?? "";
 
     /// <summary>Where it is mounted: an absolute path without symbolic links.</summary>
     public string MountPoint { get; }
@@ -49,16 +59,27 @@ public sealed partial class FuseMount : IDisposable
     /// <summary>Whether the mount is still in this process's tree. To be asked while the session lives.</summary>
     public bool IsMounted => Current is not null;
 
+    private bool HasEnded => _isConnected is not null && !_isConnected();
+
     /// <summary>
-    /// The mount where it is now: whoever owns a directory above may have given that another name. As long as the
-    /// session lives nobody else gets its numbers.
+    /// The mount where it is now: whoever owns a directory above may have given that another name.
     /// </summary>
-    private MountEntry? Current => _entry is null ? null : MountTable.Read().FirstOrDefault(entry =>
-        entry.Id == _entry.Id && entry.Device == _entry.Device && entry.Type == _entry.Type);
+    private MountEntry? Current
+    {
+        get
+        {
+            if (_entry is null)
+                return null;
+            MountEntry? found = MountTable.Read().FirstOrDefault(_entry.IsSameMount);
+
+            // Nobody else gets the numbers as long as the session lives: so it is asked after the table was read.
+            return HasEnded ? null : found;
+        }
+    }
 
     /// <summary>
     /// Mounts. A dead mount of the same type at the same place is unmounted first. Requests wait until a
-    /// <see cref="FuseServer"/> serves them through <see cref="OpenTransport()"/>.
+    /// server serves them through <see cref="OpenTransport()"/>.
     /// </summary>
     /// <remarks>
     /// Whoever may mount does so by mount(2). Others, and who is refused by a user namespace or asks for
@@ -93,7 +114,7 @@ public sealed partial class FuseMount : IDisposable
     public static void Unmount(MountEntry mount, bool lazy)
     {
         // fusermount3 looks for itself whether it is this user's and where the name leads.
-        int result = MayMount() ? MountRoot.Unmount(mount, lazy) : -FuseErrno.EPERM;
+        int result = MayMount() ? MountRoot.Unmount(mount, lazy) : -Errno.EPERM;
         if (result >= 0)
             return;
         string path = mount.MountPoint;
@@ -101,15 +122,15 @@ public sealed partial class FuseMount : IDisposable
             throw new FuseMountException(FuseMountError.NotMounted, $"{path}: not mounted");
         switch (-result)
         {
-            case FuseErrno.EPERM:
+            case Errno.EPERM:
                 Fusermount.Unmount(path, lazy);
                 break;
-            case FuseErrno.EBUSY:
+            case Errno.EBUSY:
                 throw FuseMountErrors.Busy(path);
             case Errno.ESTALE:
                 throw new FuseMountException(FuseMountError.System, $"{path}: umount: another mount covers it");
             default:
-                throw new FuseMountException(FuseMountError.System, $"{path}: umount: {FuseMountErrors.Text(-result)}");
+                throw new FuseMountException(FuseMountError.System, $"{path}: umount: {Errno.Text(-result)}");
         }
     }
 
@@ -123,7 +144,7 @@ public sealed partial class FuseMount : IDisposable
         if (root < 0)
             throw FuseMountErrors.MountCall(mount.MountPoint, -root);
         int result = MountCalls.Mount(
-            mount.Source, Fuse.MountPoint.DescriptorLink(root), mount.Type, (ulong)flags | RemountFlag, "");
+            mount.Source, Mounting.MountPoint.DescriptorLink(root), mount.Type, (ulong)flags | RemountFlag, "");
         FuseDevice.Close(root);
         if (result < 0)
             throw FuseMountErrors.MountCall(mount.MountPoint, -result);
@@ -136,14 +157,16 @@ public sealed partial class FuseMount : IDisposable
     public DevFuseTransport OpenTransport()
     {
         int device = Interlocked.Exchange(ref _device, -1);
-        return device >= 0
-            ? new DevFuseTransport(device, isWatched: _keepAlive >= 0)
-            : throw new InvalidOperationException("the session's descriptor has been handed out already");
+        if (device < 0)
+            throw new InvalidOperationException("the session's descriptor has been handed out already");
+        DevFuseTransport transport = new(device, isWatched: _keepAlive >= 0);
+        _isConnected = () => transport.IsConnected;
+        return transport;
     }
 
     /// <summary>
-    /// Unmounts this mount if it is still there; see <see cref="Unmount(MountEntry, bool)"/>. To be called while the
-    /// session lives.
+    /// Unmounts this mount if it is still there; see <see cref="Unmount(MountEntry, bool)"/>. To be called before the
+    /// transport is disposed.
     /// </summary>
     public void Unmount(bool lazy)
     {
@@ -243,7 +266,7 @@ public sealed partial class FuseMount : IDisposable
     {
         for (int attempt = 0; ; attempt++)
         {
-            MountPoint place = Fuse.MountPoint.Inspect(spec.MountPoint, spec.Subtype);
+            MountPoint place = Mounting.MountPoint.Inspect(spec.MountPoint, spec.Subtype);
             switch (place.State)
             {
                 case MountPointState.Free:
@@ -305,7 +328,7 @@ public sealed partial class FuseMount : IDisposable
             // By way of the descriptor, so that a path changed meanwhile is not what gets mounted on.
             int result = MountCalls.Mount(
                 spec.Source,
-                Fuse.MountPoint.DescriptorLink(target),
+                Mounting.MountPoint.DescriptorLink(target),
                 "fuse." + spec.Subtype,
                 (ulong)spec.Flags,
                 KernelOptions(spec, device, mode));
@@ -313,7 +336,7 @@ public sealed partial class FuseMount : IDisposable
                 return device;
 
             FuseDevice.Close(device);
-            if (result == -FuseErrno.EPERM && Fusermount.Find() is not null)
+            if (result == -Errno.EPERM && Fusermount.Find() is not null)
                 return -1;
             throw FuseMountErrors.MountCall(path, -result);
         }

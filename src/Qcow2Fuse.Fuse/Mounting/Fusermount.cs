@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Mounting;
+using Qcow2Fuse.Linux.Processes;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>
 /// Mounting and unmounting by way of fusermount3(1), the set-uid helper of users who may not mount. It is called

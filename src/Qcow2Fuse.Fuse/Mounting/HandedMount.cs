@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>
 /// A session that another program has mounted and hands to this process as the descriptor in <c>/dev/fd/N</c>, so that
@@ -38,6 +39,9 @@ public static class HandedMount
         IReadOnlyList<MountEntry> table = MountTable.Read();
         if (ConnectionOf(descriptor) is { } connection)
         {
+            // Of a mount that has gone the number may be another's by now.
+            if (!FuseDevice.IsConnected(descriptor))
+                return null;
             List<MountEntry> mounts = [.. table.Where(entry => entry.Device == "0:" + connection)];
             return mounts.Find(entry => entry.MountPoint == path) ?? mounts.FirstOrDefault();
         }

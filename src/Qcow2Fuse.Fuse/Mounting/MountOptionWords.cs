@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>The words of "-o" that mount(8) and fusermount3(1) know, and what they mean for a mount.</summary>
 internal static class MountOptionWords

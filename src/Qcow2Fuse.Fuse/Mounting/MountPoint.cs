@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Mounting;
+using ErrorNumber = Qcow2Fuse.Linux.Libc.Errno;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>What is found where something is to be mounted.</summary>
 public enum MountPointState
@@ -56,7 +59,7 @@ public sealed record MountPoint(MountPointState State, string Path, uint Mode, i
             MountPointState state = -probe switch
             {
                 0 => ours ? MountPointState.Mounted : MountPointState.Free,
-                FuseErrno.ENOTCONN => ours ? MountPointState.Stale : MountPointState.StaleForeign,
+                ErrorNumber.ENOTCONN => ours ? MountPointState.Stale : MountPointState.StaleForeign,
 
                 // Root may not look into a user's mount; and a mount that answers with errors can be unmounted.
                 _ when ours => MountPointState.Mounted,
@@ -101,8 +104,8 @@ public sealed record MountPoint(MountPointState State, string Path, uint Mode, i
         MountEntry? entry = MountTable.FindAt(full);
         MountPointState state = errno switch
         {
-            FuseErrno.ENOENT => MountPointState.Missing,
-            FuseErrno.ENOTCONN when entry is not null =>
+            ErrorNumber.ENOENT => MountPointState.Missing,
+            ErrorNumber.ENOTCONN when entry is not null =>
                 IsOurs(entry, subtype) ? MountPointState.Stale : MountPointState.StaleForeign,
             _ => MountPointState.Unusable,
         };

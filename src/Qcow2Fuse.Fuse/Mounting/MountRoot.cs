@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Mounting;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>
 /// The root of a mount, reached where the kernel's table has it, and used only where it is that mount.
@@ -63,10 +65,10 @@ public static class MountRoot
     {
         int root = Open(mount);
         if (root < 0)
-            return root != -FuseErrno.ENOTCONN;
+            return root != -Errno.ENOTCONN;
         int result = MountCalls.Probe(root, out _, out _);
         FuseDevice.Close(root);
-        return result != -FuseErrno.ENOTCONN;
+        return result != -Errno.ENOTCONN;
     }
 
     /// <summary>The mount that a descriptor of this process is on; null where the kernel does not say.</summary>
@@ -100,7 +102,7 @@ public static class MountRoot
         int result = above;
         if (above >= 0)
         {
-            result = Checked(LinuxFile.OpenIn(above, name, Held | OpenFlags.NoFollow), mount);
+            result = Checked(LinuxDirectory.OpenIn(above, name, Held | OpenFlags.NoFollow), mount);
             if (result >= 0)
                 result = use(above, name, result);
             _ = LinuxFile.Close(above);
@@ -130,7 +132,7 @@ public static class MountRoot
         {
             if (held < 0)
                 return held;
-            int next = LinuxFile.OpenIn(held, part, Held | OpenFlags.Directory | OpenFlags.NoFollow);
+            int next = LinuxDirectory.OpenIn(held, part, Held | OpenFlags.Directory | OpenFlags.NoFollow);
             _ = LinuxFile.Close(held);
             held = next;
         }

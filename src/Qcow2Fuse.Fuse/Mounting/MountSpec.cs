@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>What to mount, where and how.</summary>
 public sealed record MountSpec
@@ -58,16 +58,39 @@ public sealed record MountSpec
 [Flags]
 public enum MountFlags : ulong
 {
+    /// <summary>Nothing out of the ordinary.</summary>
     None = 0,
+
+    /// <summary>MS_RDONLY.</summary>
     ReadOnly = 1,
+
+    /// <summary>MS_NOSUID.</summary>
     NoSetuid = 2,
+
+    /// <summary>MS_NODEV.</summary>
     NoDevices = 4,
+
+    /// <summary>MS_NOEXEC.</summary>
     NoExecute = 8,
+
+    /// <summary>MS_SYNCHRONOUS.</summary>
     Synchronous = 16,
+
+    /// <summary>MS_DIRSYNC.</summary>
     SynchronousDirectories = 128,
+
+    /// <summary>MS_NOATIME.</summary>
     NoAccessTimes = 1024,
+
+    /// <summary>MS_NODIRATIME.</summary>
     NoDirectoryAccessTimes = 2048,
+
+    /// <summary>MS_RELATIME.</summary>
     RelativeAccessTimes = 1 << 21,
+
+    /// <summary>MS_STRICTATIME.</summary>
     StrictAccessTimes = 1 << 24,
+
+    /// <summary>MS_LAZYTIME.</summary>
     LazyTimes = 1 << 25,
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>One mount of this process's mount namespace.</summary>
 /// <param name="Id">Number of the mount.</param>
@@ -28,6 +28,13 @@ public sealed record MountEntry(
         && uint.TryParse(word.AsSpan(UserField.Length), NumberStyles.None, CultureInfo.InvariantCulture, out uint id)
             ? id
             : null;
+
+    /// <summary>
+    /// Whether another entry shows this mount, at whatever place. The kernel gives the numbers of a mount that has gone
+    /// to the next one, so what was mounted counts too.
+    /// </summary>
+    public bool IsSameMount(MountEntry other) => other.Id == Id && other.Device == Device && other.Type == Type
+        && string.Equals(other.Source, Source, StringComparison.Ordinal);
 }
 
 /// <summary>The kernel's list of mounts (/proc/self/mountinfo, proc_pid_mountinfo(5)).</summary>

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Loop;
+using Qcow2Fuse.Linux.Processes;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Mounting;
 
 /// <summary>
 /// Who keeps a mount from being unmounted: processes with files open, mapped or as their directory, loop devices on its

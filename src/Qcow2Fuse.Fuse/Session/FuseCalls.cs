@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Transport;
+
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>
 /// The requests in work, by the kernel's numbers, and what it has said of them (FUSE_INTERRUPT). An interrupt may come

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>A place in an open file.</summary>
 /// <param name="Node">Number of the file.</param>

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>
 /// Something whose pages the kernel may hold, and which changes behind the kernel's back. One per node.
@@ -190,7 +193,7 @@ public sealed unsafe class FuseInvalidator : IDisposable
             lock (_lock)
             {
                 // A kernel that does not know the node, or has lost the mount, holds no pages of it.
-                if (result is >= 0 or -FuseErrno.ENOENT or -FuseErrno.ENODEV or -FuseErrno.ENOTCONN)
+                if (result is >= 0 or -Errno.ENOENT or -Errno.ENODEV or -Errno.ENOTCONN)
                     Sent++;
                 else
                     Refused++;

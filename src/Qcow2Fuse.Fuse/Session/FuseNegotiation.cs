@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Transport;
+
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>What INIT agreed upon.</summary>
 /// <param name="Minor">Minor version of the protocol both sides speak.</param>

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Linux.Libc;
+
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>A request whose lengths have been checked against its header and its operation.</summary>
 internal readonly unsafe ref struct FuseRequest
@@ -27,7 +30,7 @@ internal readonly unsafe ref struct FuseRequest
         int end = Payload.IndexOf((byte)0);
         name = Payload[..Math.Max(end, 0)];
         if (end <= 0 || end != Payload.Length - 1 || name.Contains((byte)'/'))
-            return -FuseErrno.EINVAL;
-        return end > FuseAbi.MaxName ? -FuseErrno.ENAMETOOLONG : 0;
+            return -Errno.EINVAL;
+        return end > FuseAbi.MaxName ? -Errno.ENAMETOOLONG : 0;
     }
 }

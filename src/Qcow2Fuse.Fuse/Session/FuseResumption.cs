@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>
 /// What a session agreed upon with the kernel, so that another process can go on with it: the kernel says INIT once.

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Linux.Processes;
+
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>A request that ended in an exception, for the log.</summary>
 /// <param name="Operation">Name of the operation, as "READ".</param>
@@ -18,7 +20,7 @@ public sealed record FuseServerOptions
     /// Whether to take requests over io_uring where the kernel offers it (Linux 6.14, module parameter enable_uring).
     /// Each processor then has one thread more, which takes its requests, serves those that are one transfer without
     /// waiting, and hands the others to the <see cref="Workers"/>. Where it cannot be,
-    /// <see cref="FuseServer.UringRefusal"/> says why, and all is as without it.
+    /// the server says why, and all is as without it.
     /// </summary>
     public bool Uring { get; init; }
 
@@ -54,7 +56,7 @@ public sealed record FuseServerOptions
     /// <summary>
     /// Whether there is memory for one more thread. Asked before a request gets a thread of its own; any thread.
     /// </summary>
-    public Func<bool> HasRoom { get; init; } = static () => Linux.ManagedRoom.IsLeft;
+    public Func<bool> HasRoom { get; init; } = static () => ManagedRoom.IsLeft;
 
     /// <summary>
     /// The error number (positive) for an exception of the file system; EIO for all where it is null.

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
+
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>
 /// The protocol's state for one mount, and the place where requests become calls of a file system. No request,
 /// however malformed, and no exception of the file system ends a session.
 /// </summary>
-public sealed unsafe partial class FuseSession
+public sealed unsafe class FuseSession
 {
     /// <summary>Bytes from which on it may take long to zero or to copy a range.</summary>
     private const ulong FarFrom = 1 << 30;
@@ -14,8 +18,9 @@ public sealed unsafe partial class FuseSession
     private readonly FuseServerOptions _options;
     private readonly FuseCalls _calls = new();
 
+    private readonly FileRequests _files;
+    private readonly NodeRequests _nodes;
     private FuseAgreement _agreement;
-    private int _openFiles;
     private volatile bool _initialised;
 
     /// <summary>Begins a session; the first request it takes is INIT.</summary>
@@ -28,10 +33,11 @@ public sealed unsafe partial class FuseSession
             throw new ArgumentException("MaxBackground is not from 1 to 65535", nameof(options));
         _fileSystem = fileSystem;
         _options = options;
-        if (options.Resumption is not { } known)
-            return;
-        _agreement = new FuseAgreement(known.Minor, (FuseInitFlags)known.Features, known.MaxWrite);
-        _initialised = true;
+        _files = new FileRequests(fileSystem, options.OnUnused);
+        _nodes = new NodeRequests(fileSystem, options.CacheTimeout);
+        Transfers = new TransferRequests(this, fileSystem);
+        if (options.Resumption is { } known)
+            Agree(new FuseAgreement(known.Minor, (FuseInitFlags)known.Features, known.MaxWrite));
     }
 
     /// <summary>Whether INIT has been answered.</summary>
@@ -51,7 +57,10 @@ public sealed unsafe partial class FuseSession
         Math.Max(Math.Max(_options.MaxWrite, _options.Resumption?.MaxWrite ?? 0), 2 * FuseSlot.PageSize);
 
     /// <summary>Files that are open; directories are not counted.</summary>
-    public int OpenFiles => Volatile.Read(ref _openFiles);
+    public int OpenFiles => _files.OpenFiles;
+
+    /// <summary>Requests that are one transfer.</summary>
+    internal TransferRequests Transfers { get; }
 
     internal FuseInitFlags Features => _agreement.Flags;
 
@@ -68,12 +77,10 @@ public sealed unsafe partial class FuseSession
         // Without a whole header it is not known to whom a reply would go.
         if (length < FuseAbi.InHeaderSize)
             return 0;
-
         FuseInHeader header = *(FuseInHeader*)slot.Request;
         if (FuseOpcodes.IsUnanswered(header.Opcode))
         {
-            if (header.Opcode == FuseOpcode.Interrupt && length >= FuseAbi.InHeaderSize + sizeof(FuseInterruptIn))
-                Interrupt(header, ((FuseInterruptIn*)(slot.Request + FuseAbi.InHeaderSize))->Unique);
+            TakeUnanswered(slot, header, length);
             return 0;
         }
 
@@ -82,7 +89,33 @@ public sealed unsafe partial class FuseSession
         {
             FuseCall call = slot.Call ??= _calls.Create();
             _calls.Begin(call, header.Unique);
-            result = Execute(slot, length);
+
+            // The handlers are called here, so that a request has no longer a way than it needs.
+            result = Check(slot, length, out FuseRequest request);
+            result = result < 0 ? result : header.Opcode switch
+            {
+                FuseOpcode.Read => _files.Read(slot, request),
+                FuseOpcode.Write => _files.Write(slot, request),
+                FuseOpcode.Fsync => _files.Fsync(request),
+                FuseOpcode.Lookup => _nodes.Lookup(slot, request),
+                FuseOpcode.GetAttr => _nodes.GetAttributes(slot, request),
+                FuseOpcode.SetAttr => _nodes.SetAttributes(slot, request),
+                FuseOpcode.Open => _files.Open(slot, request),
+                FuseOpcode.Release => _files.Release(request),
+                FuseOpcode.Flush => _files.Flush(request),
+                FuseOpcode.Fallocate => _files.Allocate(request),
+                FuseOpcode.Lseek => _files.Seek(slot, request),
+                FuseOpcode.CopyFileRange or FuseOpcode.CopyFileRange64 => _files.CopyRange(slot, request),
+                FuseOpcode.StatFs => _nodes.GetStatistics(slot, request),
+                FuseOpcode.OpenDir => _nodes.OpenDirectory(slot, request),
+                FuseOpcode.ReadDir => _nodes.ReadDirectory(slot, request),
+                FuseOpcode.ReleaseDir => _nodes.ReleaseDirectory(request),
+                FuseOpcode.GetXattr => _nodes.GetExtendedAttribute(slot, request),
+                FuseOpcode.ListXattr => _nodes.ListExtendedAttributes(slot, request),
+                FuseOpcode.Init => Initialise(slot, request),
+                FuseOpcode.Destroy => 0,
+                _ => -FuseOpcodes.UnservedErrno(header.Opcode),
+            };
         }
         catch (Exception error)
         {
@@ -93,7 +126,34 @@ public sealed unsafe partial class FuseSession
             slot.Call?.End();
         }
 
-        return Finish(slot, header.Unique, result);
+        return FuseReply.Finish(slot, header.Unique, result);
+    }
+
+    /// <summary>Takes a request that gets no reply.</summary>
+    private void TakeUnanswered(FuseSlot slot, in FuseInHeader header, int length)
+    {
+        if (header.Opcode == FuseOpcode.Interrupt && length >= FuseAbi.InHeaderSize + sizeof(FuseInterruptIn))
+            Interrupt(header, ((FuseInterruptIn*)(slot.Request + FuseAbi.InHeaderSize))->Unique);
+    }
+
+    /// <summary>Checks lengths and state: 0 and the request, or a negated error number.</summary>
+    private int Check(FuseSlot slot, int length, out FuseRequest request)
+    {
+        request = default;
+        FuseInHeader* header = (FuseInHeader*)slot.Request;
+        if (header->Length != (uint)length)
+            return -Errno.EINVAL;
+        if (_initialised == (header->Opcode == FuseOpcode.Init))
+            return -Errno.EIO;
+
+        int body = length - FuseAbi.InHeaderSize;
+        if (_agreement.Minor >= FuseAbi.ExtensionsMinorVersion)
+            body -= header->TotalExtensionLength * 8;
+        int arguments = FuseOpcodes.ArgumentsSize(header->Opcode);
+        if (body < arguments)
+            return -Errno.EINVAL;
+        request = new FuseRequest(header, arguments, body);
+        return 0;
     }
 
     /// <summary>
@@ -112,7 +172,7 @@ public sealed unsafe partial class FuseSession
 
     /// <summary>Builds the reply of an error number to the request in a slot; returns its length.</summary>
     internal static int Refuse(FuseSlot slot, int errno) =>
-        Finish(slot, ((FuseInHeader*)slot.Request)->Unique, -errno);
+        FuseReply.Finish(slot, ((FuseInHeader*)slot.Request)->Unique, -errno);
 
     /// <summary>Whether a request changes much of a file at once.</summary>
     private static bool GoesFar(FuseInHeader* header, int length)
@@ -165,53 +225,6 @@ public sealed unsafe partial class FuseSession
             _calls.Remove(call);
     }
 
-    /// <summary>
-    /// Checks lengths and state and calls the handler: the payload's length or a negated error number.
-    /// </summary>
-    private int Execute(FuseSlot slot, int length)
-    {
-        FuseInHeader* header = (FuseInHeader*)slot.Request;
-        if (header->Length != (uint)length)
-            return -FuseErrno.EINVAL;
-
-        FuseOpcode opcode = header->Opcode;
-        if (_initialised == (opcode == FuseOpcode.Init))
-            return -FuseErrno.EIO;
-
-        int body = length - FuseAbi.InHeaderSize;
-        if (_agreement.Minor >= FuseAbi.ExtensionsMinorVersion)
-            body -= header->TotalExtensionLength * 8;
-        int arguments = FuseOpcodes.ArgumentsSize(opcode);
-        if (body < arguments)
-            return -FuseErrno.EINVAL;
-
-        FuseRequest request = new(header, arguments, body);
-        return opcode switch
-        {
-            FuseOpcode.Read => Read(slot, request),
-            FuseOpcode.Write => Write(slot, request),
-            FuseOpcode.Fsync => Fsync(request),
-            FuseOpcode.Lookup => Lookup(slot, request),
-            FuseOpcode.GetAttr => GetAttributes(slot, request),
-            FuseOpcode.SetAttr => SetAttributes(slot, request),
-            FuseOpcode.Open => Open(slot, request),
-            FuseOpcode.Release => Release(request),
-            FuseOpcode.Flush => Flush(request),
-            FuseOpcode.Fallocate => Allocate(request),
-            FuseOpcode.Lseek => Seek(slot, request),
-            FuseOpcode.CopyFileRange or FuseOpcode.CopyFileRange64 => CopyRange(slot, request),
-            FuseOpcode.StatFs => GetStatistics(slot, request),
-            FuseOpcode.OpenDir => OpenDirectory(slot, request),
-            FuseOpcode.ReadDir => ReadDirectory(slot, request),
-            FuseOpcode.ReleaseDir => ReleaseDirectory(request),
-            FuseOpcode.GetXattr => GetExtendedAttribute(slot, request),
-            FuseOpcode.ListXattr => ListExtendedAttributes(slot, request),
-            FuseOpcode.Init => Initialise(slot, request),
-            FuseOpcode.Destroy => 0,
-            _ => -FuseOpcodes.UnservedErrno(opcode),
-        };
-    }
-
     private int Initialise(FuseSlot slot, in FuseRequest request)
     {
         FuseInitIn init = default;
@@ -220,50 +233,30 @@ public sealed unsafe partial class FuseSession
         bool tooOld = init.Major < FuseAbi.MajorVersion
             || (init.Major == FuseAbi.MajorVersion && init.Minor < FuseAbi.OldestMinorVersion);
         if (tooOld)
-            return -FuseErrno.EPROTO;
+            return -Errno.EPROTO;
 
         FuseAgreement? agreement = FuseNegotiation.Agree(init, _options, HasRings, out FuseInitOut reply);
         if (agreement is not null)
-        {
-            _agreement = agreement.Value;
-            _initialised = true;
-        }
-
-        return Answer(slot, reply);
+            Agree(agreement.Value);
+        return FuseReply.Answer(slot, reply);
     }
 
-    /// <summary>Builds the reply's header: an error has no payload.</summary>
-    private static int Finish(FuseSlot slot, ulong unique, int result)
+    private void Agree(in FuseAgreement agreement)
     {
-        // The kernel throws a reply with an error number out of range away, and its request would hang.
-        if (result < -FuseAbi.MaxErrno || result > slot.PayloadCapacity)
-            result = -FuseErrno.EIO;
-
-        int length = FuseAbi.OutHeaderSize + Math.Max(result, 0);
-        *(FuseOutHeader*)slot.Reply = new FuseOutHeader
-        {
-            Length = (uint)length,
-            Error = Math.Min(result, 0),
-            Unique = unique,
-        };
-        return length;
+        _agreement = agreement;
+        _files.MaxWrite = agreement.MaxWrite;
+        _initialised = true;
     }
 
-    /// <summary>Makes <paramref name="value"/> the reply's payload and returns its size.</summary>
-    private static int Answer<T>(FuseSlot slot, in T value)
-        where T : unmanaged
+    /// <summary>Has an exception of the file system mapped to an error number, and told.</summary>
+    /// <returns>The error number, above 0.</returns>
+    internal int Report(in FuseInHeader header, Exception error)
     {
-        *(T*)(slot.Reply + FuseAbi.OutHeaderSize) = value;
-        return sizeof(T);
-    }
-
-    private int Report(in FuseInHeader header, Exception error)
-    {
-        int errno = FuseErrno.EIO;
+        int errno = Errno.EIO;
         try
         {
-            int mapped = _options.MapException?.Invoke(error) ?? FuseErrno.EIO;
-            errno = mapped is > 0 and <= FuseAbi.MaxErrno ? mapped : FuseErrno.EIO;
+            int mapped = _options.MapException?.Invoke(error) ?? Errno.EIO;
+            errno = mapped is > 0 and <= FuseAbi.MaxErrno ? mapped : Errno.EIO;
             _options.OnFailure?.Invoke(new FuseFailure(header.Opcode.ToString(), header.Node, errno, error));
         }
         catch (Exception)

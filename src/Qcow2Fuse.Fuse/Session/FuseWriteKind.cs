@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>What is to be known of a write besides its bytes.</summary>
 [Flags]

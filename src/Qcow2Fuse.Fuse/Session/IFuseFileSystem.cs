@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
+
+namespace Qcow2Fuse.Fuse.Session;
 
 /// <summary>
 /// What a mount shows. The session calls these methods from all of its workers at once, one call per request, and
@@ -7,7 +11,7 @@ namespace Qcow2Fuse.Fuse;
 /// </summary>
 /// <remarks>
 /// A method returns 0 (or a count, or an offset) on success and the negated error number on failure
-/// (<see cref="FuseErrno"/>). It may throw; the session turns exceptions into error numbers. Read, Write, Flush and
+/// (<see cref="Errno"/>). It may throw; the session turns exceptions into error numbers. Read, Write, Flush and
 /// Fsync should not allocate managed memory. Nodes are numbers of the file system's choice; 1 is the root, which is
 /// a directory or, where the mount point is a file, a regular file. Offsets and lengths are never negative and
 /// their sum never overflows.
@@ -33,12 +37,13 @@ public interface IFuseFileSystem
 
     /// <summary>
     /// Changes what <paramref name="change"/> names, all or nothing, and describes the node as it is then. A size
-    /// change is ftruncate(2); opening with O_TRUNC does not end here (see <see cref="FuseOpenRequest.Truncates"/>).
+    /// change is ftruncate(2). An opening with O_TRUNC does not end here and is ignored, as by a block device, on which
+    /// dd(1), cp(1) and shells rely.
     /// </summary>
     int SetAttributes(ulong node, in FuseAttributeChange change, out FuseAttributes attributes)
     {
         attributes = default;
-        return -FuseErrno.EPERM;
+        return -Errno.EPERM;
     }
 
     /// <summary>
@@ -82,7 +87,7 @@ public interface IFuseFileSystem
     }
 
     /// <summary>A descriptor was closed. After the first −ENOSYS, the default, the kernel never asks again.</summary>
-    int Flush(ulong node, ulong handle) => -FuseErrno.ENOSYS;
+    int Flush(ulong node, ulong handle) => -Errno.ENOSYS;
 
     /// <summary>Makes all writes durable that had returned; with <paramref name="dataOnly"/> as fdatasync(2).</summary>
     int Fsync(ulong node, ulong handle, bool dataOnly);
@@ -90,13 +95,13 @@ public interface IFuseFileSystem
     /// <summary>
     /// fallocate(2); <paramref name="length"/> is at least 1. −EOPNOTSUPP for modes it does not know.
     /// </summary>
-    int Allocate(ulong node, ulong handle, FuseAllocateMode mode, long offset, long length) => -FuseErrno.EOPNOTSUPP;
+    int Allocate(ulong node, ulong handle, FuseAllocateMode mode, long offset, long length) => -Errno.EOPNOTSUPP;
 
     /// <summary>
     /// lseek(2) with SEEK_DATA or SEEK_HOLE. Returns the offset found, −ENXIO at or behind the end of the file.
     /// After −ENOSYS, the default, the kernel treats the whole file as data.
     /// </summary>
-    long Seek(ulong node, ulong handle, long offset, FuseSeekKind kind) => -FuseErrno.ENOSYS;
+    long Seek(ulong node, ulong handle, long offset, FuseSeekKind kind) => -Errno.ENOSYS;
 
     /// <summary>
     /// copy_file_range(2) between two open files, or within one. Returns how many bytes were copied, perhaps fewer than
@@ -106,7 +111,7 @@ public interface IFuseFileSystem
     /// <param name="source">Where the bytes are read.</param>
     /// <param name="destination">Where they are written; the kernel drops its pages of what was copied.</param>
     /// <param name="length">Bytes wanted; 0 or more.</param>
-    long CopyRange(in FuseFilePlace source, in FuseFilePlace destination, long length) => -FuseErrno.ENOSYS;
+    long CopyRange(in FuseFilePlace source, in FuseFilePlace destination, long length) => -Errno.ENOSYS;
 
     /// <summary>Describes the file system for df(1).</summary>
     int GetStatistics(ulong node, out FuseStatistics statistics);
@@ -134,7 +139,7 @@ public interface IFuseFileSystem
     /// Returns the length of an extended attribute and, where <paramref name="value"/> is long enough, its value.
     /// −ENODATA where there is none.
     /// </summary>
-    int GetExtendedAttribute(ulong node, ReadOnlySpan<byte> name, Span<byte> value) => -FuseErrno.ENODATA;
+    int GetExtendedAttribute(ulong node, ReadOnlySpan<byte> name, Span<byte> value) => -Errno.ENODATA;
 
     /// <summary>
     /// Returns the length of the list of extended attribute names, each ended by a NUL, and, where

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Transport;
 
 /// <summary>
 /// Requests by read(2) from /dev/fuse and replies by write(2) to it (fuse(4)), each worker on a clone of the
@@ -27,6 +30,9 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
 
     /// <summary>The session's own descriptor.</summary>
     public int Session => _session;
+
+    /// <summary>Whether the session still has its mount; false once this is disposed.</summary>
+    public bool IsConnected => !_disposed && FuseDevice.IsConnected(_session);
 
     /// <summary>The clones that workers were given; closed with their slots.</summary>
     public IReadOnlyList<int> Clones => _clones;
@@ -54,7 +60,7 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
         if (descriptor < 0)
         {
             throw new FuseMountException(
-                FuseMountError.System, $"{FuseDevice.Path}: {FuseMountErrors.Text(-descriptor)}");
+                FuseMountError.System, $"{FuseDevice.Path}: {Errno.Text(-descriptor)}");
         }
 
         return new FuseSlot(payloadCapacity, descriptor);
@@ -72,10 +78,10 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
             switch (-result)
             {
                 // The request was aborted before it was read.
-                case FuseErrno.ENOENT:
-                case FuseErrno.EAGAIN:
+                case Errno.ENOENT:
+                case Errno.EAGAIN:
                     continue;
-                case FuseErrno.EINTR:
+                case Errno.EINTR:
                     return 0;
 
                 // ENODEV is an unmount. Anything else (ECONNABORTED, EBADF) would come back for ever as well.
@@ -91,13 +97,13 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
         int result = Write(slot, length);
 
         // ENOENT is a request that was aborted meanwhile, ENODEV an unmount, which the next Receive meets too.
-        if (result >= 0 || -result is FuseErrno.ENOENT or FuseErrno.ENODEV)
+        if (result >= 0 || -result is Errno.ENOENT or Errno.ENODEV)
             return;
 
         // The kernel did not take the reply, so somebody still waits for one.
         FuseOutHeader* header = (FuseOutHeader*)slot.Reply;
         header->Length = FuseAbi.OutHeaderSize;
-        header->Error = -FuseErrno.EIO;
+        header->Error = -Errno.EIO;
         Write(slot, FuseAbi.OutHeaderSize);
     }
 
@@ -109,7 +115,7 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
         {
             do
                 result = FuseDevice.Write(_session, bytes, message.Length);
-            while (result == -FuseErrno.EINTR);
+            while (result == -Errno.EINTR);
         }
 
         return result;
@@ -158,7 +164,7 @@ public sealed unsafe class DevFuseTransport : IFuseTransport
         int result;
         do
             result = FuseDevice.Write(slot.Descriptor, slot.Reply, length);
-        while (result == -FuseErrno.EINTR);
+        while (result == -Errno.EINTR);
         return result;
     }
 }

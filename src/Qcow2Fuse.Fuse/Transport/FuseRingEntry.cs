@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Transport;
 
 /// <summary>
 /// One entry of a queue of FUSE over io_uring: the memory the kernel writes a request to and reads its reply from
@@ -55,7 +56,7 @@ public sealed unsafe class FuseRingEntry : IDisposable
     internal int Length { get; set; }
 
     /// <summary>Who takes it back from the thread that serves its request.</summary>
-    internal RingWorker? Owner { get; set; }
+    internal IRingOwner? Owner { get; set; }
 
     /// <summary>The next one where it is in a list.</summary>
     internal FuseRingEntry? Next { get; set; }

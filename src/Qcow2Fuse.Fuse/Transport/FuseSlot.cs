@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Fuse.Abi;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Transport;
 
 /// <summary>
 /// The native buffer of one worker: one request is received into it, worked on and answered from it.

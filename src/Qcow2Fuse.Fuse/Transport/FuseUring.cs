@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Uring;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Transport;
 
 /// <summary>
 /// A ring of FUSE over io_uring (Documentation/filesystems/fuse-io-uring.rst): entries are registered with queues of
@@ -67,14 +69,14 @@ internal sealed unsafe class FuseUring : IFuseRing
         ring.Add(0, FuseRingOperation.Register);
         do
             result = ring._ring!.Enter(wait: true);
-        while (result == -FuseErrno.EINTR);
+        while (result == -Errno.EINTR);
         if (result < 0)
             return result;
         if (!ring._ring.TryTake(out _, out result))
-            return -FuseErrno.EIO;
-        if (result == -FuseErrno.EAGAIN)
+            return -Errno.EIO;
+        if (result == -Errno.EAGAIN)
             return 0;
-        return result < 0 ? result : -FuseErrno.EIO;
+        return result < 0 ? result : -Errno.EIO;
     }
 
     /// <inheritdoc/>
@@ -95,7 +97,7 @@ internal sealed unsafe class FuseUring : IFuseRing
         while (left > 0)
         {
             int result = _ring!.Enter(wait: false);
-            if (result < 0 && result != -FuseErrno.EINTR)
+            if (result < 0 && result != -Errno.EINTR)
                 return result;
             left -= Math.Max(result, 0);
         }
@@ -116,7 +118,7 @@ internal sealed unsafe class FuseUring : IFuseRing
             if (!_ring!.TryTake(out ulong number, out int result))
             {
                 int entered = Enter(wait: true);
-                if (entered < 0 && -entered is not (FuseErrno.EINTR or FuseErrno.EAGAIN or FuseErrno.EBUSY))
+                if (entered < 0 && -entered is not (Errno.EINTR or Errno.EAGAIN or Errno.EBUSY))
                     return new FuseRingEvent(FuseRingEventKind.Broken, Value: entered);
                 if (!_ring.TryTake(out number, out result))
                     return new FuseRingEvent(FuseRingEventKind.Woken);
@@ -132,7 +134,7 @@ internal sealed unsafe class FuseUring : IFuseRing
                 case Kind.Transfer:
                     _transfers--;
                     return new FuseRingEvent(FuseRingEventKind.Transferred, _entries[index], result);
-                case Kind.Command when -result is FuseErrno.EINTR or FuseErrno.EAGAIN:
+                case Kind.Command when -result is Errno.EINTR or Errno.EAGAIN:
                     Add(index, _operations[index]);
                     break;
                 default:
@@ -177,7 +179,7 @@ internal sealed unsafe class FuseUring : IFuseRing
         int result;
         do
             result = _ring.Enter(wait: false);
-        while (result == -FuseErrno.EINTR);
+        while (result == -Errno.EINTR);
         _ring.Dispose();
         _ring = null;
     }
@@ -205,7 +207,7 @@ internal sealed unsafe class FuseUring : IFuseRing
     {
         if (result >= 0)
             return new FuseRingEvent(FuseRingEventKind.Request, entry, entry.Accept());
-        return -result is FuseErrno.ENOTCONN or FuseErrno.ECONNABORTED or FuseErrno.ENODEV
+        return -result is Errno.ENOTCONN or Errno.ECONNABORTED or Errno.ENODEV
             ? new FuseRingEvent(FuseRingEventKind.Ended)
             : new FuseRingEvent(FuseRingEventKind.Failed, Value: result);
     }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Uring;
 
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Transport;
 
 /// <summary>Whether a session can have rings, and which.</summary>
 internal static class FuseUringPlan
@@ -59,11 +60,11 @@ internal static class FuseUringPlan
     /// <summary>What a negated error number of the first steps means, for people.</summary>
     public static string Describe(int result) => -result switch
     {
-        FuseErrno.ENOSYS => "this kernel has no io_uring",
-        FuseErrno.EPERM or FuseErrno.EACCES => "io_uring is forbidden to this process",
-        FuseErrno.EOPNOTSUPP => $"{Parameter} is N",
-        FuseErrno.EINVAL => "this kernel's io_uring is too old",
-        _ => $"io_uring: {FuseMountErrors.Text(-result)}",
+        Errno.ENOSYS => "this kernel has no io_uring",
+        Errno.EPERM or Errno.EACCES => "io_uring is forbidden to this process",
+        Errno.EOPNOTSUPP => $"{Parameter} is N",
+        Errno.EINVAL => "this kernel's io_uring is too old",
+        _ => $"io_uring: {Errno.Text(-result)}",
     };
 
     private static string FindRefusal(int session)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+namespace Qcow2Fuse.Fuse.Transport;
 
 /// <summary>
 /// A way for requests beside <see cref="IFuseTransport"/>, used by one thread from <see cref="Open"/> to

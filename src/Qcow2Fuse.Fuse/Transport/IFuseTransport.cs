@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Fuse;
+using Qcow2Fuse.Linux.Libc;
+
+namespace Qcow2Fuse.Fuse.Transport;
 
 /// <summary>The way to the kernel: requests come from it and replies go to it.</summary>
 /// <remarks>
@@ -27,7 +29,7 @@ public interface IFuseTransport : IDisposable
     /// so it is never called on a worker.
     /// </summary>
     /// <returns>0 or more, or the negated error number; −ENOSYS from a transport that has no way to.</returns>
-    int Notify(ReadOnlySpan<byte> message) => -FuseErrno.ENOSYS;
+    int Notify(ReadOnlySpan<byte> message) => -Errno.ENOSYS;
 
     /// <summary>
     /// Makes a <see cref="Receive"/> that waits on <paramref name="slot"/> return 0. One that has not begun to wait

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>A shared library loaded by name, and its functions; it stays loaded for the life of the process.</summary>
 internal sealed class CodecLibrary

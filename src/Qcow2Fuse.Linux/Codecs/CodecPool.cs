@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>Keeps up to 16 codec contexts for reuse, without a lock.</summary>
 internal sealed class CodecPool<T>(Func<T> create)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>The library that decompresses clusters of an image is not installed, or is too old.</summary>
 public sealed class CodecUnavailableException : Exception

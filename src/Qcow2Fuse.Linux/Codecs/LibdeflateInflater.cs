@@ -1,24 +1,18 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>
 /// Decompresses raw deflate streams with libdeflate where it is installed, which is much faster than zlib. It
 /// knows only streams that end: what it refuses zlib has to judge. For one thread at a time.
 /// </summary>
-internal sealed unsafe class LibdeflateInflater : IDisposable
+internal sealed unsafe class LibdeflateInflater : CodecContext
 {
     private const string Library = "libdeflate.so.0";
 
     private readonly Functions _functions;
-    private void* _decompressor;
 
     private LibdeflateInflater(Functions functions, void* decompressor)
-    {
-        _functions = functions;
-        _decompressor = decompressor;
-    }
-
-    ~LibdeflateInflater() => Free();
+        : base(decompressor) => _functions = functions;
 
     /// <summary>Whether the library is there.</summary>
     public static bool IsAvailable => Functions.Loaded.Value is not null;
@@ -41,26 +35,16 @@ internal sealed unsafe class LibdeflateInflater : IDisposable
     /// </summary>
     public bool TryDecode(ReadOnlySpan<byte> input, Span<byte> output)
     {
-        ObjectDisposedException.ThrowIf(_decompressor == null, this);
+        void* decompressor = Context;
         fixed (byte* source = input, destination = output)
         {
             return _functions.Decompress(
-                _decompressor, source, (nuint)input.Length, destination, (nuint)output.Length, null) == 0;
+                decompressor, source, (nuint)input.Length, destination, (nuint)output.Length, null) == 0;
         }
     }
 
-    public void Dispose()
-    {
-        Free();
-        GC.SuppressFinalize(this);
-    }
-
-    private void Free()
-    {
-        if (_decompressor != null)
-            _functions.Free(_decompressor);
-        _decompressor = null;
-    }
+    /// <inheritdoc/>
+    protected override void Free(void* context) => _functions.Free(context);
 
     private sealed class Functions
     {

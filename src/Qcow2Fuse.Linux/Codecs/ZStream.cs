@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>struct z_stream_s of zlib.h on 64-bit Linux; fields that nobody here uses are left out.</summary>
 [StructLayout(LayoutKind.Explicit, Size = 112)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>
 /// Compresses to raw deflate streams with zlib. One stream state, reset for every call; for one thread at a time.
@@ -10,7 +10,7 @@ namespace Qcow2Fuse.Linux;
 /// The window is 4 KiB, because readers of qcow2 need not look back further (specification section "Compressed
 /// Clusters").
 /// </remarks>
-internal sealed unsafe class ZlibDeflater : IDisposable
+internal sealed unsafe class ZlibDeflater() : CodecContext(Create())
 {
     private const int DefaultLevel = -1;
     private const int DeflatedMethod = 8;
@@ -26,9 +26,7 @@ internal sealed unsafe class ZlibDeflater : IDisposable
     private const int Finish = 4;
     private const int StreamEnd = 1;
 
-    private ZStream* _stream;
-
-    public ZlibDeflater()
+    private static void* Create()
     {
         Functions functions = Functions.Instance;
         ZStream* stream = (ZStream*)NativeMemory.AllocZeroed((nuint)sizeof(ZStream));
@@ -44,45 +42,35 @@ internal sealed unsafe class ZlibDeflater : IDisposable
             }
         }
 
-        _stream = stream;
+        return stream;
     }
-
-    ~ZlibDeflater() => Free();
 
     /// <summary>See <see cref="ClusterCodecs.TryCompress"/>.</summary>
     public bool TryEncode(ReadOnlySpan<byte> source, Span<byte> destination, out int length)
     {
-        ObjectDisposedException.ThrowIf(_stream == null, this);
+        ZStream* stream = (ZStream*)Context;
         Functions functions = Functions.Instance;
         length = 0;
-        if (functions.Reset(_stream) != 0)
+        if (functions.Reset(stream) != 0)
             return false;
         fixed (byte* input = source, output = destination)
         {
-            _stream->NextIn = input;
-            _stream->AvailableIn = (uint)source.Length;
-            _stream->NextOut = output;
-            _stream->AvailableOut = (uint)destination.Length;
-            if (functions.Deflate(_stream, Finish) != StreamEnd)
+            stream->NextIn = input;
+            stream->AvailableIn = (uint)source.Length;
+            stream->NextOut = output;
+            stream->AvailableOut = (uint)destination.Length;
+            if (functions.Deflate(stream, Finish) != StreamEnd)
                 return false;
-            length = destination.Length - (int)_stream->AvailableOut;
+            length = destination.Length - (int)stream->AvailableOut;
             return true;
         }
     }
 
-    public void Dispose()
+    /// <inheritdoc/>
+    protected override void Free(void* context)
     {
-        Free();
-        GC.SuppressFinalize(this);
-    }
-
-    private void Free()
-    {
-        if (_stream == null)
-            return;
-        _ = Functions.Instance.End(_stream);
-        NativeMemory.Free(_stream);
-        _stream = null;
+        _ = Functions.Instance.End((ZStream*)context);
+        NativeMemory.Free(context);
     }
 
     private sealed class Functions

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>
 /// Decompresses raw deflate streams with zlib. One stream state, reset for every call; for one thread at a time.
@@ -9,16 +9,14 @@ namespace Qcow2Fuse.Linux;
 /// <remarks>
 /// The window is 32 KiB although writers of qcow2 use 4 KiB, because a decoder with the larger window takes both.
 /// </remarks>
-internal sealed unsafe class ZlibInflater : IDisposable
+internal sealed unsafe class ZlibInflater() : CodecContext(Create())
 {
     private const int RawWindowBits = -15;
     private const int Finish = 4;
     private const int StreamEnd = 1;
     private const int BufferError = -5;
 
-    private ZStream* _stream;
-
-    public ZlibInflater()
+    private static void* Create()
     {
         Functions functions = Functions.Instance;
         ZStream* stream = (ZStream*)NativeMemory.AllocZeroed((nuint)sizeof(ZStream));
@@ -33,44 +31,34 @@ internal sealed unsafe class ZlibInflater : IDisposable
             }
         }
 
-        _stream = stream;
+        return stream;
     }
-
-    ~ZlibInflater() => Free();
 
     /// <summary>See <see cref="ClusterCodecs.TryDecompress"/>.</summary>
     public bool TryDecode(ReadOnlySpan<byte> input, Span<byte> output)
     {
-        ObjectDisposedException.ThrowIf(_stream == null, this);
+        ZStream* stream = (ZStream*)Context;
         Functions functions = Functions.Instance;
-        if (functions.Reset(_stream) != 0)
+        if (functions.Reset(stream) != 0)
             return false;
         fixed (byte* source = input, destination = output)
         {
-            _stream->NextIn = source;
-            _stream->AvailableIn = (uint)input.Length;
-            _stream->NextOut = destination;
-            _stream->AvailableOut = (uint)output.Length;
-            int result = functions.Inflate(_stream, Finish);
+            stream->NextIn = source;
+            stream->AvailableIn = (uint)input.Length;
+            stream->NextOut = destination;
+            stream->AvailableOut = (uint)output.Length;
+            int result = functions.Inflate(stream, Finish);
 
             // A full output with input left over is a "buffer error" to zlib, and the usual case here.
-            return _stream->AvailableOut == 0 && result is StreamEnd or BufferError;
+            return stream->AvailableOut == 0 && result is StreamEnd or BufferError;
         }
     }
 
-    public void Dispose()
+    /// <inheritdoc/>
+    protected override void Free(void* context)
     {
-        Free();
-        GC.SuppressFinalize(this);
-    }
-
-    private void Free()
-    {
-        if (_stream == null)
-            return;
-        _ = Functions.Instance.End(_stream);
-        NativeMemory.Free(_stream);
-        _stream = null;
+        _ = Functions.Instance.End((ZStream*)context);
+        NativeMemory.Free(context);
     }
 
     private sealed class Functions

@@ -1,39 +1,36 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>
 /// Decompresses Zstandard frames with libzstd. One context, reset for every call; for one thread at a time.
 /// </summary>
 /// <remarks>Frames that ask for a window above 8 MiB are damaged: no cluster is larger than 2 MiB.</remarks>
-internal sealed unsafe class ZstdDecoder : IDisposable
+internal sealed unsafe class ZstdDecoder() : CodecContext(Create())
 {
     private const int WindowLogMaxParameter = 100;
     private const int WindowLogMax = 23;
     private const int ResetSessionOnly = 1;
 
-    private void* _context;
-
-    public ZstdDecoder()
+    private static void* Create()
     {
         Functions functions = Functions.Instance;
-        _context = functions.Create();
-        if (_context == null)
+        void* context = functions.Create();
+        if (context == null)
             throw new InsufficientMemoryException("ZSTD_createDCtx of libzstd failed");
-        nuint result = functions.SetParameter(_context, WindowLogMaxParameter, WindowLogMax);
+        nuint result = functions.SetParameter(context, WindowLogMaxParameter, WindowLogMax);
         if (functions.IsError(result) != 0)
             throw new InvalidOperationException("libzstd refuses a window limit of 8 MiB");
+        return context;
     }
-
-    ~ZstdDecoder() => Free();
 
     /// <summary>See <see cref="ClusterCodecs.TryDecompress"/>.</summary>
     public bool TryDecode(ReadOnlySpan<byte> input, Span<byte> output)
     {
-        ObjectDisposedException.ThrowIf(_context == null, this);
+        void* context = Context;
         Functions functions = Functions.Instance;
-        _ = functions.Reset(_context, ResetSessionOnly);
+        _ = functions.Reset(context, ResetSessionOnly);
         fixed (byte* source = input, destination = output)
         {
             Buffer from = new() { Start = source, Size = (nuint)input.Length };
@@ -45,7 +42,7 @@ internal sealed unsafe class ZstdDecoder : IDisposable
             {
                 nuint consumed = from.Position;
                 nuint produced = to.Position;
-                result = functions.Decompress(_context, &to, &from);
+                result = functions.Decompress(context, &to, &from);
                 if (functions.IsError(result) != 0)
                     return false;
                 bool moved = from.Position != consumed || to.Position != produced;
@@ -57,19 +54,8 @@ internal sealed unsafe class ZstdDecoder : IDisposable
         }
     }
 
-    public void Dispose()
-    {
-        Free();
-        GC.SuppressFinalize(this);
-    }
-
-    private void Free()
-    {
-        if (_context == null)
-            return;
-        _ = Functions.Instance.Free(_context);
-        _context = null;
-    }
+    /// <inheritdoc/>
+    protected override void Free(void* context) => _ = Functions.Instance.Free(context);
 
     /// <summary>ZSTD_inBuffer and ZSTD_outBuffer of zstd.h, which have the same layout.</summary>
     [StructLayout(LayoutKind.Sequential)]

@@ -1,55 +1,41 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Codecs;
 
 /// <summary>
 /// Compresses to one Zstandard frame with libzstd at its default level. One context, reset for every call; for one
 /// thread at a time.
 /// </summary>
-internal sealed unsafe class ZstdEncoder : IDisposable
+internal sealed unsafe class ZstdEncoder() : CodecContext(Create())
 {
     private const int ResetSessionOnly = 1;
 
-    private void* _context;
-
-    public ZstdEncoder()
+    private static void* Create()
     {
-        _context = Functions.Instance.Create();
-        if (_context == null)
+        void* context = Functions.Instance.Create();
+        if (context == null)
             throw new InsufficientMemoryException("ZSTD_createCCtx of libzstd failed");
+        return context;
     }
-
-    ~ZstdEncoder() => Free();
 
     /// <summary>See <see cref="ClusterCodecs.TryCompress"/>.</summary>
     public bool TryEncode(ReadOnlySpan<byte> source, Span<byte> destination, out int length)
     {
-        ObjectDisposedException.ThrowIf(_context == null, this);
+        void* context = Context;
         Functions functions = Functions.Instance;
-        _ = functions.Reset(_context, ResetSessionOnly);
+        _ = functions.Reset(context, ResetSessionOnly);
         fixed (byte* input = source, output = destination)
         {
             // The only error there can be with valid arguments and enough memory is a destination that is too small.
             nuint result = functions.Compress(
-                _context, output, (nuint)destination.Length, input, (nuint)source.Length);
+                context, output, (nuint)destination.Length, input, (nuint)source.Length);
             bool failed = functions.IsError(result) != 0;
             length = failed ? 0 : (int)result;
             return !failed;
         }
     }
 
-    public void Dispose()
-    {
-        Free();
-        GC.SuppressFinalize(this);
-    }
-
-    private void Free()
-    {
-        if (_context == null)
-            return;
-        _ = Functions.Instance.Free(_context);
-        _context = null;
-    }
+    /// <inheritdoc/>
+    protected override void Free(void* context) => _ = Functions.Instance.Free(context);
 
     private sealed class Functions
     {

@@ -2,7 +2,7 @@
 using System.Security.Cryptography;
 using System.Text;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Crypto;
 
 /// <summary>An EVP context of libcrypto with its key set, for one direction; for one thread at a time.</summary>
 internal sealed unsafe class CipherContext : IDisposable

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Security.Cryptography;
 using System.Text;
+using Qcow2Fuse.Linux.Codecs;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Crypto;
 
 /// <summary>A hash function of libcrypto, and the key derivation PBKDF2 (RFC 8018) over it.</summary>
 public sealed unsafe class CryptoHash

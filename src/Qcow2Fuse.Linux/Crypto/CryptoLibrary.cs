@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Codecs;
+
+namespace Qcow2Fuse.Linux.Crypto;
 
 /// <summary>The functions of OpenSSL's libcrypto that are used here, loaded when the first one is needed.</summary>
 internal sealed unsafe class CryptoLibrary

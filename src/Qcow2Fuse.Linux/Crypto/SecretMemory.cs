@@ -2,7 +2,7 @@
 using System.Buffers;
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Crypto;
 
 /// <summary>
 /// Memory for a key or a passphrase, of pages of its own: kept from swap where the limit on locked memory allows it
@@ -41,6 +41,7 @@ public sealed unsafe partial class SecretMemory : MemoryManager<byte>, IDisposab
     public SecretMemory(ReadOnlySpan<byte> bytes)
         : this(bytes.Length) => bytes.CopyTo(Span);
 
+    /// <summary>Clears what its owner has forgotten.</summary>
     ~SecretMemory() => Free();
 
     /// <summary>The bytes.</summary>

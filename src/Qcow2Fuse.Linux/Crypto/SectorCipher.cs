@@ -2,8 +2,9 @@
 using System.Buffers.Binary;
 using System.Globalization;
 using System.Security.Cryptography;
+using Qcow2Fuse.Linux.Codecs;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Crypto;
 
 /// <summary>How the blocks of a sector are chained.</summary>
 public enum SectorChaining

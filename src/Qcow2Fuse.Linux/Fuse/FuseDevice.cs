@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Fuse;
 
 /// <summary>
 /// System calls on /dev/fuse (fuse(4)). Every call returns its result, or the negated error number; none allocates
@@ -53,6 +54,17 @@ public static unsafe partial class FuseDevice
         return result >= 0 ? result : -errno;
     }
 
+    /// <summary>
+    /// Whether a session still has its mount. The kernel gives the number of a session away once it has not; as long as
+    /// this is true the number is this one's.
+    /// </summary>
+    public static bool IsConnected(int session)
+    {
+        const short Error = 8;
+        PollRequest request = new() { Descriptor = session };
+        return PollNative(&request, 1, 0) == 0 || (request.Returned & Error) == 0;
+    }
+
     /// <summary>Reads one request; blocks until there is one.</summary>
     public static int Read(int fd, byte* buffer, int capacity)
     {
@@ -82,6 +94,9 @@ public static unsafe partial class FuseDevice
         StringMarshallingCustomType = typeof(NameMarshaller))]
     private static partial int OpenNative(string path, int flags, uint mode);
 
+    [LibraryImport("libc", EntryPoint = "poll")]
+    private static partial int PollNative(PollRequest* requests, nuint count, int milliseconds);
+
     [LibraryImport("libc", EntryPoint = "ioctl", SetLastError = true)]
     private static partial int IoctlNative(int fd, nuint request, void* argument);
 
@@ -96,4 +111,13 @@ public static unsafe partial class FuseDevice
 
     [LibraryImport("libc", EntryPoint = "close", SetLastError = true)]
     private static partial int CloseNative(int fd);
+
+    /// <summary>struct pollfd.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct PollRequest
+    {
+        public int Descriptor;
+        public short Wanted;
+        public short Returned;
+    }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Fuse;
 
 /// <summary>
 /// What a thread that serves a file system asks of the kernel, and how it is woken from a blocking call.

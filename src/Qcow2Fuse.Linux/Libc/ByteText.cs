@@ -3,7 +3,7 @@ using System.Buffers;
 using System.Text;
 using System.Text.Unicode;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Libc;
 
 /// <summary>
 /// Names of the system and of images as strings. They are bytes, of any encoding or none; in a string each byte that is

@@ -1,18 +1,33 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Libc;
 
 /// <summary>What kind of thing a file name stands for (S_IFMT).</summary>
 public enum FileType
 {
+    /// <summary>Of no kind that is known.</summary>
     Unknown = 0,
+
+    /// <summary>A pipe with a name.</summary>
     Fifo = 0x1000,
+
+    /// <summary>A device without blocks.</summary>
     CharacterDevice = 0x2000,
+
+    /// <summary>A directory.</summary>
     Directory = 0x4000,
+
+    /// <summary>A block device.</summary>
     BlockDevice = 0x6000,
+
+    /// <summary>A regular file.</summary>
     Regular = 0x8000,
+
+    /// <summary>A symbolic link.</summary>
     SymbolicLink = 0xA000,
+
+    /// <summary>A socket.</summary>
     Socket = 0xC000,
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Libc;
 
 /// <summary>
 /// Reads and writes that the kernel does while nobody waits (io_setup(2)): begun on any thread, their ends seen by one.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Libc;
 
 /// <summary>Calls on descriptors that need not be seekable: pipes, terminals, sockets.</summary>
 public static unsafe partial class LinuxStream

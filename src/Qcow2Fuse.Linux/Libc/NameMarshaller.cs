@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 using System.Runtime.InteropServices.Marshalling;
 using System.Text;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Libc;
 
 /// <summary>Hands a name to the system as its bytes (<see cref="ByteText"/>).</summary>
 [CustomMarshaller(typeof(string), MarshalMode.ManagedToUnmanagedIn, typeof(ManagedToUnmanagedIn))]

@@ -1,18 +1,33 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Libc;
 
 /// <summary>Flags of open(2). Three of them differ between processor families.</summary>
 public static class OpenFlags
 {
+    /// <summary>O_RDONLY.</summary>
     public const int ReadOnly = 0;
+
+    /// <summary>O_RDWR.</summary>
     public const int ReadWrite = 2;
+
+    /// <summary>O_CREAT.</summary>
     public const int Create = 0x40;
+
+    /// <summary>O_EXCL.</summary>
     public const int Exclusive = 0x80;
+
+    /// <summary>O_NOCTTY.</summary>
     public const int NoTerminal = 0x100;
+
+    /// <summary>O_NONBLOCK.</summary>
     public const int NonBlocking = 0x800;
+
+    /// <summary>O_CLOEXEC.</summary>
     public const int CloseOnExec = 0x80000;
+
+    /// <summary>O_PATH.</summary>
     public const int PathOnly = 0x200000;
 
     private static readonly bool IsArm = RuntimeInformation.ProcessArchitecture is Architecture.Arm64;

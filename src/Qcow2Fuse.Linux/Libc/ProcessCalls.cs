@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Libc;
 
 /// <summary>What one process asks of another. Results are 0, or negated error numbers.</summary>
 public static unsafe partial class ProcessCalls

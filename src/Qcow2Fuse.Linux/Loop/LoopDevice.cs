@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Loop;
 
 /// <summary>How a loop device is set up.</summary>
 /// <param name="ReadOnly">The device refuses writes.</param>

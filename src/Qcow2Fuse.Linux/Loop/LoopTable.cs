@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Loop;
 
 /// <summary>A loop device that shows a file.</summary>
 /// <param name="Number">Its number.</param>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Mounting;
 
 /// <summary>
 /// Sockets over which processes hand each other descriptors (SCM_RIGHTS, unix(7)).

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Mounting;
 
 /// <summary>
 /// mount(2), umount2(2) and what has to be known before them. Results are 0 or negated error numbers.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Processes;
 
 /// <summary>Waiting for a child process.</summary>
 internal static unsafe partial class ChildCalls

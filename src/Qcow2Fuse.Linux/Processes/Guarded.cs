@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Processes;
 
 /// <summary>
 /// The guard of threads and timers of the daemon's own, which answer no request: an exception that leaves one ends the

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Processes;
 
 /// <summary>
 /// Keeps the last quarter of the managed heap for what nobody asked for: timers, notifications, the log. A request or a

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Processes;
 
 /// <summary>
 /// Starts a program by posix_spawn(3). The class library sets up threads, sockets and handlers of signals around each

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
+
+namespace Qcow2Fuse.Linux.Processes;
 
 /// <summary>
 /// The environment that programs get that this one starts: what this process was started with, byte for byte, and what

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Processes;
 
 /// <summary>
 /// A program that this one has started, and this process's ends of its pipes. Whoever has it waits for its end; the

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Processes;
 
 /// <summary>
 /// Programs of the system, by absolute paths from a fixed list of directories: neither PATH nor the current directory

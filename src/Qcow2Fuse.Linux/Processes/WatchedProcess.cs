@@ -2,8 +2,9 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Processes;
 
 /// <summary>
 /// A process of anybody, held so that its end is seen and another process that gets its number is not taken for it

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Uring;
 
 /// <summary>System calls and structs of include/uapi/linux/io_uring.h; numbers are those of all 64-bit machines.
 /// </summary>

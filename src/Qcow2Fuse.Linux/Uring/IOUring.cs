@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Uring;
 
 /// <summary>
 /// An io_uring(7) of large submissions (IORING_SETUP_SQE128), used by the one thread that made it. Results are 0 or

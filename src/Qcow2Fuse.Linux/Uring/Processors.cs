@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Uring;
 
 /// <summary>The machine's processors, by their numbers, whether or not this process may use them.</summary>
 public static unsafe partial class Processors

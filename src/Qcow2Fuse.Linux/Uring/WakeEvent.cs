@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Linux;
+namespace Qcow2Fuse.Linux.Uring;
 
 /// <summary>An eventfd(2): any thread wakes one that waits for its descriptor to become readable.</summary>
 public sealed unsafe partial class WakeEvent : IDisposable

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
 
-namespace Qcow2Fuse.Protocols;
+namespace Qcow2Fuse.Protocols.Memory;
 
 /// <summary>
 /// A growing device in memory. Only written chunks of 64 KiB take memory, so its length may be anything; a chunk that
@@ -178,7 +179,7 @@ public sealed class MemoryDevice : BlockDevice
     private void GrowLocked(long offset, long length)
     {
         if (offset < 0 || length < 0 || length > long.MaxValue - offset)
-            throw BlockException.OutOfRange(this, offset, length);
+            throw BlockException.OutOfRange(Name, Length, offset, length);
         if (length > 0 && offset + length > _length)
         {
             if (offset + length > _lengthMax)

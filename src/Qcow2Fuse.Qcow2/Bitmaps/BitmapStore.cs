@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Bitmaps;
 
 /// <summary>
 /// Writes bitmaps into an image: always to new clusters, with a new directory, which one change of the header puts in
@@ -12,9 +17,12 @@ namespace Qcow2Fuse.Qcow2;
 /// directory and their refcounts → the header's extension → (for the first bitmap) the autoclear bit → the old
 /// clusters are freed. A crash before the header has changed leaks clusters and nothing else.
 /// </remarks>
-internal sealed class BitmapStore(
-    BlockDevice file, Qcow2Geometry geometry, HeaderStore header, MetadataCaches caches, object gate)
+internal sealed class BitmapStore(ImageCore image, ImageMetadata metadata)
 {
+    private readonly BlockDevice _file = image.File;
+    private readonly Qcow2Geometry _geometry = image.Geometry;
+    private readonly HeaderStore _header = image.Header;
+    private readonly ImageGate _gate = image.Gate;
     private readonly List<(HostOffset Start, int Clusters)> _allocated = [];
 
     /// <summary>
@@ -27,6 +35,7 @@ internal sealed class BitmapStore(
     public void Store(
         BitmapSet set, List<PersistentBitmap> bitmaps, Dictionary<PersistentBitmap, GranuleBits> contents)
     {
+        _gate.AssertHeld();
         var entries = new List<BitmapEntry>(bitmaps.Count);
         List<HostOffset> old = OldClusters(set, bitmaps, contents.Keys);
         BitmapExtension extension;
@@ -41,23 +50,23 @@ internal sealed class BitmapStore(
             }
 
             extension = WriteDirectory(entries);
-            caches.Flush();
+            metadata.Flush.Run();
         }
         catch
         {
             foreach ((HostOffset start, int clusters) in _allocated)
-                caches.Allocator.FreeUnlinked(start, clusters);
+                metadata.Allocator.FreeUnlinked(start, clusters);
             throw;
         }
 
         Publish(() =>
         {
-            header.UpdateExtension(HeaderExtension.Bitmaps, extension.Encode(), caches.Barrier);
-            caches.Barrier();
-            if ((header.Current.Autoclear & FeatureBits.Bitmaps) == 0)
+            _header.UpdateExtension(HeaderExtension.Bitmaps, extension.Encode(), metadata.Durable.Barrier);
+            metadata.Durable.Barrier();
+            if ((_header.Current.Autoclear & FeatureBits.Bitmaps) == 0)
             {
-                header.Update(static now => now with { Autoclear = now.Autoclear | FeatureBits.Bitmaps });
-                caches.Barrier();
+                _header.Update(static now => now with { Autoclear = now.Autoclear | FeatureBits.Bitmaps });
+                metadata.Durable.Barrier();
             }
         });
         set.Extension = extension;
@@ -69,24 +78,24 @@ internal sealed class BitmapStore(
             offset += entries[i].Length;
         }
 
-        caches.RebuildGuard();
+        metadata.Survey.Rebuild();
         Free(old);
     }
 
     /// <summary>Removes the last bitmaps with directory and extension.</summary>
     public void RemoveAll(BitmapSet set)
     {
+        _gate.AssertHeld();
         List<HostOffset> old = OldClusters(set, [], []);
-
         _allocated.Clear();
         Publish(() =>
         {
-            header.Update(static now => now with { Autoclear = now.Autoclear & ~FeatureBits.Bitmaps });
-            caches.Barrier();
+            _header.Update(static now => now with { Autoclear = now.Autoclear & ~FeatureBits.Bitmaps });
+            metadata.Durable.Barrier();
             RemoveExtension();
         });
         set.Extension = null;
-        caches.RebuildGuard();
+        metadata.Survey.Rebuild();
         Free(old);
     }
 
@@ -94,6 +103,7 @@ internal sealed class BitmapStore(
     /// </summary>
     public void WriteFlags(BitmapSet set, IReadOnlyList<PersistentBitmap> bitmaps)
     {
+        _gate.AssertHeld();
         if (bitmaps.Count == 0 || set.Extension is not { } extension)
             return;
         Span<byte> flags = stackalloc byte[4];
@@ -101,11 +111,11 @@ internal sealed class BitmapStore(
         {
             uint value = bitmap.Flags;
             BigEndian.U32(flags, 0, value);
-            file.Write(extension.Directory.Value + bitmap.EntryOffset + BitmapEntry.FlagsOffset, flags);
+            _file.Write(extension.Directory.Value + bitmap.EntryOffset + BitmapEntry.FlagsOffset, flags);
             bitmap.Entry = bitmap.Entry with { Flags = value };
         }
 
-        caches.Barrier();
+        metadata.Durable.Barrier();
     }
 
     /// <summary>Without its autoclear bit the extension means nothing: it may stay where there is no room to change
@@ -114,14 +124,14 @@ internal sealed class BitmapStore(
     {
         try
         {
-            header.UpdateExtension(HeaderExtension.Bitmaps, content: null, caches.Barrier);
+            _header.UpdateExtension(HeaderExtension.Bitmaps, content: null, metadata.Durable.Barrier);
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.NotSupported)
         {
             return;
         }
 
-        caches.Barrier();
+        metadata.Durable.Barrier();
     }
 
     private static bool IsZero(ReadOnlySpan<byte> bytes) => !bytes.ContainsAnyExcept((byte)0);
@@ -135,33 +145,33 @@ internal sealed class BitmapStore(
         }
         catch (BlockException e) when (e.Kind != BlockErrorKind.NotSupported)
         {
-            caches.Fail(e);
+            metadata.Durable.Fail(e);
             throw;
         }
         catch (BlockException)
         {
             // The header has no room, and has not changed.
             foreach ((HostOffset start, int clusters) in _allocated)
-                caches.Allocator.FreeUnlinked(start, clusters);
+                metadata.Allocator.FreeUnlinked(start, clusters);
             throw;
         }
     }
 
     private BitmapEntry WriteTable(BitmapEntry entry, GranuleBits bits)
     {
-        int entries = (int)((bits.Length + geometry.ClusterMask) >> geometry.ClusterBits);
-        var table = new byte[geometry.RoundUpToCluster(entries * 8L)];
+        int entries = (int)((bits.Length + _geometry.ClusterMask) >> _geometry.ClusterBits);
+        var table = new byte[_geometry.RoundUpToCluster(entries * 8L)];
         for (int i = 0; i < entries; i++)
         {
-            long start = (long)i << geometry.ClusterBits;
-            Span<byte> part = bits.Bytes(start, Math.Min(geometry.ClusterSize, bits.Length - start));
+            long start = (long)i << _geometry.ClusterBits;
+            Span<byte> part = bits.Bytes(start, Math.Min(_geometry.ClusterSize, bits.Length - start));
             ulong value = IsZero(part) ? 0 : IsAllOnes(bits, start, part) ? BitmapTable.AllOnes : 0;
             if (value == 0 && !IsZero(part))
                 value = (ulong)WriteCluster(part).Value;
             BigEndian.U64(table, i * 8, value);
         }
 
-        HostOffset place = Allocate(table.Length >> geometry.ClusterBits);
+        HostOffset place = Allocate(table.Length >> _geometry.ClusterBits);
         Write(place, table);
         return entry with { Table = (ulong)place.Value, TableEntries = (uint)entries };
     }
@@ -176,13 +186,13 @@ internal sealed class BitmapStore(
     private HostOffset WriteCluster(ReadOnlySpan<byte> part)
     {
         HostOffset place = Allocate(1);
-        if (part.Length == geometry.ClusterSize)
+        if (part.Length == _geometry.ClusterSize)
         {
             Write(place, part);
             return place;
         }
 
-        using PooledBuffer cluster = BufferPool.Shared.Rent(geometry.ClusterSize);
+        using PooledBuffer cluster = BufferPool.Shared.Rent(_geometry.ClusterSize);
         part.CopyTo(cluster.Span);
         cluster.Span[part.Length..].Clear();
         Write(place, cluster.Span);
@@ -192,31 +202,24 @@ internal sealed class BitmapStore(
     private BitmapExtension WriteDirectory(List<BitmapEntry> entries)
     {
         byte[] directory = BitmapDirectory.Encode(entries);
-        var padded = new byte[geometry.RoundUpToCluster(directory.Length)];
+        var padded = new byte[_geometry.RoundUpToCluster(directory.Length)];
         directory.CopyTo(padded, 0);
-        HostOffset place = Allocate(padded.Length >> geometry.ClusterBits);
+        HostOffset place = Allocate(padded.Length >> _geometry.ClusterBits);
         Write(place, padded);
         return new BitmapExtension(entries.Count, directory.Length, place);
     }
 
     private HostOffset Allocate(int clusters)
     {
-        HostOffset start = caches.Allocator.Allocate(clusters).Start;
+        HostOffset start = metadata.Allocator.Allocate(clusters).Start;
         _allocated.Add((start, clusters));
         return start;
     }
 
     private void Write(HostOffset place, ReadOnlySpan<byte> bytes)
     {
-        Monitor.Exit(gate);
-        try
-        {
-            file.Write(place.Value, bytes);
-        }
-        finally
-        {
-            Monitor.Enter(gate);
-        }
+        using (_gate.Release())
+            _file.Write(place.Value, bytes);
     }
 
     /// <summary>The clusters that nothing refers to once the new directory is in force.</summary>
@@ -227,7 +230,7 @@ internal sealed class BitmapStore(
         if (set.Extension is not { } extension)
             return old;
         long end = extension.Directory.Value + extension.DirectoryBytes;
-        for (long at = extension.Directory.Value; at < end; at += geometry.ClusterSize)
+        for (long at = extension.Directory.Value; at < end; at += _geometry.ClusterSize)
             old.Add(new HostOffset(at));
         var left = new HashSet<PersistentBitmap>(kept);
         left.ExceptWith(rewritten);
@@ -246,16 +249,16 @@ internal sealed class BitmapStore(
     /// </summary>
     private void AddClustersOf(PersistentBitmap bitmap, List<HostOffset> clusters)
     {
-        foreach (HostOffset cluster in BitmapTable.ClustersOf(file, bitmap.Entry, geometry.ClusterBits))
+        foreach (HostOffset cluster in BitmapTable.ClustersOf(_file, bitmap.Entry, _geometry.ClusterBits))
         {
-            if (caches.Guard.Allows(cluster, geometry.ClusterSize))
+            if (metadata.Guard.Allows(cluster, _geometry.ClusterSize))
             {
                 clusters.Add(cluster);
             }
             else if (bitmap.IsUsable)
             {
-                caches.MarkCorrupt();
-                caches.Guard.CheckGivenUp(cluster.Value >> geometry.ClusterBits, 1);
+                image.Corrupt.Set();
+                metadata.Guard.CheckGivenUp(cluster.Value >> _geometry.ClusterBits, 1);
             }
         }
     }
@@ -263,6 +266,6 @@ internal sealed class BitmapStore(
     private void Free(List<HostOffset> clusters)
     {
         foreach (HostOffset cluster in clusters)
-            caches.Frees.Add(cluster, 1, caches.Epochs.Current);
+            metadata.Frees.Add(cluster, 1, metadata.Epochs.Current);
     }
 }

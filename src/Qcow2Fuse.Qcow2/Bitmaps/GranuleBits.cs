@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Bitmaps;
 
 /// <summary>
 /// One bit for each granule of a disk, in native memory and in the order of the specification: bit i is bit i mod 8

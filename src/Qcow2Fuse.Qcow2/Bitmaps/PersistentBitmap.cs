@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Qcow2.Layout;
+
+namespace Qcow2Fuse.Qcow2.Bitmaps;
 
 /// <summary>A bitmap of an open image: what the directory says of it, and its bits where they are in memory.</summary>
 /// <remarks>All members are used with the image's gate held.</remarks>

@@ -1,16 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2;
-
-/// <summary>Adjacent host clusters.</summary>
-/// <param name="First">Number of the first one.</param>
-/// <param name="Count">How many, at least 1.</param>
-internal readonly record struct ClusterRun(long First, long Count)
-{
-    /// <summary>Number of the cluster behind the last one.</summary>
-    public long End => First + Count;
-}
+namespace Qcow2Fuse.Qcow2.Check;
 
 /// <summary>Sets of host clusters as sorted lists of runs that do not touch.</summary>
 internal static class ClusterRuns

@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
-
-/// <summary>What a repair has done.</summary>
-/// <param name="Before">The image as it was.</param>
-/// <param name="After">The image as it is now; the same where nothing was changed.</param>
-/// <param name="LeaksFixed">Refcounts that were lowered.</param>
-/// <param name="CorruptionsFixed">Refcounts that were raised, and COPIED flags that were set or cleared.</param>
-/// <param name="Refused">Why nothing was changed (a sentence part after "FILE: "), or null.</param>
-public sealed record RepairResult(
-    CheckResult Before, CheckResult After, long LeaksFixed, long CorruptionsFixed, string? Refused);
+namespace Qcow2Fuse.Qcow2.Check;
 
 /// <summary>
 /// Puts the refcounts of an image right that nobody else has open. Only refcounts and COPIED flags are changed, and
@@ -94,7 +89,7 @@ public static class ImageRepair
         Qcow2Header header = Qcow2HeaderReader.Read(file);
         if ((header.Incompatible & marks) == 0)
             return;
-        new HeaderStore(file, header, new object()).Update(h => h with { Incompatible = h.Incompatible & ~marks });
+        new HeaderStore(file, header, new ImageGate()).Update(h => h with { Incompatible = h.Incompatible & ~marks });
         file.Flush();
     }
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 using System.Numerics;
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Check;
 
 /// <summary>Gets a piece of a table that may hold something, with its host offset in bytes.</summary>
 internal delegate void PieceVisitor(long offset, ReadOnlySpan<byte> piece);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Check;
 
 /// <summary>What a host cluster is used for.</summary>
 internal enum ClusterUse

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Compression;
 
 /// <summary>
 /// Which bytes of a cluster were written: a few ranges, in order, that neither overlap nor touch. Holds up to

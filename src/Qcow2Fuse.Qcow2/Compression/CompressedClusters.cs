@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Linux.Codecs;
+using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Compression;
 
 /// <summary>
 /// Reads compressed clusters and keeps the last few decompressed, as sequential readers ask for a cluster in many
@@ -16,13 +20,13 @@ internal sealed class CompressedClusters : IDisposable
 
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
-    private readonly PackedClusters? _packed;
+    private readonly PackedBytes? _packed;
     private readonly Lock _lock = new();
     private readonly Slot[] _slots;
     private long _clock;
 
     public CompressedClusters(
-        BlockDevice file, Qcow2Geometry geometry, CompressionType compression, PackedClusters? packed = null)
+        BlockDevice file, Qcow2Geometry geometry, CompressionType compression, PackedBytes? packed = null)
     {
         _file = file;
         _geometry = geometry;

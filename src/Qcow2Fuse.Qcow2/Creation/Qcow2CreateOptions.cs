@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Qcow2.Encryption;
+using Qcow2Fuse.Qcow2.Layout;
+
+namespace Qcow2Fuse.Qcow2.Creation;
 
 /// <summary>What a new image is to be like.</summary>
 public sealed record Qcow2CreateOptions

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT
 using System.Numerics;
 using System.Text.Unicode;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Linux.Codecs;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Qcow2.Encryption;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Creation;
 
 /// <summary>
 /// Writes new, empty images: header, refcount table, L1 table, and the refcount blocks that count these.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Crypto;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Encryption;
 
 /// <summary>
 /// The anti-forensic splitter of LUKS (On-Disk Format Specification 1.2.3, section 2.4): a key is spread over many

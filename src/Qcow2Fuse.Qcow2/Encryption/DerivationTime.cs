@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Crypto;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Encryption;
 
 /// <summary>
 /// How long derivations of keys will take, before they are begun: an image says how many rounds there are, and nothing

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Text;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Linux.Crypto;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Encryption;
 
 /// <summary>
 /// Makes LUKS headers: a random master key, with key slot 0 for the passphrase and seven free slots, laid out as

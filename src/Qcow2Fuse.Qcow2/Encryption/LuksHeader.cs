@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Encryption;
 
 /// <summary>A key slot of a LUKS header.</summary>
 /// <param name="Index">Its number, 0 to 7.</param>

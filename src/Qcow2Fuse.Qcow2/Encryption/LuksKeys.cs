@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 using System.Security.Cryptography;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Linux.Crypto;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Encryption;
 
 /// <summary>From a passphrase and a LUKS header to the cipher of the data.</summary>
 internal sealed class LuksKeys

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Layout;
 
 /// <summary>A header extension as it lies in the image; specification section "Header extensions".</summary>
 /// <param name="Type">What it is; types not listed here are kept as they are.</param>

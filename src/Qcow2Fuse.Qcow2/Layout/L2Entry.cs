@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Layout;
 
 /// <summary>Bits of L1 entries (specification section "Cluster mapping", "L1 table entry").</summary>
 public static class L1Entry
@@ -40,8 +40,10 @@ public readonly record struct L2Entry(ulong Descriptor, ulong Bitmap)
     /// <summary>An entry that maps nothing.</summary>
     public static L2Entry Empty => default;
 
+    /// <summary>Whether the cluster is compressed (bit 62).</summary>
     public bool IsCompressed => (Descriptor & CompressedFlag) != 0;
 
+    /// <summary>Whether the refcount of the cluster is exactly one (bit 63).</summary>
     public bool IsCopied => (Descriptor & CopiedFlag) != 0;
 
     /// <summary>The host cluster; meaningful where not compressed.</summary>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Layout;
 
 /// <summary>
 /// Every shift, mask and index function that follows from cluster size, entry size and refcount width; specification
@@ -94,6 +94,7 @@ public sealed class Qcow2Geometry
     /// <summary>Entries of an L1 table for a disk of <paramref name="size"/> bytes.</summary>
     public long L1EntriesFor(long size) => size == 0 ? 0 : ((size - 1) >> (L2Bits + ClusterBits)) + 1;
 
+    /// <summary>The entry of the L1 table for a guest offset.</summary>
     public long L1Index(GuestOffset guest) => guest.Value >> (L2Bits + ClusterBits);
 
     /// <summary>Index of the cluster's entry in its L2 table.</summary>
@@ -105,17 +106,22 @@ public sealed class Qcow2Geometry
     /// <summary>Index of the cluster's entry in its slice.</summary>
     public int IndexInSlice(GuestOffset guest) => L2Index(guest) % SliceEntries;
 
+    /// <summary>Number of the subcluster within its cluster.</summary>
     public int SubclusterIndex(GuestOffset guest) => (int)((guest.Value & ClusterMask) >> SubclusterBits);
 
+    /// <summary>Bytes from the beginning of the cluster.</summary>
     public int InCluster(GuestOffset guest) => (int)(guest.Value & ClusterMask);
 
+    /// <summary>Where the cluster begins.</summary>
     public GuestOffset ClusterStart(GuestOffset guest) => new(guest.Value & ~ClusterMask);
 
     /// <summary>The first cluster boundary at or after <paramref name="value"/>.</summary>
     public long RoundUpToCluster(long value) => checked(value + ClusterMask) & ~ClusterMask;
 
+    /// <summary>The next boundary of a subcluster, or the value itself.</summary>
     public long RoundUpToSubcluster(long value) => (value + SubclusterSize - 1L) & -(long)SubclusterSize;
 
+    /// <summary>The boundary of a subcluster before the value, or the value itself.</summary>
     public long RoundDownToSubcluster(long value) => value & -(long)SubclusterSize;
 
     /// <summary>Guest bytes from <paramref name="guest"/> to the end of what its L2 slice maps.</summary>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Layout;
 
 /// <summary>How the compressed clusters of an image are compressed.</summary>
 public enum CompressionType
@@ -125,13 +125,18 @@ public sealed record Qcow2Header
     /// <summary>The same of the snapshot table.</summary>
     public BlockException? SnapshotFault { get; init; }
 
+    /// <summary>Whether L2 entries have a bitmap of subclusters (incompatible bit 4).</summary>
     public bool HasExtendedL2 => (Incompatible & FeatureBits.ExtendedL2) != 0;
 
+    /// <summary>Whether guest data lies in a file of its own (incompatible bit 2).</summary>
     public bool HasExternalData => (Incompatible & FeatureBits.ExternalData) != 0;
 
+    /// <summary>Whether refcounts may be wrong, because the image was not closed (incompatible bit 0).</summary>
     public bool IsDirty => (Incompatible & FeatureBits.Dirty) != 0;
 
+    /// <summary>Whether the image was found corrupt and must not be written (incompatible bit 1).</summary>
     public bool IsCorrupt => (Incompatible & FeatureBits.Corrupt) != 0;
 
+    /// <summary>Width of a refcount in bits.</summary>
     public int RefcountBits => 1 << RefcountOrder;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Layout;
 
 /// <summary>
 /// One refcount in a refcount block or a slice of one; specification section "Refcount block entry". Widths below a

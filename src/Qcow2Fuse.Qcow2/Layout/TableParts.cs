@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Layout;
 
 /// <summary>
 /// A table of entries of different lengths in an image file, read from its beginning to its end by parts: no more of it

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>
 /// Writes the data of an allocation together with the parts of its clusters that have to be copied: the head before
@@ -27,9 +29,9 @@ internal sealed class CowWriter
     private const int WholeBytesMax = 256 * 1024;
 
     private readonly GuestData _data;
-    private readonly Qcow2Device _guest;
+    private readonly IGuestReader _guest;
 
-    public CowWriter(GuestData data, Qcow2Device guest)
+    public CowWriter(GuestData data, IGuestReader guest)
     {
         _data = data;
         _guest = guest;
@@ -42,8 +44,19 @@ internal sealed class CowWriter
         int tailLength = (int)(allocation.CowEnd - allocation.RequestEnd);
         bool headIsZero = _guest.ReadsAsZero(allocation.CowStart, headLength);
         bool tailIsZero = _guest.ReadsAsZero(allocation.RequestEnd, tailLength);
-        if (!headIsZero && !tailIsZero && TryWriteWhole(allocation, request, headLength, tailLength))
+        if (!headIsZero && !tailIsZero
+            && TryReadWhole(allocation, headLength, request.Length, tailLength, out PooledBuffer whole))
+        {
+            using (whole)
+            {
+                _data.Write(
+                    allocation.CowStart, allocation.HostOf(allocation.CowStart), whole.Span[..headLength], request,
+                    whole.Span[(headLength + request.Length)..]);
+            }
+
             return;
+        }
+
         int zeroed = headIsZero ? ZeroByHost(allocation, allocation.CowStart, headLength, isHead: true) : 0;
         using PooledBuffer headBuffer = RentEdge(
             allocation, allocation.CowStart + zeroed, headLength - zeroed, headIsZero, out ReadOnlySpan<byte> head);
@@ -55,29 +68,35 @@ internal sealed class CowWriter
     }
 
     /// <summary>
-    /// Reads both edges, which hold data, at once. False, and nothing written, where they are to be read one by one.
+    /// Reads both edges, which hold data, at once, and what lies between them. False where they are to be read one by
+    /// one.
     /// </summary>
-    private bool TryWriteWhole(
-        ClusterAllocation allocation, ReadOnlySpan<byte> request, int headLength, int tailLength)
+    private bool TryReadWhole(
+        ClusterAllocation allocation, int headLength, int requestLength, int tailLength, out PooledBuffer whole)
     {
-        int length = headLength + request.Length + tailLength;
-        if (request.Length > BetweenBytesMax || length > WholeBytesMax)
+        whole = default;
+        int length = headLength + requestLength + tailLength;
+        if (requestLength > BetweenBytesMax || length > WholeBytesMax)
             return false;
-        using PooledBuffer whole = BufferPool.Shared.Rent(length);
+        PooledBuffer buffer = BufferPool.Shared.Rent(length);
+        bool isRead = false;
         try
         {
-            _guest.ReadForCopy(allocation.CowStart, whole.Span);
+            _guest.ReadForCopy(allocation.CowStart, buffer.Span);
+            isRead = true;
         }
-        catch (BlockException) when (!CanRead(allocation.RequestStart, whole.Span.Slice(headLength, request.Length)))
+        catch (BlockException) when (!CanRead(allocation.RequestStart, buffer.Span.Slice(headLength, requestLength)))
         {
             // What the request replaces need not be readable.
-            return false;
+        }
+        finally
+        {
+            if (!isRead)
+                buffer.Dispose();
         }
 
-        _data.Write(
-            allocation.CowStart, allocation.HostOf(allocation.CowStart), whole.Span[..headLength], request,
-            whole.Span[(headLength + request.Length)..]);
-        return true;
+        whole = isRead ? buffer : default;
+        return isRead;
     }
 
     private bool CanRead(GuestOffset start, Span<byte> destination)

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Block.Ranges;
+using Qcow2Fuse.Linux.Crypto;
+using Qcow2Fuse.Qcow2.Encryption;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>
 /// The guest's data where it lies, plain or encrypted. Everything that reads or writes it goes through here; the gate
@@ -17,7 +21,7 @@ internal sealed class GuestData : IDisposable
 {
     private const int SectorBytes = SectorCipher.SectorBytes;
 
-    /// <summary>Encrypted data passes through buffers of this size.</summary>
+    /// <summary>Encrypted data, and zeroes, pass through buffers of this size.</summary>
     private const int PieceBytes = 1 << 20;
 
     private readonly BlockDevice _data;
@@ -114,6 +118,19 @@ internal sealed class GuestData : IDisposable
         if (_cipher is not null)
             throw new InvalidOperationException("Encrypted zeroes are not zeroes.");
         _data.WriteZeroes(host.Value, length, mayUnmap: false);
+    }
+
+    /// <summary>Writes zeroes as the guest sees them, which are other bytes where data is encrypted.</summary>
+    public void WriteZeroBytes(GuestOffset guest, HostOffset host, long length)
+    {
+        using PooledBuffer zeroes = BufferPool.Shared.Rent((int)Math.Min(length, PieceBytes));
+        zeroes.Span.Clear();
+        for (long done = 0; done < length;)
+        {
+            int step = (int)Math.Min(length - done, zeroes.Span.Length);
+            Write(guest + done, host + done, [], zeroes.Span[..step], []);
+            done += step;
+        }
     }
 
     public void Dispose() => _cipher?.Dispose();

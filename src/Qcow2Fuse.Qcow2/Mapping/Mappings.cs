@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Qcow2.Layout;
+
+namespace Qcow2Fuse.Qcow2.Mapping;
 
 /// <summary>Where the bytes of a guest range come from.</summary>
 internal enum MappingKind

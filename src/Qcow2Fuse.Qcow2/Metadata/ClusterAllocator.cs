@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Metadata;
 
 /// <summary>A run of host clusters that was just allocated.</summary>
 /// <param name="Start">Host offset of the first cluster.</param>
@@ -10,8 +13,8 @@ namespace Qcow2Fuse.Qcow2;
 internal readonly record struct AllocatedRun(HostOffset Start, bool IsVirgin);
 
 /// <summary>
-/// Hands out free host clusters, first fit from a hint that freeing lowers. A cluster is free when its refcount in
-/// memory is zero; freed clusters keep theirs until their last reference is durably gone.
+/// Hands out free host clusters, first fit from a hint that freeing lowers (<see cref="FreeHints"/>). A cluster is free
+/// when its refcount in memory is zero; freed clusters keep theirs until their last reference is durably gone.
 /// </summary>
 /// <remarks>All methods are called with the image's gate held and may release it.</remarks>
 internal sealed class ClusterAllocator
@@ -23,44 +26,36 @@ internal sealed class ClusterAllocator
     private readonly Qcow2Geometry _geometry;
     private readonly Refcounts _refcounts;
     private readonly OverlapGuard _guard;
-    private readonly Action _growTable;
-    private readonly Action _flush;
-    private readonly object _gate;
-
-    /// <summary>Nothing below is free.</summary>
-    private long _hint;
-
-    /// <summary>Below there may be free clusters, but not several in a row that are worth another search.</summary>
-    private long _runHint;
+    private readonly FreeHints _hints;
+    private readonly MetadataFlush _flush;
+    private readonly RefcountTableGrowth _growth;
+    private readonly ImageGate _gate;
     private long _virginFrom;
-
-    /// <summary>The first cluster freed while the allocation under way had released the gate.</summary>
-    private long _freedFrom;
 
     /// <summary>The free clusters that are kept, up to the end; none where the two are equal.</summary>
     private long _reserved;
     private long _reservedEnd;
     private bool _busy;
 
-    /// <param name="file">The image file.</param>
-    /// <param name="geometry">Its geometry.</param>
+    /// <param name="image">The image.</param>
     /// <param name="refcounts">What counts clusters.</param>
     /// <param name="guard">Knows which clusters hold metadata.</param>
-    /// <param name="growTable">Makes the refcount table larger, or throws <see cref="BlockErrorKind.NoSpace"/>.</param>
+    /// <param name="hints">Where to look.</param>
     /// <param name="flush">Makes all metadata durable.</param>
-    /// <param name="gate">The image's gate.</param>
+    /// <param name="growth">Makes the refcount table larger, or throws <see cref="BlockErrorKind.NoSpace"/>.</param>
     public ClusterAllocator(
-        BlockDevice file, Qcow2Geometry geometry, Refcounts refcounts, OverlapGuard guard, Action growTable,
-        Action flush, object gate)
+        ImageCore image, Refcounts refcounts, OverlapGuard guard, FreeHints hints, MetadataFlush flush,
+        RefcountTableGrowth growth)
     {
-        _flush = flush;
-        _guard = guard;
-        _growTable = growTable;
-        _file = file;
-        _geometry = geometry;
+        _file = image.File;
+        _geometry = image.Geometry;
         _refcounts = refcounts;
-        _gate = gate;
-        _virginFrom = geometry.RoundUpToCluster(file.Length);
+        _guard = guard;
+        _hints = hints;
+        _flush = flush;
+        _growth = growth;
+        _gate = image.Gate;
+        _virginFrom = _geometry.RoundUpToCluster(_file.Length);
     }
 
     /// <summary>
@@ -83,21 +78,21 @@ internal sealed class ClusterAllocator
     /// </exception>
     public AllocatedRun Allocate(int count, bool alsoReserved = false)
     {
+        _gate.AssertHeld();
         // Scanning and counting load slices and release the gate for that; one allocation at a time keeps a cluster
         // that was found free from being found again before it is counted.
         while (_busy)
-            Monitor.Wait(_gate);
+            _gate.Wait();
         _busy = true;
         try
         {
             if (alsoReserved)
                 Reserve(0, 0);
-            _freedFrom = long.MaxValue;
-            long from = count == 1 ? _hint : _runHint;
+            long from = _hints.BeginSearch(isForOne: count == 1);
             long first = FindRun(count, from, out bool hasSkipped);
             _guard.CheckFree(first, count);
             _refcounts.Increment(first, count);
-            MoveHints(from, Math.Min(first + count, _freedFrom), count == 1, hasSkipped);
+            _hints.EndSearch(from, first + count, isForOne: count == 1, hasSkipped);
             long start = first << _geometry.ClusterBits;
             long end = start + ((long)count << _geometry.ClusterBits);
             bool virgin = start >= _virginFrom;
@@ -107,7 +102,7 @@ internal sealed class ClusterAllocator
         finally
         {
             _busy = false;
-            Monitor.PulseAll(_gate);
+            _gate.PulseAll();
         }
     }
 
@@ -117,8 +112,9 @@ internal sealed class ClusterAllocator
     /// </summary>
     public void Reserve(long first, int count)
     {
+        _gate.AssertHeld();
         if (_reserved < _reservedEnd)
-            NoteFree(_reserved);
+            _hints.NoteFree(_reserved);
         _reserved = first;
         _reservedEnd = first + count;
     }
@@ -128,8 +124,9 @@ internal sealed class ClusterAllocator
     /// </summary>
     public bool TryAllocateReserved(out HostOffset start)
     {
+        _gate.AssertHeld();
         while (_busy)
-            Monitor.Wait(_gate);
+            _gate.Wait();
         _busy = true;
         try
         {
@@ -147,35 +144,18 @@ internal sealed class ClusterAllocator
         finally
         {
             _busy = false;
-            Monitor.PulseAll(_gate);
+            _gate.PulseAll();
         }
     }
 
     /// <summary>Takes back clusters that no table ever referred to.</summary>
     public void FreeUnlinked(HostOffset start, int count)
     {
+        _gate.AssertHeld();
         long first = start.Value >> _geometry.ClusterBits;
         for (int i = 0; i < count; i++)
             _refcounts.Decrement(first + i);
-        NoteFree(first);
-    }
-
-    /// <summary>Says that the refcount of <paramref name="cluster"/> has become zero.</summary>
-    public void NoteFree(long cluster)
-    {
-        _hint = Math.Min(_hint, cluster);
-        _runHint = Math.Min(_runHint, cluster);
-        _freedFrom = Math.Min(_freedFrom, cluster);
-    }
-
-    /// <summary>A search for one cluster tells that nothing is free before; one for several may pass free ones.
-    /// </summary>
-    private void MoveHints(long from, long next, bool isForOne, bool hasSkipped)
-    {
-        if (isForOne || (!hasSkipped && from == _hint))
-            _hint = next;
-        _runHint = isForOne ? Math.Max(_runHint, _hint) : next;
-        _hint = Math.Min(_hint, _runHint);
+        _hints.NoteFree(first);
     }
 
     private long FindRun(int count, long from, out bool hasSkipped)
@@ -244,7 +224,7 @@ internal sealed class ClusterAllocator
             if (cluster >= HostBytesMax >> _geometry.ClusterBits)
                 throw new BlockException(BlockErrorKind.NoSpace,
                     $"{_file.Name}: no offset is left for another cluster ({cluster} clusters)");
-            _growTable();
+            _growth.Grow();
             return true;
         }
         catch (BlockException e) when (e.Kind == BlockErrorKind.NoSpace && _reserved < _reservedEnd)
@@ -281,7 +261,7 @@ internal sealed class ClusterAllocator
         while (cluster + ((long)blocks * perBlock) > _refcounts.ClustersMax)
         {
             // The table moves to the first clusters it could not count, which may be among those wanted here.
-            _growTable();
+            _growth.Grow();
             if (_refcounts.HasBlock(cluster))
                 return cluster;
         }
@@ -300,7 +280,7 @@ internal sealed class ClusterAllocator
             // What is known counts so many of the others.
             int counted = (int)Math.Min(blocks, (long)known * perBlock);
             _refcounts.Increment(cluster + known, counted - known);
-            _flush();
+            _flush.Run();
             for (int i = known; i < counted; i++)
                 _refcounts.AddBlock(cluster + ((long)i * perBlock), cluster + i);
             GuardBlocks(cluster + known, counted - known);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Qcow2.Layout;
+
+namespace Qcow2Fuse.Qcow2.Metadata;
 
 /// <summary>Host clusters that lost a reference in memory.</summary>
 /// <param name="Start">Host offset of the first cluster.</param>

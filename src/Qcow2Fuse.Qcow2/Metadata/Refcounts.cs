@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Layout;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Metadata;
 
 /// <summary>
 /// Reference counts of host clusters: refcount table in memory, refcount blocks in slices through a cache;
@@ -10,7 +13,7 @@ namespace Qcow2Fuse.Qcow2;
 /// <remarks>
 /// All methods are called with the image's gate held and release it while they load a slice. What the blocks hold in
 /// memory may be written at any time: increments come before the references they are for, and decrements only after
-/// the removal of a reference is durable (<see cref="MetadataCaches"/>).
+/// the removal of a reference is durable (<see cref="MetadataFlush"/>).
 /// </remarks>
 internal sealed class Refcounts
 {

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Snapshots;
 
 /// <summary>
 /// Whole trees of an L1 table and its L2 tables: every host cluster one refers to is counted, given up, or has its
@@ -25,14 +30,14 @@ internal sealed class MappingTrees
 
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
-    private readonly MetadataCaches _caches;
-    private readonly object _gate;
+    private readonly ImageMetadata _metadata;
+    private readonly ImageGate _gate;
 
-    public MappingTrees(BlockDevice file, Qcow2Geometry geometry, MetadataCaches caches, object gate)
+    public MappingTrees(BlockDevice file, Qcow2Geometry geometry, ImageMetadata metadata, ImageGate gate)
     {
         _file = file;
         _geometry = geometry;
-        _caches = caches;
+        _metadata = metadata;
         _gate = gate;
     }
 
@@ -77,7 +82,7 @@ internal sealed class MappingTrees
         Walk(l1, (first, count, _) =>
         {
             for (int i = 0; i < count && left > 0; i++, left--)
-                _caches.Refcounts.Decrement(first + i);
+                _metadata.Refcounts.Decrement(first + i);
             return left > 0;
         });
     }
@@ -89,9 +94,9 @@ internal sealed class MappingTrees
     public void Free(ReadOnlySpan<ulong> l1) => Walk(l1, (first, count, isTable) =>
     {
         var start = new HostOffset(first << _geometry.ClusterBits);
-        _caches.Frees.Add(start, count, _caches.Epochs.Current, isTable);
-        if (_caches.Frees.PendingClusters > PendingClustersMax)
-            _caches.Flush();
+        _metadata.Frees.Add(start, count, _metadata.Epochs.Current, isTable);
+        if (_metadata.Frees.PendingClusters > PendingClustersMax)
+            _metadata.Flush.Run();
         return true;
     });
 
@@ -124,14 +129,14 @@ internal sealed class MappingTrees
     /// </summary>
     public void SetCopiedInActive()
     {
-        ResidentTable l1 = _caches.L1;
+        ResidentTable l1 = _metadata.Tables.L1;
         using PooledBuffer buffer = BufferPool.Shared.Rent(_geometry.ClusterSize);
         for (int i = 0; i < l1.Count; i++)
         {
             HostOffset table = TableOf(l1[i]);
             if (table.Value == 0)
                 continue;
-            bool isOwn = _caches.Refcounts.Get(table.Value >> _geometry.ClusterBits) == 1;
+            bool isOwn = _metadata.Refcounts.Get(table.Value >> _geometry.ClusterBits) == 1;
             if (isOwn)
             {
                 ReadTable(table, buffer.Span);
@@ -153,7 +158,7 @@ internal sealed class MappingTrees
             L2Entry entry = L2Entry.Read(table, i, _geometry);
             if (!entry.HasHost)
                 continue;
-            bool isOwn = _caches.Refcounts.Get(CheckedCluster(entry)) == 1;
+            bool isOwn = _metadata.Refcounts.Get(CheckedCluster(entry)) == 1;
             if (isOwn == entry.IsCopied)
                 continue;
             ulong descriptor = isOwn ? entry.Descriptor | L2Entry.CopiedFlag : entry.Descriptor & ~L2Entry.CopiedFlag;
@@ -225,7 +230,7 @@ internal sealed class MappingTrees
 
     private void RaiseOne(long cluster)
     {
-        ulong refcount = _caches.Refcounts.Get(cluster);
+        ulong refcount = _metadata.Refcounts.Get(cluster);
         if (refcount == 0)
             throw Corrupt($"the cluster at {cluster << _geometry.ClusterBits} is used and has refcount 0");
         if (_geometry.RefcountBits < 64 && refcount == (1UL << _geometry.RefcountBits) - 1)
@@ -233,7 +238,7 @@ internal sealed class MappingTrees
                 $"{_file.Name}: the cluster at {cluster << _geometry.ClusterBits} has {refcount} references, "
                 + $"and refcounts of {_geometry.RefcountBits} bit{(_geometry.RefcountBits == 1 ? "" : "s")} "
                 + "have no room for another snapshot's");
-        _caches.Refcounts.Increment(cluster, 1);
+        _metadata.Refcounts.Increment(cluster, 1);
     }
 
     private HostOffset TableOf(ulong l1Entry)
@@ -257,38 +262,29 @@ internal sealed class MappingTrees
     /// <summary>Refuses what cannot be guest data: who counts it would free it one day.</summary>
     private void CheckPlace(HostOffset host, long length)
     {
-        if (host.Value >= _caches.Allocator.UsedEnd)
+        if (host.Value >= _metadata.Allocator.UsedEnd)
             throw Corrupt($"the cluster at {host.Value} lies beyond the end of the file");
-        _caches.Guard.CheckData(host, length);
+        _metadata.Guard.CheckData(host, length);
     }
 
     private void ReadTable(HostOffset table, Span<byte> bytes)
     {
-        Monitor.Exit(_gate);
-        try
-        {
+        using (_gate.Release())
             _file.Read(table.Value, bytes);
-        }
-        finally
-        {
-            Monitor.Enter(_gate);
-        }
     }
 
     private void WriteTable(HostOffset table, ReadOnlySpan<byte> bytes)
     {
-        Monitor.Exit(_gate);
         try
         {
-            _file.Write(table.Value, bytes);
+            using (_gate.Release())
+                _file.Write(table.Value, bytes);
         }
         finally
         {
-            Monitor.Enter(_gate);
-
             // Whether or not the write failed, what the cache holds may not be what the file holds any more.
             for (int offset = 0; offset < _geometry.ClusterSize; offset += _geometry.SliceBytes)
-                _caches.L2.Drop(table.Value + offset);
+                _metadata.Tables.L2.Drop(table.Value + offset);
         }
     }
 

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Snapshots;
 
 /// <summary>
 /// Creates, applies and deletes snapshots. Each change takes effect by one write of the header, before which
@@ -19,30 +23,29 @@ internal sealed class SnapshotChanges
     private readonly BlockDevice _file;
     private readonly Qcow2Geometry _geometry;
     private readonly HeaderStore _header;
-    private readonly MetadataCaches _caches;
+    private readonly ImageMetadata _metadata;
     private readonly MappingTrees _trees;
 
-    public SnapshotChanges(
-        BlockDevice file, Qcow2Geometry geometry, HeaderStore header, MetadataCaches caches, object gate)
+    public SnapshotChanges(ImageCore image, ImageMetadata metadata)
     {
-        _file = file;
-        _geometry = geometry;
-        _header = header;
-        _caches = caches;
-        _trees = new MappingTrees(file, geometry, caches, gate);
+        _file = image.File;
+        _geometry = image.Geometry;
+        _header = image.Header;
+        _metadata = metadata;
+        _trees = new MappingTrees(_file, _geometry, metadata, image.Gate);
     }
 
     /// <summary>Adds a snapshot of the active disk.</summary>
     /// <param name="snapshots">Those there are.</param>
     /// <param name="name">Its name.</param>
     /// <param name="diskSize">The size of the disk in bytes.</param>
-    /// <param name="isCreated">Receives all of them, the new one last, once it is there.</param>
+    /// <param name="adopt">Receives all of them, the new one last, once it is there.</param>
     public void Create(
-        List<SnapshotEntry> snapshots, string name, long diskSize, Action<List<SnapshotEntry>> isCreated)
+        List<SnapshotEntry> snapshots, string name, long diskSize, Action<List<SnapshotEntry>> adopt)
     {
         Settle();
         ulong[] l1 = ActiveL1(_geometry.L1EntriesFor(diskSize));
-        _caches.ReserveGuard(l1.Length + TablesOfChange);
+        _metadata.Survey.Reserve(l1.Length + TablesOfChange);
         var undo = new Undo(this, l1);
         List<SnapshotEntry> changed;
         try
@@ -56,18 +59,18 @@ internal sealed class SnapshotChanges
             undo.Raise();
             WriteClusters(l1Copy, L1Bytes(l1));
             WriteClusters(tablePlace, table);
-            _caches.Flush();
+            _metadata.Flush.Run();
 
             // Were a flag still set on disk once the snapshot is there, another program would write to the snapshot.
             undo.ChangesFlags = true;
             for (int i = 0; i < l1.Length; i++)
             {
-                if ((_caches.L1[i] & L1Entry.Copied) != 0)
-                    _caches.L1[i] &= ~L1Entry.Copied;
+                if ((_metadata.Tables.L1[i] & L1Entry.Copied) != 0)
+                    _metadata.Tables.L1[i] &= ~L1Entry.Copied;
             }
 
             _trees.ClearCopied(l1);
-            _caches.Flush();
+            _metadata.Flush.Run();
             UpdateHeader(undo, header => header with
             {
                 SnapshotCount = changed.Count,
@@ -80,7 +83,7 @@ internal sealed class SnapshotChanges
             throw;
         }
 
-        isCreated(changed);
+        adopt(changed);
         FreeTable(undo.OldTable, snapshots);
         Settle();
     }
@@ -88,13 +91,13 @@ internal sealed class SnapshotChanges
     /// <summary>Removes a snapshot that nobody reads, and frees what only it used.</summary>
     /// <param name="snapshots">All of them.</param>
     /// <param name="gone">The one to remove.</param>
-    /// <param name="isDeleted">Receives what is left once the snapshot is gone, also where freeing fails.</param>
-    public void Delete(List<SnapshotEntry> snapshots, SnapshotEntry gone, Action<List<SnapshotEntry>> isDeleted)
+    /// <param name="adopt">Receives what is left once the snapshot is gone, also where freeing fails.</param>
+    public void Delete(List<SnapshotEntry> snapshots, SnapshotEntry gone, Action<List<SnapshotEntry>> adopt)
     {
         Settle();
         ulong[] l1 = LoadL1(gone, gone.L1Size);
         _trees.Validate(l1);
-        _trees.Validate(ActiveL1(_caches.L1.Count));
+        _trees.Validate(ActiveL1(_metadata.Tables.L1.Count));
         List<SnapshotEntry> changed = [.. snapshots.Where(entry => entry != gone)];
         var undo = new Undo(this, []);
         try
@@ -102,7 +105,7 @@ internal sealed class SnapshotChanges
             byte[] table = SnapshotTable.Encode(_file.Name, changed);
             HostOffset tablePlace = undo.Allocate(table.Length);
             WriteClusters(tablePlace, table);
-            _caches.Flush();
+            _metadata.Flush.Run();
             UpdateHeader(undo, header => header with
             {
                 SnapshotCount = changed.Count,
@@ -115,7 +118,7 @@ internal sealed class SnapshotChanges
             throw;
         }
 
-        isDeleted(changed);
+        adopt(changed);
         FreeTable(undo.OldTable, snapshots);
         FreeRun(gone.L1Offset, gone.L1Size * 8);
         _trees.Free(l1);
@@ -123,36 +126,36 @@ internal sealed class SnapshotChanges
 
         // Only now: a flag that is set while the count on disk is two would be wrong for everybody who looks.
         _trees.SetCopiedInActive();
-        _caches.Flush();
+        _metadata.Flush.Run();
     }
 
     /// <summary>Makes the disk what it was when a snapshot was taken. What it was before is gone.</summary>
     /// <param name="snapshot">The one to apply; it stays.</param>
     /// <param name="diskSize">Its size in bytes.</param>
-    /// <param name="isSwitched">Called at the moment the disk becomes the snapshot's.</param>
-    public void Apply(SnapshotEntry snapshot, long diskSize, Action isSwitched)
+    /// <param name="atSwitch">Called at the moment the disk becomes the snapshot's.</param>
+    public void Apply(SnapshotEntry snapshot, long diskSize, Action atSwitch)
     {
         Settle();
-        ulong[] old = ActiveL1(_caches.L1.Count);
+        ulong[] old = ActiveL1(_metadata.Tables.L1.Count);
         _trees.Validate(old);
-        HostOffset oldPlace = _caches.L1.Offset;
+        HostOffset oldPlace = _metadata.Tables.L1.Offset;
 
         // Entries behind the disk's are machine state, which no guest reaches.
         long entries = Math.Max(1, _geometry.L1EntriesFor(diskSize));
         ulong[] l1 = LoadL1(snapshot, entries);
-        _caches.ReserveGuard(l1.Length + TablesOfChange);
+        _metadata.Survey.Reserve(l1.Length + TablesOfChange);
         var undo = new Undo(this, l1);
         try
         {
             HostOffset place = undo.Allocate(entries * 8);
             undo.Raise();
             WriteClusters(place, L1Bytes(l1));
-            _caches.Flush();
+            _metadata.Flush.Run();
 
             // Flags mean something in the active tables only: who made the snapshot may have left some in its tables.
             _trees.ClearCopied(l1);
-            _caches.Flush();
-            Switch(undo, place, l1.Length, diskSize, isSwitched);
+            _metadata.Flush.Run();
+            Switch(undo, place, l1.Length, diskSize, atSwitch);
         }
         catch
         {
@@ -199,20 +202,20 @@ internal sealed class SnapshotChanges
     /// <summary>Flushes until nothing waits to be freed and what was freed is durable.</summary>
     private void Settle()
     {
-        _caches.Flush();
-        if (!_caches.Frees.Any)
+        _metadata.Flush.Run();
+        if (!_metadata.Frees.Any)
             return;
-        while (_caches.Frees.Any)
-            _caches.FlushAndFree();
-        _caches.Flush();
+        while (_metadata.Frees.Any)
+            _metadata.Flush.RunAndFree();
+        _metadata.Flush.Run();
     }
 
-    private void Switch(Undo undo, HostOffset place, int entries, long diskSize, Action isSwitched)
+    private void Switch(Undo undo, HostOffset place, int entries, long diskSize, Action atSwitch)
     {
-        _caches.BeginExclusive();
+        _metadata.Flush.BeginExclusive();
         try
         {
-            ResidentTable table = ResidentTable.Load(_file, place, entries, _caches.Memory);
+            ResidentTable table = ResidentTable.Load(_file, place, entries, _metadata.Memory);
             try
             {
                 UpdateHeader(undo, header => header with
@@ -228,12 +231,12 @@ internal sealed class SnapshotChanges
                 throw;
             }
 
-            _caches.SwitchL1(table);
-            isSwitched();
+            _metadata.Tables.SwitchL1(table);
+            atSwitch();
         }
         finally
         {
-            _caches.EndExclusive();
+            _metadata.Flush.EndExclusive();
         }
     }
 
@@ -246,9 +249,9 @@ internal sealed class SnapshotChanges
         undo.IsPossible = false;
         try
         {
-            _caches.UpdateHeader(change);
+            _metadata.Durable.UpdateHeader(change);
         }
-        catch (BlockException) when (!_caches.HasFailed)
+        catch (BlockException) when (!_metadata.Durable.HasFailed)
         {
             undo.IsPossible = true;
             throw;
@@ -259,7 +262,7 @@ internal sealed class SnapshotChanges
     {
         var l1 = new ulong[entries];
         for (int i = 0; i < entries; i++)
-            l1[i] = _caches.L1[i] & L1Entry.OffsetMask;
+            l1[i] = _metadata.Tables.L1[i] & L1Entry.OffsetMask;
         return l1;
     }
 
@@ -289,7 +292,7 @@ internal sealed class SnapshotChanges
     {
         int clusters = (int)(_geometry.RoundUpToCluster(bytes) >> _geometry.ClusterBits);
         if (clusters > 0)
-            _caches.Frees.Add(place, clusters, _caches.Epochs.Current, isTable: true);
+            _metadata.Frees.Add(place, clusters, _metadata.Epochs.Current, isTable: true);
     }
 
     /// <summary>What has to be taken back where a change fails before it took effect.</summary>
@@ -313,7 +316,7 @@ internal sealed class SnapshotChanges
             int clusters = (int)(owner._geometry.RoundUpToCluster(bytes) >> owner._geometry.ClusterBits);
             if (clusters == 0)
                 return default;
-            HostOffset place = owner._caches.Allocator.Allocate(clusters).Start;
+            HostOffset place = owner._metadata.Allocator.Allocate(clusters).Start;
             _allocated.Add((place, clusters));
             return place;
         }
@@ -326,7 +329,7 @@ internal sealed class SnapshotChanges
         /// </summary>
         public void Run()
         {
-            if (!IsPossible || owner._caches.HasFailed)
+            if (!IsPossible || owner._metadata.Durable.HasFailed)
                 return;
             try
             {
@@ -334,11 +337,11 @@ internal sealed class SnapshotChanges
                     owner._trees.Lower(l1, _raised);
                 _raised = 0;
                 foreach ((HostOffset place, int clusters) in _allocated)
-                    owner._caches.Allocator.FreeUnlinked(place, clusters);
+                    owner._metadata.Allocator.FreeUnlinked(place, clusters);
                 _allocated.Clear();
                 if (ChangesFlags)
                     owner._trees.SetCopiedInActive();
-                owner._caches.Flush();
+                owner._metadata.Flush.Run();
             }
             catch (BlockException)
             {

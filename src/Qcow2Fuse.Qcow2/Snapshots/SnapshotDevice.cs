@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Access;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Layout;
+using Qcow2Fuse.Qcow2.Mapping;
+using Qcow2Fuse.Qcow2.Metadata;
 
-namespace Qcow2Fuse.Qcow2;
+namespace Qcow2Fuse.Qcow2.Snapshots;
 
 /// <summary>
 /// The disk as it was when a snapshot was taken, at its own size, read through the open image.
@@ -12,24 +19,30 @@ namespace Qcow2Fuse.Qcow2;
 /// </remarks>
 internal sealed class SnapshotDevice : BlockDevice, IOverlay
 {
-    private readonly Qcow2Device _image;
+    private readonly ImageCore _image;
+    private readonly GuestReader _reader;
     private readonly SnapshotEntry _entry;
     private readonly ResidentTable _l1;
-    private readonly ClusterMap _map;
-    private readonly object _gate;
+    private readonly ClusterLookup _lookup;
+    private readonly RunFinder _runs;
+    private readonly ImageGate _gate;
 
     /// <summary>
-    /// Called with the gate held, as is <paramref name="map"/>'s way, for a reader that <paramref name="entry"/> has
+    /// Called with the gate held, as is <paramref name="lookup"/>'s way, for a reader that <paramref name="entry"/> has
     /// counted.
     /// </summary>
     public SnapshotDevice(
-        Qcow2Device image, SnapshotEntry entry, long length, ResidentTable l1, ClusterMap map, object gate)
+        ImageCore image, GuestReader reader, SnapshotEntry entry, long length, ResidentTable l1,
+        ClusterLookup lookup, RunFinder runs)
     {
         _image = image;
+        _reader = reader;
         _entry = entry;
         _l1 = l1;
-        _map = map;
-        _gate = gate;
+        _lookup = lookup;
+        _runs = runs;
+        _gate = image.Gate;
+        _gate.AssertHeld();
         Length = length;
     }
 
@@ -56,10 +69,10 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
         while (!destination.IsEmpty)
         {
             ReadMapping mapping;
-            lock (_gate)
-                mapping = _map.Lookup(guest, destination.Length);
+            using (_gate.Enter())
+                mapping = _lookup.Lookup(guest, destination.Length);
             Span<byte> part = destination[..(int)mapping.Length];
-            _image.ReadMapped(mapping, guest, part);
+            _reader.ReadMapped(mapping, guest, part);
             destination = destination[part.Length..];
             guest += part.Length;
         }
@@ -70,16 +83,16 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
     {
         CheckRange(offset, length);
         ReadMapping mapping;
-        lock (_gate)
-            mapping = _map.Lookup(new GuestOffset(offset), length);
-        return _image.ToExtent(mapping, offset);
+        using (_gate.Enter())
+            mapping = _lookup.Lookup(new GuestOffset(offset), length);
+        return _reader.ToExtent(mapping, offset);
     }
 
     /// <inheritdoc/>
     public override DeviceRun GetRun(long offset, long length, bool joinsUnstored)
     {
         CheckRange(offset, length);
-        return _map.FindRun(new GuestOffset(offset), length, joinsUnstored);
+        return _runs.FindRun(new GuestOffset(offset), length, joinsUnstored);
     }
 
     /// <inheritdoc/>
@@ -102,7 +115,7 @@ internal sealed class SnapshotDevice : BlockDevice, IOverlay
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
-        lock (_gate)
+        using (_gate.Enter())
             _entry.Readers--;
         _l1.Dispose();
         base.Dispose(disposing);

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Images.Opening;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Loop;
+using Qcow2Fuse.Linux.Mounting;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Protocols;
 using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Commands;
@@ -73,7 +76,7 @@ internal static class AttachCommand
         try
         {
             // The mount ends when its last file is closed, so this one stays open for the time between.
-            using FileDevice disk = FileDevice.Open(mount.RawFile, readOnly: true);
+            using BlockDevice disk = ImageFile.Open(mount.RawFile, ImageFileUse.LookAnyway);
             int size = LoopSectors.Of(disk, image, sectorSize);
             device = LoopDevice.Attach(mount.RawFile, new LoopSettings(mount.IsReadOnly, autoClear, size), out number);
             if (device >= 0)

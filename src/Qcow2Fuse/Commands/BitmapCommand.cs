@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
 using System.CommandLine.Parsing;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Control;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Control.Client;
+using Qcow2Fuse.Control.Messages;
+using Qcow2Fuse.Images.Reports;
+using Qcow2Fuse.Images.Verbs;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Protocols;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Settings;
 
 namespace Qcow2Fuse.Commands;
 
@@ -17,25 +18,10 @@ namespace Qcow2Fuse.Commands;
 /// </summary>
 internal static class BitmapCommand
 {
-    /// <summary>Why other formats are refused.</summary>
-    internal const string OnlyQcow2 = "only qcow2 images hold bitmaps";
-
-    private const string Merge = "--merge";
-
-    /// <summary>The actions without a value, each for a bitmap of an open image.</summary>
-    private static readonly Dictionary<string, Action<Request>> Actions = new(StringComparer.Ordinal)
-    {
-        ["--add"] = static request => request.Image.AddBitmap(request.Name, request.Granularity, enabled: true),
-        ["--remove"] = static request => request.Image.RemoveBitmap(request.Name),
-        ["--clear"] = static request => request.Image.ClearBitmap(request.Name),
-        ["--enable"] = static request => request.Image.EnableBitmap(request.Name),
-        ["--disable"] = static request => request.Image.DisableBitmap(request.Name),
-    };
-
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
-        Option<string[]> merge = new(Merge)
+        Option<string[]> merge = new(BitmapStepCall.Merge)
         { Description = "Set in NAME what is set in the bitmap SOURCE", HelpName = "SOURCE" };
         Option<string[]> granularity = new("-g", "--granularity")
         { Description = "Bytes per bit of a bitmap that is added (default: 64k, or smaller clusters)", HelpName = "N" };
@@ -49,7 +35,7 @@ internal static class BitmapCommand
         Argument<string> name = new("NAME") { Description = "The bitmap" };
         Command command = new("bitmap", "Change a persistent bitmap of an image")
         {
-            Flag("--add", "Make the bitmap; it records what is written from now on"),
+            Flag(BitmapStepCall.Add, "Make the bitmap; it records what is written from now on"),
             Flag("--remove", "Remove it"),
             Flag("--clear", "Make it empty"),
             Flag("--enable", "Let it record what is written from now on"),
@@ -74,24 +60,25 @@ internal static class BitmapCommand
         new(name) { Description = description, Arity = ArgumentArity.Zero };
 
     /// <summary>The actions in the order of the command line, which the values of the options do not tell.</summary>
-    private static IEnumerable<BitmapStep> StepsOf(IReadOnlyList<Token> tokens)
+    private static IEnumerable<BitmapStepCall> StepsOf(IReadOnlyList<Token> tokens)
     {
         for (int i = 0; i < tokens.Count; i++)
         {
             if (tokens[i].Type != TokenType.Option)
                 continue;
-            if (tokens[i].Value is Merge)
-                yield return new BitmapStep(Merge, tokens[++i].Value);
-            else if (Actions.ContainsKey(tokens[i].Value))
-                yield return new BitmapStep(tokens[i].Value);
+            if (tokens[i].Value is BitmapStepCall.Merge)
+                yield return new BitmapStepCall(BitmapStepCall.Merge, tokens[++i].Value);
+            else if (BitmapStepCall.IsAction(tokens[i].Value))
+                yield return new BitmapStepCall(tokens[i].Value);
         }
     }
 
     private static int Run(
-        List<BitmapStep> steps, Files files, IReadOnlyList<SecretSource> secrets, string name, string? granularityText)
+        List<BitmapStepCall> steps, Files files, IReadOnlyList<SecretSource> secrets, string name,
+        string? granularityText)
     {
-        bool adds = steps.Exists(static step => step.Action is "--add");
-        bool merges = steps.Exists(static step => step.Action is Merge);
+        bool adds = steps.Exists(static step => step.Action is BitmapStepCall.Add);
+        bool merges = steps.Exists(static step => step.Action is BitmapStepCall.Merge);
         if (steps.Count == 0)
             throw CommandException.Usage(
                 "what to do is missing: --add, --remove, --clear, --enable, --disable or --merge");
@@ -107,7 +94,10 @@ internal static class BitmapCommand
 
         return RunningImage.OrElse(
             files.Image,
-            () => RunOffline(steps, files, secrets, name, granularity),
+            () => RunOffline(
+                files,
+                new BitmapRequest(name, [.. steps.Select(static step => step.ToStep())], granularity),
+                secrets),
             running => running.Do(
                 "bitmap",
                 new BitmapCall(
@@ -116,72 +106,15 @@ internal static class BitmapCommand
                 ControlJson.Default.BitmapCall));
     }
 
-    private static int RunOffline(
-        List<BitmapStep> steps, Files files, IReadOnlyList<SecretSource> sources, string name, long granularity)
+    private static int RunOffline(Files files, BitmapRequest request, IReadOnlyList<SecretSource> sources)
     {
         using ImageSecrets? secrets = SecretOption.Read(sources);
-        using OpenedImage opened = Open(files.Image, files.Format, readOnly: false, secrets);
+        using OpenedImage opened = BitmapVerb.Open(files.Image, files.Format, readOnly: false, secrets);
         using OpenedImage? source = files.Source is null
-            ? null : Open(files.Source, files.SourceFormat, readOnly: true, secrets);
-        Apply(Qcow2Of(opened), source, name, granularity, steps);
+            ? null : BitmapVerb.Open(files.Source, files.SourceFormat, readOnly: true, secrets);
+        BitmapVerb.Apply(opened.Device, opened.Device.Name, source, request);
         return ExitCode.Success;
     }
 
-    /// <summary>Takes the steps one after the other.</summary>
-    /// <param name="image">The image.</param>
-    /// <param name="source">The image that has the bitmaps to merge; null for the same.</param>
-    /// <param name="name">The bitmap.</param>
-    /// <param name="granularity">Bytes per bit of a bitmap that is added; 0 for the default.</param>
-    /// <param name="steps">What to do.</param>
-    internal static void Apply(
-        Qcow2Device image, OpenedImage? source, string name, long granularity, IReadOnlyList<BitmapStep> steps)
-    {
-        Request request = new(image, name, granularity);
-        foreach ((string action, string? merged) in steps)
-        {
-            if (action is not Merge)
-            {
-                if (!Actions.TryGetValue(action, out Action<Request>? change))
-                    throw CommandException.Usage($"unknown action {Printable.Text(action)}");
-                change(request);
-            }
-            else if (merged is null)
-            {
-                throw CommandException.Usage("--merge needs the name of a bitmap");
-            }
-            else if (source is null)
-            {
-                image.MergeBitmap(merged, name);
-            }
-            else
-            {
-                image.MergeBitmap(Qcow2Of(source), merged, name);
-            }
-        }
-    }
-
-    /// <summary>Opens the image alone: bitmaps need no backing file.</summary>
-    internal static OpenedImage Open(string path, string? format, bool readOnly, ImageSecrets? secrets = null)
-    {
-        OpenedImage image = new ImageOpener(new FileStorage(), ServedImage.Formats).Open(new ImageOpenOptions
-        {
-            Path = path,
-            Format = format,
-            ReadOnly = readOnly,
-            NoBacking = true,
-            Secrets = secrets,
-        });
-        if (readOnly || !image.ReadOnly)
-            return image;
-        ImageMessage reason = image.Messages[0];
-        image.Dispose();
-        throw new CommandException(ExitCode.Failure, reason.Text);
-    }
-
-    private static Qcow2Device Qcow2Of(OpenedImage image) => image.Device as Qcow2Device
-        ?? throw new CommandException(ExitCode.Failure, $"{image.Device.Name}: {OnlyQcow2}");
-
     private sealed record Files(string Image, string? Format, string? Source, string? SourceFormat);
-
-    private sealed record Request(Qcow2Device Image, string Name, long Granularity);
 }

@@ -3,7 +3,7 @@ using System.CommandLine;
 using System.CommandLine.Help;
 using System.CommandLine.Parsing;
 using System.Runtime.CompilerServices;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Commands;

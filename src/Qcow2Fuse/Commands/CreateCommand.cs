@@ -1,19 +1,15 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Formats;
-using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Images.Verbs;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Protocols;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Settings;
 
 namespace Qcow2Fuse.Commands;
 
 /// <summary><c>qcow2fuse create</c>: makes an image with the syntax and the output of <c>qemu-img create</c>.</summary>
 internal static class CreateCommand
 {
-    private const int SectorSize = 512;
-
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
@@ -49,7 +45,7 @@ internal static class CreateCommand
         Command command = new("create", "Make an image")
             { format, words, backing, backingFormat, secret, quiet, isUnchecked, file, size };
         command.SetAction(parsed => Run(
-            CreateRequest.From(
+            CreateWords.From(
                 parsed.GetRequiredValue(file),
                 parsed.GetValue(size),
                 parsed.GetRequiredValue(format),
@@ -62,36 +58,30 @@ internal static class CreateCommand
         return command;
     }
 
-    private static int Run(CreateRequest request, bool isUnchecked, bool quiet)
+    private static int Run(CreateWords words, bool isUnchecked, bool quiet)
     {
-        long? backingSize = request.BackingFile is null || (isUnchecked && request.Size is not null)
-            ? null
-            : SizeOfBacking(request);
-        long size = request.Size ?? backingSize
-            ?? throw CommandException.Usage($"{request.File}: the size of the image is missing");
-        if (size > long.MaxValue - SectorSize)
-            throw CommandException.Usage($"{request.File}: the size is too large");
-        using ImageSecrets? secrets = request.Secret is null ? null : SecretReader.Read([request.Secret]);
-        // Sizes in whole sectors are what every reader of qcow2 can represent.
-        long rounded = (size + SectorSize - 1) / SectorSize * SectorSize;
-        using FileDevice file = FileDevice.Create(request.File, replace: true);
+        ImageSecrets? secrets = null;
+        long size;
         try
         {
-            if (request.IsRaw)
-                file.Resize(rounded);
-            else
-                Qcow2Creator.Create(file, request.ToOptions(rounded, secrets));
-            file.Flush();
+            size = CreateVerb.Run(new CreateRequest(words.File, words.Size)
+            {
+                BackingFile = words.BackingFile,
+                BackingFormat = words.BackingFormat,
+                IsUnchecked = isUnchecked,
+                Options = words.IsRaw
+                    ? null
+                    : bytes => words.ToOptions(
+                        bytes, secrets = words.Secret is null ? null : SecretReader.Read([words.Secret])),
+            });
         }
-        catch (BlockException)
+        finally
         {
-            // Half an image would only be in the way of the next attempt.
-            file.Abandon();
-            throw;
+            secrets?.Dispose();
         }
 
         if (!quiet)
-            Say(request.Describe(size));
+            Say(words.Describe(size));
         return ExitCode.Success;
     }
 
@@ -106,14 +96,5 @@ internal static class CreateCommand
         {
             Report.Warning(e is CommandException ? e.Message : $"standard output: {e.Message}");
         }
-    }
-
-    private static long SizeOfBacking(CreateRequest request)
-    {
-        string name = request.BackingFile!;
-        string directory = Path.GetDirectoryName(request.File) ?? "/";
-        string path = Path.Combine(directory, name);
-        using FileDevice file = FileDevice.Open(path, readOnly: true);
-        return request.BackingFormat is "raw" ? RawFormat.SizeOf(file.Length) : Qcow2ImageInfo.Read(file).VirtualSize;
     }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Hints;
+using Qcow2Fuse.Linux.Processes;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Commands;
 
@@ -29,7 +30,7 @@ internal static class DeadMount
     public static int Detach(string directory)
     {
         string place = MountPoint.Resolve(directory);
-        if (MountTable.FindAt(place) is not { } mount || mount.Type != "fuse." + MountRequest.Subtype)
+        if (MountTable.FindAt(place) is not { } mount || !OwnMount.Is(mount))
             return ExitCode.Success;
         if (IsKeptOrServed(mount) || !IsStale(mount))
             return ExitCode.Success;
@@ -42,7 +43,7 @@ internal static class DeadMount
         catch (FuseMountException exception)
         {
             throw new CommandException(
-                UmountCommand.ExitCodeOf(exception.Error), exception.Message, Advice.For(exception), exception);
+                ExitCode.OfUnmount(exception.Error), exception.Message, Advice.For(exception), exception);
         }
     }
 

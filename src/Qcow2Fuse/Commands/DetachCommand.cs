@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Control;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Hints;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Loop;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols.Files;
 using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Commands;
@@ -29,11 +32,11 @@ internal static class DetachCommand
         AttachCommand.RequireRoot();
         int number = LoopDevice.NumberOf(LinuxPath.Full(target));
         string image = LinuxPath.Full(target);
-        StorageIdentity? meant = number >= 0 ? null : FileIdentity.Of(image);
+        FileIdentity? meant = number >= 0 ? null : FileIdentity.At(image);
         List<Stack> found = [.. Stack.ReadAll().Where(stack => number >= 0
             ? stack.Loops.Any(loop => loop.Loop.Number == number)
             : stack.IsAttached && (string.Equals(stack.Image, image, StringComparison.Ordinal)
-                || (meant is not null && FileIdentity.Of(stack.Image) == meant)))];
+                || (meant is not null && FileIdentity.At(stack.Image) == meant)))];
         if (found.Count == 0)
             throw new CommandException(ExitCode.Failure, $"{target}: no image is attached here");
         if (found.Find(static stack => !stack.IsAttached) is { } foreign)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Text;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Qcow2.Encryption;
 
 namespace Qcow2Fuse.Commands;
 
@@ -28,9 +28,6 @@ internal sealed class EncryptionRequest
     private string? _ivHash;
     private string _hash = "sha256";
     private int _iterationMilliseconds = 2000;
-
-    /// <summary>Whether the image is to be encrypted.</summary>
-    public bool IsWanted => _format is not null;
 
     /// <summary>Takes one option.</summary>
     /// <exception cref="CommandException">It is not known, or its value makes no sense.</exception>

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Loop;
+using Qcow2Fuse.Linux.Processes;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Commands;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
-using Qcow2Fuse.Control;
+using Qcow2Fuse.Control.Client;
+using Qcow2Fuse.Control.Messages;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Commands;
 
@@ -12,13 +13,7 @@ internal static class ListCommand
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
-        Option<string> output = new("--output")
-        {
-            Description = "human or json",
-            HelpName = "FORM",
-            DefaultValueFactory = static _ => "human",
-        };
-        Choice.Among(output, "human", "json");
+        Option<string> output = CommonOptions.Output();
         Option<bool> verbose = new("-v", "--verbose")
         { Description = "Ask the daemons too: the images of each mount, and what they did" };
         Command command = new("list", "Show the mounted images") { output, verbose };
@@ -26,7 +21,7 @@ internal static class ListCommand
         {
             IReadOnlyList<Stack> stacks = DaemonFinder.Complete(Stack.ReadAll());
             Func<Stack, MountReport?>? ask = parsed.GetValue(verbose) ? Ask : null;
-            if (parsed.GetValue(output) is "json")
+            if (CommonOptions.IsJson(parsed, output))
                 StandardOutput.WriteLines(StackReport.Json(stacks, ask) + "\n");
             else
                 StandardOutput.WriteLines(StackReport.Text(stacks, ask));

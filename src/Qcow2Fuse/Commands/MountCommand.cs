@@ -1,12 +1,21 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
 using Microsoft.Extensions.Logging;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Daemon;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Hints;
+using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Linux.Crypto;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Processes;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Service;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Stacks;
+using Qcow2Fuse.Start;
 
 namespace Qcow2Fuse.Commands;
 
@@ -171,12 +180,12 @@ internal static class MountCommand
     /// <summary>Whether something lies in the mount point, which cannot be reached until it is unmounted.</summary>
     private static bool IsFilled(string directory)
     {
-        if (MountPoint.Inspect(directory, MountRequest.Subtype).State != MountPointState.Free)
+        if (MountPoint.Inspect(directory, OwnMount.Subtype).State != MountPointState.Free)
             return false;
         int fd = LinuxFile.Open(directory, OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.CloseOnExec);
         if (fd < 0)
             return false;
-        bool isFilled = LinuxFile.HasEntries(fd);
+        bool isFilled = LinuxDirectory.HasEntries(fd);
         _ = LinuxFile.Close(fd);
         return isFilled;
     }

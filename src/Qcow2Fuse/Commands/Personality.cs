@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Settings;
 
 namespace Qcow2Fuse.Commands;
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Control;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Control.Client;
+using Qcow2Fuse.Daemon;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Hints;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Stacks;
+using Qcow2Fuse.Settings;
 
 namespace Qcow2Fuse.Commands;
 
@@ -20,7 +23,7 @@ internal static class RemountCall
         string directory = settings.Directory
             ?? throw CommandException.Usage("the mount point is missing", "qcow2fuse mount -o remount,ro SRC DIR");
         MountEntry? entry = MountTable.FindAt(MountPoint.Resolve(directory));
-        if (entry?.Type != "fuse." + MountRequest.Subtype)
+        if (!OwnMount.Is(entry))
             throw new CommandException(ExitCode.MountFailed, $"{directory}: no image is mounted here");
         if (!settings.ReadOnly && IsOpenedReadOnly(entry))
         {

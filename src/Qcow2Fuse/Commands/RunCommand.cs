@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Processes;
 using Qcow2Fuse.Output;
 using Qcow2Fuse.Stacks;
 

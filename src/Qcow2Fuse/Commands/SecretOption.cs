@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Settings;
 
 namespace Qcow2Fuse.Commands;
 

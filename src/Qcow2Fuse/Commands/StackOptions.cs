@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
+using Qcow2Fuse.Settings;
 
 namespace Qcow2Fuse.Commands;
 

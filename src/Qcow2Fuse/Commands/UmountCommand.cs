@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: MIT
 using System.CommandLine;
-using System.Globalization;
-using Qcow2Fuse.Control;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Control.Client;
+using Qcow2Fuse.Control.Messages;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Hints;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Loop;
+using Qcow2Fuse.Linux.Mounting;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols.Files;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Stacks;
 
 namespace Qcow2Fuse.Commands;
@@ -13,9 +19,6 @@ namespace Qcow2Fuse.Commands;
 /// <summary><c>qcow2fuse umount</c>: ends a mount, and returns when the image is written and free.</summary>
 internal static class UmountCommand
 {
-    /// <summary>How a daemon names mounts, whose paths others may exchange.</summary>
-    private const string NumberOption = "--number";
-
     /// <summary>The verb with its options.</summary>
     public static Command Create()
     {
@@ -29,13 +32,13 @@ internal static class UmountCommand
             Arity = ArgumentArity.ZeroOrOne,
         };
         Option<bool> dead = new("--dead") { Hidden = true };
-        Option<string[]> numbers = new(NumberOption) { Hidden = true };
+        Option<string[]> numbers = new(NumberedUnmount.Option) { Hidden = true };
         Command command = new("umount", "Unmount an image") { lazy, quiet, dead, numbers, directory };
         command.Aliases.Add("unmount");
         command.SetAction(parsed =>
         {
             if (parsed.GetValue(numbers) is { Length: > 0 } mounts)
-                return RunNumbers(mounts);
+                return NumberedUnmount.Run(mounts);
 
             // As of a service, whose unit does not know it.
             bool isQuiet = parsed.GetValue(quiet);
@@ -49,35 +52,13 @@ internal static class UmountCommand
         return command;
     }
 
-    /// <summary>
-    /// The arguments with which a daemon has the program unmount these mounts, where nobody uses them.
-    /// </summary>
-    public static IReadOnlyList<string> WordsOf(IEnumerable<MountEntry> mounts) =>
-        ["umount", .. mounts.Select(static mount => $"{NumberOption}={NumberOf(mount)}")];
-
-    private static string NumberOf(MountEntry mount) =>
-        string.Create(CultureInfo.InvariantCulture, $"{mount.Id}@{mount.Device}");
-
-    private static int RunNumbers(string[] numbers)
-    {
-        int exitCode = ExitCode.Success;
-        foreach (string number in numbers)
-        {
-            MountEntry? mount = MountTable.Read().FirstOrDefault(entry => NumberOf(entry) == number);
-            if (mount is not null && MountRoot.Unmount(mount, lazy: false) < 0)
-                exitCode = ExitCode.MountFailed;
-        }
-
-        return exitCode;
-    }
-
     private static int Run(string directory, bool lazy, bool quiet)
     {
         string place = MountPoint.Resolve(directory);
         MountEntry? entry = MountTable.FindAt(place);
         if (FindBelow(entry) is { } stack)
             return RunFileSystem(entry!, lazy, stack);
-        if (entry?.Type == "fuse." + MountRequest.Subtype)
+        if (OwnMount.Is(entry))
             return RunMount(entry, directory, lazy);
         if (LinuxPath.IsFile(directory))
         {
@@ -97,10 +78,10 @@ internal static class UmountCommand
     /// The mount of an image for which no daemon answers, among those of this user and root: the source of one of
     /// another user is what he likes. Null where there is none.
     /// </summary>
-    private static Stack? FindMountOf(string image) => FileIdentity.Of(image) is not { } meant ? null
+    private static Stack? FindMountOf(string image) => FileIdentity.At(image) is not { } meant ? null
         : Stack.ReadAll().FirstOrDefault(stack =>
             (stack.UserId is null or 0 || stack.UserId == MountCalls.EffectiveUser())
-            && FileIdentity.Of(stack.Image) == meant);
+            && FileIdentity.At(stack.Image) == meant);
 
     /// <summary>
     /// An image whose daemon hangs is left alone, since what it has not written may be lost; one that has no socket, or
@@ -200,11 +181,7 @@ internal static class UmountCommand
 
     /// <summary>A failure with its bit of umount(8).</summary>
     private static CommandException Failed(FuseMountException exception) =>
-        new(ExitCodeOf(exception.Error), exception.Message, Advice.For(exception), exception);
-
-    /// <summary>The bit of umount(8) for a failure: 1 for what is not permitted, 32 for all else.</summary>
-    public static int ExitCodeOf(FuseMountError error) =>
-        error is FuseMountError.NotPermitted or FuseMountError.OtherUser ? ExitCode.Usage : ExitCode.MountFailed;
+        new(ExitCode.OfUnmount(exception.Error), exception.Message, Advice.For(exception), exception);
 
     /// <summary>The image whose file system <c>mount --fs</c> has mounted at a place; null at others.</summary>
     private static Stack? FindBelow(MountEntry? entry) => LoopDevice.NumberOf(entry?.Source ?? "") >= 0

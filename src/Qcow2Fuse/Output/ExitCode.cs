@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Fuse.Errors;
+
 namespace Qcow2Fuse.Output;
 
 /// <summary>Exit codes; those of <c>mount</c> and <c>umount</c> are the bits of mount(8).</summary>
@@ -28,9 +31,6 @@ internal static class ExitCode
     /// <summary>A fault of the program itself.</summary>
     public const int Internal = 4;
 
-    /// <summary>mount: interrupted by the user before it was ready.</summary>
-    public const int Interrupted = 8;
-
     /// <summary>mount, umount: it failed; what is to be unmounted is in use, or not mounted.</summary>
     public const int MountFailed = 32;
 
@@ -39,4 +39,12 @@ internal static class ExitCode
 
     /// <summary>mount: the mount was left to the next process, which the service manager starts.</summary>
     public const int HandedOver = 75;
+
+    /// <summary>What a verb on an image ends with when the engine refuses it.</summary>
+    public static int Of(BlockException exception) =>
+        exception.Cause?.Code == FailureCode.NothingToCheck ? NoCheck : Failure;
+
+    /// <summary>The bit of umount(8) for a failure: 1 for what is not permitted, 32 for all else.</summary>
+    public static int OfUnmount(FuseMountError error) =>
+        error is FuseMountError.NotPermitted or FuseMountError.OtherUser ? Usage : MountFailed;
 }

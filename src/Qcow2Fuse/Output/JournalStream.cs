@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using Microsoft.Extensions.Logging;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Output;
 

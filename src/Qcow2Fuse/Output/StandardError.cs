@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Output;
 

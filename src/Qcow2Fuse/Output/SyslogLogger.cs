@@ -3,7 +3,7 @@ using System.Globalization;
 using System.Net.Sockets;
 using System.Text;
 using Microsoft.Extensions.Logging;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
 
 namespace Qcow2Fuse.Output;
 
@@ -14,7 +14,7 @@ namespace Qcow2Fuse.Output;
 /// Each message is sent to the path anew, so that a log daemon may come, go and be replaced. A message that cannot be
 /// delivered at once is dropped: a daemon that serves a disk must not wait for one that may write its log to this disk.
 /// </remarks>
-internal sealed class SyslogLogger : ILoggerProvider, ILogger
+internal sealed class SyslogLogger : LineLogger
 {
     /// <summary>Names another socket than <see cref="DefaultPath"/>.</summary>
     public const string PathVariable = "QCOW2FUSE_LOG_SOCKET";
@@ -22,13 +22,12 @@ internal sealed class SyslogLogger : ILoggerProvider, ILogger
     private const string DefaultPath = "/dev/log";
     private const int DaemonFacility = 3;
 
-    private readonly LogLevel _least;
     private readonly UnixDomainSocketEndPoint? _daemon;
 
     /// <summary>A log of messages of this level and above.</summary>
     public SyslogLogger(LogLevel least)
+        : base(least)
     {
-        _least = least;
         string? path = Environment.GetEnvironmentVariable(PathVariable);
         try
         {
@@ -42,26 +41,11 @@ internal sealed class SyslogLogger : ILoggerProvider, ILogger
     }
 
     /// <inheritdoc/>
-    public ILogger CreateLogger(string categoryName) => this;
-
-    /// <inheritdoc/>
-    public IDisposable? BeginScope<TState>(TState state)
-        where TState : notnull => null;
-
-    /// <inheritdoc/>
-    public bool IsEnabled(LogLevel logLevel) => logLevel >= _least;
-
-    /// <inheritdoc/>
-    public void Log<TState>(
-        LogLevel logLevel,
-        EventId eventId,
-        TState state,
-        Exception? exception,
-        Func<TState, Exception?, string> formatter)
+    protected override void Write(LogLevel level, string text)
     {
-        if (!IsEnabled(logLevel) || _daemon is null)
+        if (_daemon is null)
             return;
-        int priority = (DaemonFacility * 8) + SyslogPriority.Of(logLevel);
+        int priority = (DaemonFacility * 8) + SyslogPriority.Of(level);
         DateTime now = DateTime.Now;
         string line = string.Create(
             CultureInfo.InvariantCulture,
@@ -70,17 +54,11 @@ internal sealed class SyslogLogger : ILoggerProvider, ILogger
         {
             using Socket socket = new(AddressFamily.Unix, SocketType.Dgram, ProtocolType.Unspecified)
             { Blocking = false };
-            socket.SendTo(Encoding.UTF8.GetBytes(line + Printable.Text(formatter(state, exception))), _daemon);
+            socket.SendTo(Encoding.UTF8.GetBytes(line + Printable.Text(text)), _daemon);
         }
         catch (SocketException)
         {
             // Nobody listens, or not fast enough.
         }
-    }
-
-    /// <inheritdoc/>
-    public void Dispose()
-    {
-        // There is a socket only while a message is sent.
     }
 }

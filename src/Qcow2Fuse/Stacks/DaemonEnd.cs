@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Hints;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Processes;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
 
 namespace Qcow2Fuse.Stacks;
@@ -17,10 +19,10 @@ internal sealed class DaemonEnd : IDisposable
     private readonly WatchedProcess _process;
     private readonly int _word;
 
-    /// <summary>Where its mount was, by the numbers of the mounts: those of devices are given again.</summary>
-    private readonly HashSet<int> _places;
+    /// <summary>Where its mount was.</summary>
+    private readonly IReadOnlyList<MountEntry> _places;
 
-    private DaemonEnd(WatchedProcess process, int word, HashSet<int> places)
+    private DaemonEnd(WatchedProcess process, int word, IReadOnlyList<MountEntry> places)
     {
         _process = process;
         _word = word;
@@ -71,7 +73,7 @@ internal sealed class DaemonEnd : IDisposable
     /// </summary>
     private void RequireUnmounted(string name, int failure)
     {
-        string[] left = [.. MountTable.Read().Where(entry => _places.Contains(entry.Id))
+        string[] left = [.. MountTable.Read().Where(entry => _places.Any(entry.IsSameMount))
             .Select(static entry => entry.MountPoint)];
         if (left.Length > 0 && left.Length < _places.Count)
         {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Commands;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Partitions;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Settings;
 
 namespace Qcow2Fuse.Stacks;
 

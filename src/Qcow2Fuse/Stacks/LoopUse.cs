@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Commands;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Linux.Loop;
+using Qcow2Fuse.Linux.Processes;
+using Qcow2Fuse.Mounts;
 
 namespace Qcow2Fuse.Stacks;
 
@@ -71,7 +72,7 @@ internal sealed class LoopUse : IDisposable
 
         // By their numbers: umount(8) follows names, which a user may have exchanged. By way of /proc, since the file
         // may have been replaced since this process began.
-        ProgramStart start = new() { Path = "/proc/self/exe", Arguments = UmountCommand.WordsOf(mounts) };
+        ProgramStart start = new() { Path = "/proc/self/exe", Arguments = NumberedUnmount.WordsOf(mounts) };
         _ = StartedProgram.TryStart(start, out _unmounting);
     }
 

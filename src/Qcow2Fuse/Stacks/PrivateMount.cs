@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
 using System.Security.Cryptography;
-using Qcow2Fuse.Commands;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Mounting;
+using Qcow2Fuse.Linux.Processes;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Start;
 
 namespace Qcow2Fuse.Stacks;
 
@@ -36,12 +39,6 @@ internal sealed class PrivateMount : IDisposable
         _mount = DaemonTable.MountOf(daemon.Id, directory);
     }
 
-    /// <summary>The directory below which <c>attach</c> makes its mount points.</summary>
-    public static string AttachBase => Path.Combine(MountDirectory.System, "attach");
-
-    /// <summary>The directory below which <c>mount --fs</c> makes its mount points.</summary>
-    public static string FileSystemBase => Path.Combine(MountDirectory.System, "fs");
-
     /// <summary>The mount point.</summary>
     public string Directory { get; }
 
@@ -60,7 +57,7 @@ internal sealed class PrivateMount : IDisposable
         int descriptor = LinuxFile.Open(Directory, OpenFlags.ReadOnly | OpenFlags.Directory | OpenFlags.CloseOnExec);
         if (descriptor >= 0)
         {
-            _ = LinuxFile.FileNames(descriptor, files, NameBytesMax);
+            _ = LinuxDirectory.FileNames(descriptor, files, NameBytesMax);
             _ = LinuxFile.Close(descriptor);
         }
 

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Protocols.Memory;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Faults;
 using Xunit;

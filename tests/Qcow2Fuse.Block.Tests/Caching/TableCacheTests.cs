@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Caching;
+using Qcow2Fuse.Protocols.Memory;
 using Xunit;
 
 namespace Qcow2Fuse.Block.Tests.Caching;

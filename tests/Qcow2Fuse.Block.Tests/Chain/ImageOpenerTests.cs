@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Formats;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Formats.Raw;
+using Qcow2Fuse.Protocols.Files;
 using Xunit;
 using static Qcow2Fuse.Testing.DeviceAssert;
 
@@ -269,16 +273,6 @@ public sealed class ImageOpenerTests : IDisposable
     }
 
     [Fact]
-    public void An_image_that_cannot_be_written_yet_is_opened_read_only_with_a_message()
-    {
-        string path = Make("a.test", "read-only=its refcounts are 8 bits wide");
-        using OpenedImage image = Open(path);
-        Assert.True(image.ReadOnly);
-        Assert.Equal(
-            [new ImageMessage($"{path}: is opened read-only: its refcounts are 8 bits wide", null)], image.Messages);
-    }
-
-    [Fact]
     public void An_image_that_would_lose_something_is_opened_read_only_unless_the_user_allows_it()
     {
         string path = Make("a.test", "loses=bitmap 'a' has unknown flags");
@@ -290,7 +284,7 @@ public sealed class ImageOpenerTests : IDisposable
             Assert.Equal(FailureCode.BitmapsAtStake, message.Cause?.Code);
         }
 
-        using OpenedImage allowed = _opener.Open(new ImageOpenOptions { Path = path, DropBitmaps = true });
+        using OpenedImage allowed = _opener.Open(new ImageOpenOptions { Path = path, AllowLoss = true });
         Assert.False(allowed.ReadOnly);
         Assert.Empty(allowed.Messages);
         Assert.True(Assert.IsType<TestDevice>(allowed.Device).Arguments.AllowLoss);

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Testing;
 using Xunit;
 using static Qcow2Fuse.Testing.DeviceAssert;

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Filters;
 
 namespace Qcow2Fuse.Block.Tests;
 
 /// <summary>
 /// A format for tests of the opener: lines of text, "TEST" first, then <c>backing=</c>, <c>backing-format=</c>,
-/// <c>data=</c>, <c>refuse=</c>, <c>read-only=</c>, <c>loses=</c>, <c>fail=</c>. The device shows the data file or the
+/// <c>data=</c>, <c>refuse=</c>, <c>loses=</c>, <c>fail=</c>. The device shows the data file or the
 /// file itself.
 /// </summary>
 internal sealed class TestFormat : IImageFormat
@@ -34,7 +38,6 @@ internal sealed class TestFormat : IImageFormat
             DataFileName = fields.GetValueOrDefault("data"),
             WriteRefusal = fields.GetValueOrDefault("refuse"),
             WriteRefusalCause = FailureCode.Damaged,
-            ReadOnlyReason = fields.GetValueOrDefault("read-only"),
             WriteLoss = fields.GetValueOrDefault("loses"),
         };
     }

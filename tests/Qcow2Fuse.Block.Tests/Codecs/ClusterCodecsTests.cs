@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
 using System.IO.Compression;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Codecs;
 using Qcow2Fuse.Testing;
 using Xunit;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Codecs;
 using Qcow2Fuse.Testing;
 using Xunit;
 

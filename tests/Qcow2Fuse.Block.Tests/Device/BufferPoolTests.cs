@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Memory;
 using Xunit;
 
 namespace Qcow2Fuse.Block.Tests.Device;

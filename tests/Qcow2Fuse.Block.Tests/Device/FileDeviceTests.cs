@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Protocols.Files;
 using Qcow2Fuse.Testing;
 using Xunit;
 using static Qcow2Fuse.Testing.DeviceAssert;
@@ -98,7 +101,9 @@ public abstract class FileDeviceContract(bool direct, string? directory = null) 
         using (FileStream file = new(path, FileMode.Open))
             file.SetLength(8192);
         BlockException failure = ShouldFail(BlockErrorKind.Io, () => device.Read(4096, new byte[8192]));
-        Assert.Contains("has become shorter", failure.Message, StringComparison.Ordinal);
+        Assert.Equal($"{device.Name}: read of 8192 bytes at 4096 failed: the file has become shorter", failure.Message);
+        Assert.Equal(new BlockRequest(BlockOperation.Read, 4096, 8192), failure.Request);
+        Assert.Equal(device.Name, failure.File);
     }
 
     [Fact]

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Ranges;
 using Qcow2Fuse.Testing;
 using Xunit;
 

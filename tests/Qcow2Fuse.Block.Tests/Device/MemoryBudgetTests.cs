@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
 using Qcow2Fuse.Testing;
 using Xunit;
 

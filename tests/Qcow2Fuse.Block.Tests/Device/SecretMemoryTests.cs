@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Crypto;
 using Xunit;
 
 namespace Qcow2Fuse.Block.Tests.Device;

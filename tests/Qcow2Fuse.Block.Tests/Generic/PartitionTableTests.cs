@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
 using System.Diagnostics;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Partitions;
+using Qcow2Fuse.Protocols.Memory;
 using Qcow2Fuse.Testing;
 using Xunit;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
 using System.Text.Json;
+using Qcow2Fuse.Block.Errors;
 using Xunit;
 
 namespace Qcow2Fuse.Block.Tests;

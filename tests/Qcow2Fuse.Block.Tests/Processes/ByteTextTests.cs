@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
-using Qcow2Fuse.Linux;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Protocols.Files;
 using Xunit;
 
 namespace Qcow2Fuse.Block.Tests;
@@ -87,7 +88,7 @@ public sealed class ByteTextTests
         // The class library cannot.
         int directory = LinuxFile.Open(scratch.At("."), OpenFlags.PathOnly | OpenFlags.CloseOnExec);
         foreach (string name in names)
-            Assert.Equal(0, LinuxFile.Unlink(directory, name));
+            Assert.Equal(0, LinuxDirectory.Unlink(directory, name));
         Assert.Equal(0, LinuxFile.Close(directory));
     }
 }

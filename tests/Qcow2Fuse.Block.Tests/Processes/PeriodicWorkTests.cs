@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Collections.Concurrent;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Processes;
 using Qcow2Fuse.Testing;
 using Xunit;
 

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
-using Qcow2Fuse.Formats;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Formats.Raw;
+using Qcow2Fuse.Protocols.Files;
 using Xunit;
 using static Qcow2Fuse.Testing.DeviceAssert;
 
@@ -100,7 +103,7 @@ public sealed class PathWalkTests : IDisposable
     public void An_image_that_can_only_be_read_is_not_exchanged_for_another_while_that_is_found_out()
     {
         string path = _scratch.At("images/a.test");
-        File.WriteAllText(path, TestFormat.Image("read-only=bitmaps"));
+        File.WriteAllText(path, TestFormat.Image("loses=bitmaps"));
         File.WriteAllText(_scratch.At("vault/a.test"), TestFormat.Image("fail=secret"));
         using OpenedImage image = new ImageOpener(
             new ExchangingStorage(path, _scratch.At("vault/a.test")), [new TestFormat()])
@@ -114,7 +117,7 @@ public sealed class PathWalkTests : IDisposable
         using FileDevice image = Named("images/sub/mid");
         using FileAnchor anchor = FileAnchor.Of(image);
         Swap("images/sub");
-        Assert.Equal(image.Identity, anchor.Identity);
+        Assert.Equal(image.HostIdentity, anchor.Identity);
         Assert.Equal("mid", Read(anchor.Open()));
         image.Dispose();
         Assert.Equal("mid", Read(anchor.Open()));

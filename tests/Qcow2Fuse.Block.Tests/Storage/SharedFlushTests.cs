@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Protocols.Files;
 using Qcow2Fuse.Testing;
 using Xunit;
 

@@ -40,7 +40,7 @@ public sealed class FileSystemTests(FileTree tree) : StackTest, IClassFixture<Fi
             }
             finally
             {
-                Tool("umount", inner);
+                Umount(inner);
             }
         }
         finally

@@ -137,7 +137,7 @@ public sealed class FileToolTests : MountTest
         }
         finally
         {
-            Tool("umount", inner);
+            Umount(inner);
         }
 
         // fuse2fs writes its last blocks after the unmount.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Text.RegularExpressions;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Commands;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Hints;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -91,7 +92,7 @@ public sealed partial class AdviceTests
         {
             TypedVerb.Look => option is "-U",
             TypedVerb.Snapshot or TypedVerb.Bitmap => option is "--secret",
-            TypedVerb.Resize => option is "--secret" or "--format",
+            TypedVerb.Resize => option is "--secret" or "--format" or "--shrink",
             _ => false,
         };
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Commands;
 using Qcow2Fuse.Output;
+using Qcow2Fuse.Settings;
 using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Commands;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Commands;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
 using Xunit;
 

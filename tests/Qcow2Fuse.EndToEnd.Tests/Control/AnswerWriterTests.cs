@@ -2,7 +2,8 @@
 using System.IO.Pipelines;
 using System.Text;
 using System.Text.Json;
-using Qcow2Fuse.Control;
+using Qcow2Fuse.Control.Messages;
+using Qcow2Fuse.Control.Server;
 using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Control;

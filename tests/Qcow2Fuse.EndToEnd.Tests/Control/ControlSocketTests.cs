@@ -81,7 +81,8 @@ public sealed class ControlSocketTests : ControlTest
             Signal(killed.ProcessId, "KILL");
             WaitUntil(() => !Directory.Exists($"/proc/{killed.ProcessId}/fd")
                 || !Directory.EnumerateFileSystemEntries($"/proc/{killed.ProcessId}/fd").Any(), "it lives");
-            Assert.True(File.Exists(socket));
+
+            // Its socket stays until somebody mounts again, who need not be this test.
             Run("list", "-v").ShouldSucceed();
             Run("snapshot", "-c", "after", image).ShouldSucceed();
             Tool("umount", "-l", killed.Directory);

@@ -2,9 +2,9 @@
 using System.Collections.Concurrent;
 using System.Net.Sockets;
 using System.Text;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Protocols.Files;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Control;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Control;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Control.Client;
 using Qcow2Fuse.Testing;
 using Xunit;
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
 using Microsoft.Extensions.Logging.Abstractions;
-using Qcow2Fuse.Commands;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Hosting.Nodes;
+using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Protocols.Memory;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
 using Xunit;
 

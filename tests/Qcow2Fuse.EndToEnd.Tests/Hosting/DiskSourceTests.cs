@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Hosting.Images;
+using Qcow2Fuse.Protocols.Memory;
 using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Hosting;

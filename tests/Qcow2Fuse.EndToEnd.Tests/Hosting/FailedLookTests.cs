@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Collections.Concurrent;
 using Microsoft.Extensions.Logging;
-using Qcow2Fuse.Commands;
-using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Hosting.Nodes;
+using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
 using Xunit;
 

@@ -2,9 +2,10 @@
 using System.Runtime.CompilerServices;
 using System.Text;
 using Microsoft.Extensions.Logging.Abstractions;
-using Qcow2Fuse.Commands;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Hosting.Nodes;
+using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -107,7 +108,9 @@ public sealed class HandleBoundsTests : CommandTest
         foreach (string name in names)
             File.Delete(PathOf($"images/{name}.qcow2"));
         Directory.SetLastWriteTimeUtc(PathOf("images"), DateTime.UtcNow.AddSeconds(10));
-        Assert.Equal([".", ".."], HostTree.Names(files, 1));
+
+        // Where the first look at the directory took long, the next one is not made at once.
+        Eventually.Holds(() => HostTree.Names(files, 1).Count == 2, "images that have gone are listed");
 
         // The text has the one that it is at.
         GC.Collect();

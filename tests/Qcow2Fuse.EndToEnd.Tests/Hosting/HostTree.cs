@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
 using System.Text;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Protocols.Memory;
 using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Hosting;

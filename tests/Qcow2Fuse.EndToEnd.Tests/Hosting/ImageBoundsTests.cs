@@ -2,16 +2,22 @@
 using System.Globalization;
 using System.Text;
 using Microsoft.Extensions.Logging.Abstractions;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Commands;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Hosting.Nodes;
+using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
 using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Hosting;
 
 /// <summary>Directories with more than there is room for, and those that somebody changes all the time.</summary>
+/// <remarks>
+/// Where a look at the directory took long the next one is put off (<see cref="ImageDirectory.ChangeShare"/>): here
+/// that would depend on how busy the machine is.
+/// </remarks>
 public sealed class ImageBoundsTests : CommandTest
 {
     private static readonly MountSettings Settings = new() { ReadOnly = true };
@@ -22,7 +28,11 @@ public sealed class ImageBoundsTests : CommandTest
     public void Images_beyond_the_memory_for_them_are_refused_and_the_others_served()
     {
         Create(20);
-        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance) { ImageBytesMax = 5 * 1200 };
+        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance)
+        {
+            ImageBytesMax = 5 * 1200,
+            ChangeShare = 0,
+        };
         TreeFileSystem files = TreeOf(images);
         List<string> names = HostTree.Names(files, 1);
         Assert.Equal(5 + 2, names.Count);
@@ -36,7 +46,7 @@ public sealed class ImageBoundsTests : CommandTest
 
         // Where one goes there is room for another.
         File.Delete(Path.Combine(PathOf("images"), Path.ChangeExtension(names[2], ".qcow2")));
-        Assert.Equal(-FuseErrno.ENOENT, files.Lookup(1, Encoding.UTF8.GetBytes(names[2]), out _));
+        Assert.Equal(-Errno.ENOENT, files.Lookup(1, Encoding.UTF8.GetBytes(names[2]), out _));
         Touch();
         Assert.Equal(5 + 2, HostTree.Names(files, 1).Count);
     }
@@ -46,7 +56,11 @@ public sealed class ImageBoundsTests : CommandTest
     public void Images_that_have_gone_count_as_long_as_somebody_has_them_open()
     {
         Create(5);
-        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance) { ImageBytesMax = 5 * 1200 };
+        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance)
+        {
+            ImageBytesMax = 5 * 1200,
+            ChangeShare = 0,
+        };
         TreeFileSystem files = TreeOf(images);
         List<(ulong Node, ulong Handle)> open = [];
         foreach (string name in HostTree.Names(files, 1).Skip(2))
@@ -75,7 +89,7 @@ public sealed class ImageBoundsTests : CommandTest
     public void What_is_gone_through_one_by_one_follows_the_names()
     {
         Create(4);
-        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance);
+        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance) { ChangeShare = 0 };
         TreeFileSystem files = TreeOf(images);
         using IEnumerator<ImageNodes> all = images.OneByOne().GetEnumerator();
         Assert.True(all.MoveNext());
@@ -84,6 +98,7 @@ public sealed class ImageBoundsTests : CommandTest
         File.Delete(Path.Combine(PathOf("images"), "i1.qcow2"));
         Write("i2a.qcow2");
         Touch();
+
         _ = HostTree.Names(files, 1);
         List<string> rest = [];
         while (all.MoveNext())
@@ -95,7 +110,11 @@ public sealed class ImageBoundsTests : CommandTest
     public void Names_beyond_the_memory_for_them_are_not_listed_and_still_found()
     {
         Create(20);
-        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance) { NameBytesMax = 5 * 120 };
+        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance)
+        {
+            NameBytesMax = 5 * 120,
+            ChangeShare = 0,
+        };
         TreeFileSystem files = TreeOf(images);
         Assert.Equal(5 + 2, HostTree.Names(files, 1).Count);
         Touch();
@@ -126,7 +145,7 @@ public sealed class ImageBoundsTests : CommandTest
         Assert.Equal(3 + 2, HostTree.Names(files, 1).Count);
         Assert.Equal(1 << 20, HostTree.Find(files, "new.raw").Size);
         Assert.Equal(1 << 20, HostTree.Find(files, "other.raw").Size);
-        Assert.Equal(-FuseErrno.ENOENT, files.Lookup(1, "i1.raw"u8, out _));
+        Assert.Equal(-Errno.ENOENT, files.Lookup(1, "i1.raw"u8, out _));
         Assert.Equal([".", "..", "i0.raw", "i2.raw", "new.raw", "other.raw"], HostTree.Names(files, 1));
     }
 
@@ -134,7 +153,7 @@ public sealed class ImageBoundsTests : CommandTest
     public void What_a_file_system_has_is_asked_of_a_few_images_at_a_time()
     {
         Create(3);
-        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance);
+        using ImageDirectory images = new(Settings, PathOf("images"), NullLogger.Instance) { ChangeShare = 0 };
         _ = TreeOf(images);
         StatisticsSum sum = new() { Patience = TimeSpan.Zero };
         Assert.Equal(1UL << 20, sum.Of(images.Current()).Size);

@@ -2,10 +2,12 @@
 using System.Globalization;
 using System.Text;
 using Microsoft.Extensions.Logging.Abstractions;
-using Qcow2Fuse.Commands;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Hosting.Nodes;
+using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Protocols.Memory;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -64,6 +66,6 @@ public sealed class ImageNamesTests : CommandTest
                 Assert.Equal(known.Node, found.Node);
         }
 
-        Assert.Equal(-FuseErrno.ENOENT, files.Lookup(1, "i20000.raw"u8, out _));
+        Assert.Equal(-Errno.ENOENT, files.Lookup(1, "i20000.raw"u8, out _));
     }
 }

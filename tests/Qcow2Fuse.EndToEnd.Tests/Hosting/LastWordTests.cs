@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -20,7 +21,7 @@ public sealed class LastWordTests
             Assert.True(reader >= 0);
             Assert.Equal(LastWordKind.None, LastWord.Read(reader, out int session, out _));
             Assert.Equal(-1, session);
-            word.Serves(47);
+            word.Serves(47, "disk.qcow2");
             word.Say(LastWordKind.Lost, "a: EIO");
 
             // What comes later cannot make it good again.
@@ -29,6 +30,22 @@ public sealed class LastWordTests
 
         Assert.Equal(LastWordKind.Lost, LastWord.Read(reader, out int served, out string reason));
         Assert.Equal((47, "a: EIO"), (served, reason));
+        _ = LinuxFile.Close(reader);
+    }
+
+    /// <summary>A number of a session is given again, so what is mounted counts too.</summary>
+    [Fact]
+    public void The_mount_of_another_session_of_the_same_number_is_denied()
+    {
+        using LastWord word = LastWord.Create();
+        int reader = LastWord.Open(Environment.ProcessId, OwnNumber());
+        MountEntry mount = new(1, 0, "0:47", "/mnt", "fuse.qcow2fuse", "/disk.qcow2", "");
+        Assert.False(LastWord.Denies(reader, mount));
+        word.Serves(47, "/disk.qcow2");
+        word.Say(LastWordKind.Lost, new string('a', 5000));
+        Assert.False(LastWord.Denies(reader, mount));
+        Assert.True(LastWord.Denies(reader, mount with { Source = "/other.qcow2" }));
+        Assert.True(LastWord.Denies(reader, mount with { Device = "0:48" }));
         _ = LinuxFile.Close(reader);
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Hosting.Restart;
+using Qcow2Fuse.Linux.Libc;
 using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Hosting;

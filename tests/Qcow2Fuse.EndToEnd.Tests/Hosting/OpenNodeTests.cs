@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: MIT
 using Microsoft.Extensions.Logging.Abstractions;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Commands;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Hosting.Images;
+using Qcow2Fuse.Hosting.Nodes;
+using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Protocols.Memory;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -33,7 +38,7 @@ public sealed class OpenNodeTests : CommandTest
         Assert.Equal(512, files.Read(node.Number, opened.Handle, 0, new byte[512]));
         files.Release(node.Number, opened.Handle);
         Assert.Null(disk.Current);
-        Assert.Equal(-FuseErrno.ESTALE, files.Open(node.Number, default, out _));
+        Assert.Equal(-Errno.ESTALE, files.Open(node.Number, default, out _));
     }
 
     [Fact]
@@ -45,10 +50,10 @@ public sealed class OpenNodeTests : CommandTest
         RawFileNode node = context.Nodes.Add(new RawFileNode(context, images.Current()[0].Image, disk));
         Assert.Throws<BlockException>(() => files.Open(node.Number, default, out _));
         disk.Failure = null;
-        Assert.Equal(-FuseErrno.EROFS, files.Open(node.Number, new FuseOpenRequest(ReadWrite, 0, 0), out _));
+        Assert.Equal(-Errno.EROFS, files.Open(node.Number, new FuseOpenRequest(ReadWrite, 0, 0), out _));
         Assert.Null(disk.Current);
         node.Retire();
-        Assert.Equal(-FuseErrno.ESTALE, files.Open(node.Number, default, out _));
+        Assert.Equal(-Errno.ESTALE, files.Open(node.Number, default, out _));
     }
 
     [Fact]

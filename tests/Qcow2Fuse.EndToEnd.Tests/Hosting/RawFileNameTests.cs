@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Text.RegularExpressions;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Mounts;
 using Qcow2Fuse.Testing;
 using Xunit;
 

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MIT
 using Microsoft.Extensions.Logging.Abstractions;
-using Qcow2Fuse.Commands;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Hosting.Images;
+using Qcow2Fuse.Hosting.Nodes;
+using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -54,7 +59,7 @@ public sealed class RawFileNodeTests : CommandTest
         ulong node = found.Node;
         FuseTransfer transfer = new() { Length = 4096 };
         Assert.True(fileSystem.TryBeginTransfer(node, 0, 0, transfer));
-        Assert.Equal(-1, transfer.Descriptor);
+        Assert.Equal(FuseTransferKind.Zeroes, transfer.Kind);
         fileSystem.EndTransfer(transfer, isDone: false);
         Assert.Equal(0, fileSystem.Open(node, new FuseOpenRequest(ReadWrite, 0, 0), out _));
         Assert.Equal(65536, fileSystem.Write(node, 0, 0, new byte[65536], FuseWriteKind.Plain));
@@ -104,13 +109,13 @@ public sealed class RawFileNodeTests : CommandTest
         Assert.Equal(0, fileSystem.Open(first.Node, open, out _));
 
         File.Delete(path);
-        Assert.Equal(-FuseErrno.ENOENT, fileSystem.Lookup(1, "a.raw"u8, out _));
+        Assert.Equal(-Errno.ENOENT, fileSystem.Lookup(1, "a.raw"u8, out _));
 
         // Who has it open goes on.
         Assert.Equal(512, fileSystem.Read(first.Node, 0, 0, new byte[512]));
         fileSystem.Release(first.Node, 0);
-        Assert.Equal(-FuseErrno.ESTALE, fileSystem.Read(first.Node, 0, 0, new byte[512]));
-        Assert.Equal(-FuseErrno.ESTALE, fileSystem.Open(first.Node, open, out _));
+        Assert.Equal(-Errno.ESTALE, fileSystem.Read(first.Node, 0, 0, new byte[512]));
+        Assert.Equal(-Errno.ESTALE, fileSystem.Open(first.Node, open, out _));
 
         QemuTools.Img("create", "-q", "-f", "qcow2", path, "2M");
         Assert.Equal(0, fileSystem.Lookup(1, "a.raw"u8, out FuseAttributes second));

@@ -3,11 +3,14 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text;
 using Microsoft.Extensions.Logging.Abstractions;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Commands;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Hosting.Images;
+using Qcow2Fuse.Hosting.Nodes;
+using Qcow2Fuse.Hosting.Tree;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Protocols.Memory;
+using Qcow2Fuse.Settings;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -28,7 +31,7 @@ public sealed class SnapshotFilesTests : CommandTest
         Assert.Equal(1 << 20, first.Size);
         Assert.Equal(0, files.Lookup(snapshots, NameOf(1), out FuseAttributes again));
         Assert.Equal(first.Node, again.Node);
-        Assert.Equal(-FuseErrno.ENOENT, files.Lookup(snapshots, "s0....raw"u8, out _));
+        Assert.Equal(-Errno.ENOENT, files.Lookup(snapshots, "s0....raw"u8, out _));
         long before = GC.GetAllocatedBytesForCurrentThread();
         Assert.Equal(0, files.Lookup(snapshots, NameOf(Many), out FuseAttributes last));
         Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 512 << 10);

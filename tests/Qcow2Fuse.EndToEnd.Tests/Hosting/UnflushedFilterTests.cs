@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Hosting;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Hosting.Restart;
+using Qcow2Fuse.Protocols.Memory;
 using Qcow2Fuse.Testing;
 using Xunit;
 

@@ -3,7 +3,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.IO.Pipes;
 using Mono.Unix.Native;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Mounting;
 using Qcow2Fuse.Testing;
 using Xunit;
 

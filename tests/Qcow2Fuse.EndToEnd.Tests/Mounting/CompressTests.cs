@@ -57,7 +57,7 @@ public sealed partial class CompressTests : MountTest
         Tool("dd", $"if={source}", $"of={raw}", "bs=1000", "count=10000", "conv=notrunc,fsync", "status=none");
         foreach (int daemon in DaemonsOf(mountPoint))
             Signal(daemon, "KILL");
-        Tool("umount", mountPoint);
+        Umount(mountPoint);
 
         QemuTools.ShouldPassCheck(image, allowLeaks: true);
         byte[] expected = File.ReadAllBytes(source)[..10_000_000];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Protocols.Memory;
 using Qcow2Fuse.Testing;
 using Xunit;
 

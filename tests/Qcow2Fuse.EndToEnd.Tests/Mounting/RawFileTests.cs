@@ -181,7 +181,7 @@ public sealed class RawFileTests : MountTest
         finally
         {
             TryTool("umount", "-l", mountPoint);
-            Tool("umount", small);
+            Umount(small);
         }
 
         static void FillUp(string path)

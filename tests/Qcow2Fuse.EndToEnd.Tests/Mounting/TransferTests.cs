@@ -125,7 +125,7 @@ public sealed class TransferTests : MountTest
             ])));
 
         // Who has not opened the file by then finds none after a lazy unmount.
-        WaitUntil(() => CountHolders(raw) >= 3, "fio does not begin");
+        WaitUntil(() => CountHolders("fio", raw) >= 3, "fio does not begin");
         if (how.StartsWith("kill", StringComparison.Ordinal))
             Signal(daemon, how[6..]);
         else if (TryTool("umount", [.. how.Split(' ')[1..], mountPoint]).ExitCode != 0)

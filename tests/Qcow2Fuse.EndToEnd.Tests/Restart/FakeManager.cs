@@ -4,7 +4,8 @@ using System.Globalization;
 using System.Net.Sockets;
 using System.Text;
 using Mono.Unix.Native;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Mounting;
 using Qcow2Fuse.Testing;
 using Xunit;
 

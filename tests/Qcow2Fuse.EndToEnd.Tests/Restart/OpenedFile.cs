@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
 using Xunit;
 
 namespace Qcow2Fuse.EndToEnd.Tests.Restart;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing;
 using Xunit;
 

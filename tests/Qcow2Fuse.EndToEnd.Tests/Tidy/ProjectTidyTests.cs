@@ -16,11 +16,15 @@ public sealed class ProjectTidyTests
         ["Qcow2Fuse.Qcow2"] = ["Qcow2Fuse.Block", "Qcow2Fuse.Linux"],
         ["Qcow2Fuse.Formats"] = ["Qcow2Fuse.Block"],
         ["Qcow2Fuse.Protocols"] = ["Qcow2Fuse.Block", "Qcow2Fuse.Linux"],
+        ["Qcow2Fuse.Images"] =
+        [
+            "Qcow2Fuse.Linux", "Qcow2Fuse.Block", "Qcow2Fuse.Qcow2", "Qcow2Fuse.Formats", "Qcow2Fuse.Protocols",
+        ],
         ["Qcow2Fuse.Fuse"] = ["Qcow2Fuse.Linux"],
         ["Qcow2Fuse"] =
         [
             "Qcow2Fuse.Linux", "Qcow2Fuse.Block", "Qcow2Fuse.Qcow2", "Qcow2Fuse.Formats", "Qcow2Fuse.Protocols",
-            "Qcow2Fuse.Fuse",
+            "Qcow2Fuse.Images", "Qcow2Fuse.Fuse",
         ],
     };
 

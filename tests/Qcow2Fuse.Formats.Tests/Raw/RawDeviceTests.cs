@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Formats.Raw;
+using Qcow2Fuse.Protocols.Files;
+using Qcow2Fuse.Protocols.Memory;
 using Qcow2Fuse.Testing;
 using Xunit;
 using static Qcow2Fuse.Testing.DeviceAssert;

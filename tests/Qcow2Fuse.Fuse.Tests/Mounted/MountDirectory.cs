@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+using Qcow2Fuse.Fuse.Mounting;
+
 namespace Qcow2Fuse.Fuse.Tests.Mounted;
 
 /// <summary>A directory of a test's own, with a place to mount on in it.</summary>

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Linux.Libc;
 using Qcow2Fuse.Testing;
 using Xunit;
 

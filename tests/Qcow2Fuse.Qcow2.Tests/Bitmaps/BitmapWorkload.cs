@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
+using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Testing;
 
 namespace Qcow2Fuse.Qcow2.Tests.Bitmaps;

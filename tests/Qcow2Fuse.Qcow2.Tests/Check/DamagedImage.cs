@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Text.Json;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Protocols.Memory;
+using Qcow2Fuse.Qcow2.Check;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Oracle;
 using Xunit;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+
 namespace Qcow2Fuse.Qcow2.Tests.Check;
 
 /// <summary>How the two checks compare on a damage.</summary>

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Security.Cryptography;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Check;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Faults;
 using Qcow2Fuse.Testing.Oracle;

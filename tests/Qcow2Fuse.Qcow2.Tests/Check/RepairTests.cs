@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Protocols.Memory;
+using Qcow2Fuse.Qcow2.Check;
+using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Oracle;
 using Xunit;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Crash;
 using Qcow2Fuse.Testing.Faults;
@@ -47,6 +48,10 @@ public sealed class CrashFeatureTests(ITestOutputHelper output)
         CrashFeatures.Commit,
         CrashFeatures.Commit | CrashFeatures.Lazy | CrashFeatures.Resizes,
         CrashFeatures.Commit | CrashFeatures.Compress | CrashFeatures.Snapshots,
+        CrashFeatures.Exchanges,
+        CrashFeatures.Exchanges | CrashFeatures.Commit,
+        CrashFeatures.Exchanges | CrashFeatures.Compress,
+        CrashFeatures.Exchanges | CrashFeatures.Resizes,
     ];
 
     [Theory]

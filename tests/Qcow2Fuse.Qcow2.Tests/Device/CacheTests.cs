@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Protocols.Files;
+using Qcow2Fuse.Protocols.Memory;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Creation;
+using Qcow2Fuse.Qcow2.Device;
+using Qcow2Fuse.Qcow2.Metadata;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -14,7 +20,7 @@ public sealed class CacheTests
     {
         using MemoryDevice file = NewFile(64L << 20);
         using Qcow2Device device = Qcow2Device.Open(
-            file, new FormatOpenArguments { CacheCleanInterval = TimeSpan.FromMilliseconds(50) });
+            file, With(new Qcow2Options { CacheCleanInterval = TimeSpan.FromMilliseconds(50) }));
         device.Write(0, Stamp.Bytes(0, 100_000, 1));
         Assert.True(device.Statistics.L2.Held > 0);
         device.Flush();
@@ -33,7 +39,7 @@ public sealed class CacheTests
         const long Far = 1L << 30;
         using MemoryDevice file = NewFile(2L << 30);
         using Qcow2Device device = Qcow2Device.Open(
-            file, new FormatOpenArguments { CacheCleanInterval = TimeSpan.FromMilliseconds(20) });
+            file, With(new Qcow2Options { CacheCleanInterval = TimeSpan.FromMilliseconds(20) }));
         device.Write(Far, Stamp.Bytes(Far, 4096, 2));
         device.Flush();
         device.Write(0, Stamp.Bytes(0, 100_000, 1));
@@ -50,7 +56,7 @@ public sealed class CacheTests
     {
         using MemoryDevice file = NewFile(64L << 20);
         using Qcow2Device device = Qcow2Device.Open(
-            file, new FormatOpenArguments { CacheCleanInterval = TimeSpan.FromMilliseconds(1), L2CacheBytesMax = 1 });
+            file, With(new Qcow2Options { CacheCleanInterval = TimeSpan.FromMilliseconds(1), L2CacheBytesMax = 1 }));
         Parallel.For(0, 4, worker =>
         {
             SeededRandom random = new((ulong)worker);
@@ -133,6 +139,8 @@ public sealed class CacheTests
         Assert.Equal(requests, image.Disk.Log.Count);
         image.Reopen().ShouldRead(0, 100_000, tag: 1).ShouldPassCheck();
     }
+
+    private static FormatOpenArguments With(Qcow2Options options) => new() { Formats = [options] };
 
     private static MemoryDevice NewFile(long size)
     {

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Creation;
+using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Faults;
 using Xunit;
@@ -52,7 +56,7 @@ public sealed class CompressedPackerTests
         using TestImage image = TestImage.Create(
             new Qcow2CreateOptions { Size = backing.Length, Version = 2, ClusterSize = Small },
             backing,
-            new FormatOpenArguments { Compress = CompressedWrites.AsImage, CompressionThreads = 0 });
+            Compressing(packers: 0));
 
         // Each in an L2 table of its own, and neither becomes smaller: what completes it is read at its place.
         image.Write(First, Small, 2).Write(Border, Small, 2).Reopen();
@@ -256,7 +260,13 @@ public sealed class CompressedPackerTests
     private static TestImage Create(int clusters, int packers) => TestImage.Create(
         new Qcow2CreateOptions { Size = (long)clusters * ClusterSize, ClusterSize = ClusterSize },
         null,
-        new FormatOpenArguments { Compress = CompressedWrites.AsImage, CompressionThreads = packers });
+        Compressing(packers));
+
+    private static FormatOpenArguments Compressing(int packers) => new()
+    {
+        Compress = CompressedWrites.AsImage,
+        Formats = [new Qcow2Options { CompressionThreads = packers }],
+    };
 
     /// <summary>Changes a region of the disk that nobody else changes, and knows what it holds.</summary>
     private sealed class Regional(Qcow2Device device, int number)

@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Creation;
+using Qcow2Fuse.Qcow2.Device;
+using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -83,7 +89,7 @@ public sealed class DamagedPointerTests
             {
                 Discard = way == Way.DiscardThatKeepsItsPlace ? DiscardMode.NoUnref : DiscardMode.Unmap,
                 Compress = way == Way.CompressedWrite ? CompressedWrites.AsImage : CompressedWrites.Off,
-                CompressionThreads = 0,
+                Formats = [new Qcow2Options { CompressionThreads = 0 }],
             });
         bool ofSnapshot = way is Way.SnapshotApply or Way.SnapshotDelete;
         using (Qcow2Device plain = Qcow2Device.Open(new Unowned(image.Close().Disk), new FormatOpenArguments()))

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Text.RegularExpressions;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Qcow2.Creation;
+using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Faults;
 using Xunit;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Creation;
 using Qcow2Fuse.Testing;
 using Xunit;
 
@@ -50,7 +52,7 @@ public sealed class GrowingBackingTests
         using TestImage image = TestImage.Create(
             new Qcow2CreateOptions { Size = DiskBytes, Version = version, ExtendedL2 = extendedL2 },
             Stamp.Bytes(0, BackingBytes, 3),
-            new FormatOpenArguments { Compress = compress, CompressionThreads = 0 });
+            new FormatOpenArguments { Compress = compress, Formats = [new Qcow2Options { CompressionThreads = 0 }] });
         image.Write(BackingBytes + (300 << 10), 512, 7);
         foreach ((int offset, int length) in ranges)
         {

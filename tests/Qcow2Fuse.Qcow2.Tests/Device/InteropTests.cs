@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Protocols.Files;
+using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Testing;
 using Xunit;
 

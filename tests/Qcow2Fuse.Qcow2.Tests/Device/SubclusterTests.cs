@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Testing;
 using Xunit;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Security.Cryptography;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Crypto;
 using Qcow2Fuse.Testing;
 using Xunit;
 

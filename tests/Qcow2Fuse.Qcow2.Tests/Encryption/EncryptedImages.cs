@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Linux.Crypto;
+using Qcow2Fuse.Qcow2.Encryption;
 
 namespace Qcow2Fuse.Qcow2.Tests.Encryption;
 

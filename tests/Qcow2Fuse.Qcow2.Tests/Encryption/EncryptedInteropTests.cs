@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Linux.Crypto;
+using Qcow2Fuse.Protocols.Files;
+using Qcow2Fuse.Qcow2.Creation;
+using Qcow2Fuse.Qcow2.Device;
+using Qcow2Fuse.Qcow2.Encryption;
 using Qcow2Fuse.Testing;
 using Xunit;
 

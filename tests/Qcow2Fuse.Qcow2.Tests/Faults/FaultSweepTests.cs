@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Chain;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Model;
 using Qcow2Fuse.Testing.Sweep;

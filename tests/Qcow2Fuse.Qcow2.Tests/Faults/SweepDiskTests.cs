@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Protocols.Memory;
 using Qcow2Fuse.Testing.Faults;
 using Qcow2Fuse.Testing.Sweep;
 using Xunit;

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Text;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Creation;
+using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Faults;
 using Xunit;
@@ -203,8 +206,7 @@ public sealed class HeaderRewriteTests
     private static void Change(
         HeaderStore store, CrashDevice file, uint type, byte[]? content, string? name = null)
     {
-        object gate = GateOf(store);
-        lock (gate)
+        using (GateOf(store).Enter())
         {
             if (name is null)
                 store.UpdateExtension(type, content, file.Flush);
@@ -213,14 +215,14 @@ public sealed class HeaderRewriteTests
         }
     }
 
-    private static readonly System.Runtime.CompilerServices.ConditionalWeakTable<HeaderStore, object> Gates = [];
+    private static readonly System.Runtime.CompilerServices.ConditionalWeakTable<HeaderStore, ImageGate> Gates = [];
 
-    private static object GateOf(HeaderStore store) =>
-        Gates.TryGetValue(store, out object? gate) ? gate : throw new InvalidOperationException("not opened here");
+    private static ImageGate GateOf(HeaderStore store) =>
+        Gates.TryGetValue(store, out ImageGate? gate) ? gate : throw new InvalidOperationException("not opened here");
 
     private static HeaderStore Open(CrashDevice file)
     {
-        object gate = new();
+        ImageGate gate = new();
         HeaderStore store = new(file, Qcow2HeaderReader.Read(file), gate);
         Gates.Add(store, gate);
         return store;

@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Protocols.Memory;
+using Qcow2Fuse.Qcow2.Bitmaps;
+using Qcow2Fuse.Qcow2.Creation;
+using Qcow2Fuse.Qcow2.Device;
+using Qcow2Fuse.Qcow2.Layout;
 using Qcow2Fuse.Qcow2.Tests.Device;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Faults;

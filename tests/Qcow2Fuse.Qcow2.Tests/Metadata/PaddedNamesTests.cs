@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Protocols.Memory;
+using Qcow2Fuse.Qcow2.Creation;
+using Qcow2Fuse.Qcow2.Device;
 using Xunit;
 
 namespace Qcow2Fuse.Qcow2.Tests.Metadata;

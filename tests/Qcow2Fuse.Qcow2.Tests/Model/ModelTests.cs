@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Faults;
 using Qcow2Fuse.Testing.Model;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Text;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Testing;
 using Qcow2Fuse.Testing.Oracle;
 using Xunit;

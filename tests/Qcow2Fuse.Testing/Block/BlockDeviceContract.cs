@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
 using Xunit;
 using static Qcow2Fuse.Testing.DeviceAssert;
 

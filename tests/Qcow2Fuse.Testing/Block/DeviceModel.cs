@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
 using Xunit;
 
 namespace Qcow2Fuse.Testing;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Testing;
 
@@ -19,7 +20,7 @@ public sealed class PlainAccess(BlockDevice child) : FilterDevice(child)
     public static unsafe void Move(in PlainRun run, ReadOnlySpan<byte> source, Span<byte> destination)
     {
         int length = source.Length + destination.Length;
-        if (run.Descriptor == PlainRun.Zeroes && source.IsEmpty)
+        if (run.Kind == PlainRunKind.Zeroes && source.IsEmpty)
         {
             destination.Clear();
             return;

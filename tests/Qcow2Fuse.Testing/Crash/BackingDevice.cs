@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
 
 namespace Qcow2Fuse.Testing.Crash;
 
@@ -14,6 +14,9 @@ public sealed class BackingDevice(byte[] bytes) : BlockDevice
 
     /// <inheritdoc/>
     public override bool IsReadOnly => true;
+
+    /// <summary>Another device with the same content.</summary>
+    public BackingDevice Another() => new(bytes);
 
     /// <inheritdoc/>
     public override void Read(long offset, Span<byte> destination)

@@ -43,4 +43,7 @@ public enum CrashFeatures
 
     /// <summary>Metadata is flushed by itself all the time.</summary>
     Commit = 2048,
+
+    /// <summary>What is below the image is exchanged all the time.</summary>
+    Exchanges = 4096,
 }

@@ -2,7 +2,7 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Testing.Faults;
 
 namespace Qcow2Fuse.Testing.Crash;

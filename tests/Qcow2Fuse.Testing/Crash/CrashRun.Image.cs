@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Testing.Faults;
 
 namespace Qcow2Fuse.Testing.Crash;

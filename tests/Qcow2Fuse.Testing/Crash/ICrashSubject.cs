@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
 using Qcow2Fuse.Testing.Oracle;
 
 namespace Qcow2Fuse.Testing.Crash;

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
 using System.Text;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Block.Live;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Creation;
+using Qcow2Fuse.Qcow2.Device;
+using Qcow2Fuse.Qcow2.Layout;
 
 namespace Qcow2Fuse.Testing.Crash;
 
@@ -50,7 +56,7 @@ public sealed class Qcow2Subject : ICrashSubject
         && (!NearlyFullTable || kind is { ClusterBits: 9, RefcountOrder: 6 })
         && (kind.Version == 3 || !Has(CrashFeatures.Lazy | CrashFeatures.Data | CrashFeatures.Zstd))
         && !(kind.Compressed && Has(CrashFeatures.Data | CrashFeatures.Zstd))
-        && !(kind.HasBacking && Has(CrashFeatures.RawData));
+        && (kind.HasBacking ? !Has(CrashFeatures.RawData) : !Has(CrashFeatures.Exchanges));
 
     /// <inheritdoc/>
     public void Create(BlockDevice file, ImageKind kind)
@@ -88,15 +94,22 @@ public sealed class Qcow2Subject : ICrashSubject
             Backing = backing,
             DataFile = data,
             Compress = Has(CrashFeatures.Compress) ? CompressedWrites.AsImage : CompressedWrites.Off,
-            CompressionThreads = CompressionThreads,
             Discard = Has(CrashFeatures.NoUnref) ? DiscardMode.NoUnref
                 : Has(CrashFeatures.IgnoreDiscards) ? DiscardMode.Ignore
                 : DiscardMode.Unmap,
             CommitInterval = Has(CrashFeatures.Commit) ? TimeSpan.FromMilliseconds(1) : TimeSpan.Zero,
-            L2CacheBytesMax = smallCaches ? 1 : 0,
-            RefcountCacheBytesMax = smallCaches ? 1 : 0,
+            Formats =
+            [
+                new Qcow2Options
+                {
+                    L2CacheBytesMax = smallCaches ? 1 : 0,
+                    RefcountCacheBytesMax = smallCaches ? 1 : 0,
+                    CompressionThreads = CompressionThreads,
+                },
+            ],
         });
-        return Has(CrashFeatures.WriteThrough) ? new WriteThroughFilter(device) : device;
+        return Has(CrashFeatures.Exchanges) ? new ExchangingDevice(new LiveDevice(device))
+            : Has(CrashFeatures.WriteThrough) ? new WriteThroughFilter(device) : device;
     }
 
     private bool Has(CrashFeatures features) => (Features & features) != CrashFeatures.None;

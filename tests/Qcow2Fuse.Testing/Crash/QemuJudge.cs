@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Qcow2.Check;
 using Qcow2Fuse.Testing.Faults;
 using Qcow2Fuse.Testing.Oracle;
 

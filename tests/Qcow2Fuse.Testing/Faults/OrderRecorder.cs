@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
 
 namespace Qcow2Fuse.Testing.Faults;
 

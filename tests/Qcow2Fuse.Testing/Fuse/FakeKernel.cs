@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Transport;
 
 namespace Qcow2Fuse.Testing.Fuse;
 

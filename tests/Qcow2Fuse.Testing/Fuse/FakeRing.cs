@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Testing.Fuse;
 

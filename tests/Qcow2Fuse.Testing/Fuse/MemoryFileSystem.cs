@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Fuse;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Linux.Libc;
 
 namespace Qcow2Fuse.Testing.Fuse;
 
@@ -55,7 +57,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     {
         attributes = default;
         bool found = parent == Root && _file != Root && name.SequenceEqual("disk.raw"u8);
-        return found ? GetAttributes(_file, out attributes) : -FuseErrno.ENOENT;
+        return found ? GetAttributes(_file, out attributes) : -Errno.ENOENT;
     }
 
     /// <inheritdoc/>
@@ -63,7 +65,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     {
         attributes = default;
         if (node != _file && node != Root)
-            return -FuseErrno.ENOENT;
+            return -Errno.ENOENT;
 
         bool file = node == _file;
         attributes = new FuseAttributes
@@ -88,7 +90,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
         int result = GetAttributes(node, out attributes);
         bool resizes = change.Size is { } size && size != attributes.Size;
         if (result == 0 && resizes)
-            return -FuseErrno.EPERM;
+            return -Errno.EPERM;
         if (change.Modified is { } modified)
             _modified = modified;
         return result < 0 ? result : GetAttributes(node, out attributes);
@@ -99,7 +101,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     {
         result = FuseOpenResult.ForDisk(request, handle: 7);
         if (node != _file)
-            return node == Root ? -FuseErrno.EISDIR : -FuseErrno.ENOENT;
+            return node == Root ? -Errno.EISDIR : -Errno.ENOENT;
         lock (_lock)
             OpenFiles++;
         return 0;
@@ -116,7 +118,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     public int Read(ulong node, ulong handle, long offset, Span<byte> destination)
     {
         if (node != _file)
-            return -FuseErrno.EISDIR;
+            return -Errno.EISDIR;
         int length = (int)Math.Clamp(_size - offset, 0, destination.Length);
         new ReadOnlySpan<byte>(_memory + offset, length).CopyTo(destination);
         return length;
@@ -126,9 +128,9 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind)
     {
         if (node != _file)
-            return -FuseErrno.EISDIR;
+            return -Errno.EISDIR;
         if (offset >= _size)
-            return source.IsEmpty ? 0 : -FuseErrno.ENOSPC;
+            return source.IsEmpty ? 0 : -Errno.ENOSPC;
         int length = (int)Math.Min(_size - offset, source.Length);
         source[..length].CopyTo(new Span<byte>(_memory + offset, length));
         MarkPages(offset, length, present: true);
@@ -154,7 +156,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     public int Allocate(ulong node, ulong handle, FuseAllocateMode mode, long offset, long length)
     {
         if (offset + length > _size && !mode.HasFlag(FuseAllocateMode.KeepSize))
-            return -FuseErrno.EFBIG;
+            return -Errno.EFBIG;
         length = Math.Clamp(_size - offset, 0, length);
         switch (mode)
         {
@@ -170,7 +172,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
                     PunchWholePages(offset, length);
                 return 0;
             default:
-                return -FuseErrno.EOPNOTSUPP;
+                return -Errno.EOPNOTSUPP;
         }
     }
 
@@ -178,23 +180,23 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     public long Seek(ulong node, ulong handle, long offset, FuseSeekKind kind)
     {
         if (offset >= _size)
-            return -FuseErrno.ENXIO;
+            return -Errno.ENXIO;
         long page = offset / Page;
         while (page < _present.Length && _present[page] != (kind == FuseSeekKind.Data))
             page++;
         if (page < _present.Length)
             return Math.Max(offset, page * Page);
-        return kind == FuseSeekKind.Hole ? _size : -FuseErrno.ENXIO;
+        return kind == FuseSeekKind.Hole ? _size : -Errno.ENXIO;
     }
 
     /// <inheritdoc/>
     public long CopyRange(in FuseFilePlace source, in FuseFilePlace destination, long length)
     {
         if (source.Node != _file || destination.Node != _file)
-            return -FuseErrno.EISDIR;
+            return -Errno.EISDIR;
         length = Math.Clamp(_size - Math.Max(source.Offset, destination.Offset), 0, length);
         if (Math.Abs(source.Offset - destination.Offset) < length)
-            return -FuseErrno.EINVAL;
+            return -Errno.EINVAL;
         return Write(
             _file, destination.Handle, destination.Offset,
             new ReadOnlySpan<byte>(_memory + source.Offset, (int)length), FuseWriteKind.Plain);
@@ -223,7 +225,7 @@ public sealed unsafe class MemoryFileSystem : IFuseFileSystem, IDisposable
     public int GetExtendedAttribute(ulong node, ReadOnlySpan<byte> name, Span<byte> value)
     {
         if (!name.SequenceEqual("user.test"u8))
-            return -FuseErrno.ENODATA;
+            return -Errno.ENODATA;
         ReadOnlySpan<byte> text = "value"u8;
         text.TryCopyTo(value);
         return text.Length;

@@ -2,7 +2,7 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
 
 namespace Qcow2Fuse.Testing.Model;
 
@@ -17,9 +17,6 @@ public sealed class ModelFleetResult
 
     /// <summary>Operations done in them.</summary>
     public long Operations { get; set; }
-
-    /// <summary>Cases whose image could only be read, by the reason.</summary>
-    public SortedDictionary<string, int> ReadOnly { get; } = new(StringComparer.Ordinal);
 
     /// <summary>Kinds of operations that the engine refused as not supported, with the number of cases.</summary>
     public SortedDictionary<string, int> Refused { get; } = new(StringComparer.Ordinal);
@@ -39,7 +36,6 @@ public sealed class ModelFleetResult
                 CultureInfo.InvariantCulture,
                 $"{Cases} cases, {Operations} operations, {Elapsed.TotalSeconds:f1} s, {Failures.Count} failures"),
             Coverage.ToString(),
-            .. ReadOnly.Select(pair => $"{pair.Value} cases were only read: {pair.Key}"),
             .. Refused.Select(pair => $"{pair.Key} was refused: {pair.Value} cases went on without"),
         ];
         return string.Join('\n', lines);
@@ -123,8 +119,6 @@ public static class ModelFleet
         result.Cases++;
         result.Operations += run.Done;
         result.Coverage.Add(one);
-        if (run.ReadOnlyReason is not null)
-            result.ReadOnly[run.ReadOnlyReason] = result.ReadOnly.GetValueOrDefault(run.ReadOnlyReason) + 1;
         foreach (string kind in run.Refused)
             result.Refused[kind] = result.Refused.GetValueOrDefault(kind) + 1;
         if (failure is not null)

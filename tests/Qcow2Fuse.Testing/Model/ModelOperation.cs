@@ -21,9 +21,6 @@ public abstract class ModelOperation
     /// <summary>How often it is drawn, beside the weights of the others.</summary>
     public abstract int Weight { get; }
 
-    /// <summary>Whether it is there on a disk that cannot be written.</summary>
-    public virtual bool RunsReadOnly => false;
-
     /// <summary>The kind with a name.</summary>
     public static ModelOperation Named(string name) =>
         All.FirstOrDefault(operation => operation.Name == name)
@@ -33,7 +30,7 @@ public abstract class ModelOperation
     public virtual (long Offset, long Length) Draw(ModelDraw draw) => draw.Range();
 
     /// <summary>Whether it can be done on this image in its present state; steps that cannot are left out.</summary>
-    public virtual bool CanRun(ModelState state, ModelStep step) => RunsReadOnly || !state.IsReadOnly;
+    public virtual bool CanRun(ModelState state, ModelStep step) => true;
 
     /// <summary>Does it, to the disk and to the array; throws <see cref="ModelException"/> where they differ.</summary>
     public abstract void Run(ModelState state, ModelStep step);

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Testing.Oracle;
 
 namespace Qcow2Fuse.Testing.Model;
 
 /// <summary>What came of one run of a case.</summary>
 /// <param name="Done">Operations done.</param>
-/// <param name="ReadOnlyReason">Why the image could only be read, or null.</param>
 /// <param name="Refused">Kinds of operations that the engine refused as not supported.</param>
 /// <param name="Failure">What went wrong, one line, or null.</param>
 public sealed record ModelRunResult(
-    int Done, string? ReadOnlyReason, IReadOnlyCollection<string> Refused, string? Failure);
+    int Done, IReadOnlyCollection<string> Refused, string? Failure);
 
 /// <summary>Runs steps on an image and on an array, and has the result judged by other programs.</summary>
 public static class ModelRun
@@ -51,7 +51,7 @@ public static class ModelRun
             failure = $"{where}: {(thrown is ModelException ? thrown.Message : thrown.ToString())}";
         }
 
-        return new ModelRunResult(state.Done, state.ReadOnlyReason, state.Refused, failure);
+        return new ModelRunResult(state.Done, state.Refused, failure);
     }
 
     private static string? AskQemu(ModelState state)

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Check;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Testing.Oracle;
 
 namespace Qcow2Fuse.Testing.Model;
@@ -40,12 +45,6 @@ public sealed class ModelState : IDisposable
 
     /// <summary>The disk as the engine's own class, for what only qcow2 images can do.</summary>
     public Qcow2Device Engine { get; private set; } = null!;
-
-    /// <summary>Why the image is open for reading only, or null.</summary>
-    public string? ReadOnlyReason { get; private set; }
-
-    /// <summary>Whether the image can only be read.</summary>
-    public bool IsReadOnly => ReadOnlyReason is not null;
 
     /// <summary>The size of the disk.</summary>
     public long Size => Expected.LongLength;
@@ -181,18 +180,19 @@ public sealed class ModelState : IDisposable
 
     private void Open()
     {
-        ReadOnlyReason = new Qcow2Format().Inspect(Files.Image).ReadOnlyReason;
-        Files.Image.ReadOnly = IsReadOnly;
-        if (Files.Data is not null)
-            Files.Data.ReadOnly = IsReadOnly;
         Engine = Qcow2Device.Open(Files.Image, new FormatOpenArguments
         {
-            ReadOnly = IsReadOnly,
             Backing = Files.OpenBacking(),
             DataFile = Files.Data,
             Discard = _image.Discard,
-            L2CacheBytesMax = _image.SmallCaches ? 1 : 0,
-            RefcountCacheBytesMax = _image.SmallCaches ? 1 : 0,
+            Formats =
+            [
+                new Qcow2Options
+                {
+                    L2CacheBytesMax = _image.SmallCaches ? 1 : 0,
+                    RefcountCacheBytesMax = _image.SmallCaches ? 1 : 0,
+                },
+            ],
         });
         _device = _filter?.Invoke(Engine) ?? Engine;
     }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+
 namespace Qcow2Fuse.Testing.Oracle;
 
 /// <summary>

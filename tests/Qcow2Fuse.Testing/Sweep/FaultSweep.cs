@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
 using System.Globalization;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
 using Qcow2Fuse.Testing.Faults;
 using Qcow2Fuse.Testing.Model;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Qcow2.Core;
+using Qcow2Fuse.Qcow2.Device;
 using Qcow2Fuse.Testing.Faults;
 using Qcow2Fuse.Testing.Model;
 using Qcow2Fuse.Testing.Oracle;
@@ -118,8 +120,14 @@ public sealed class SweepTrial
         Backing = _files.OpenBacking(),
         DataFile = _dataFile,
         Discard = _image.Discard,
-        L2CacheBytesMax = _image.SmallCaches ? 1 : 0,
-        RefcountCacheBytesMax = _image.SmallCaches ? 1 : 0,
+        Formats =
+        [
+            new Qcow2Options
+            {
+                L2CacheBytesMax = _image.SmallCaches ? 1 : 0,
+                RefcountCacheBytesMax = _image.SmallCaches ? 1 : 0,
+            },
+        ],
     });
 
     private string? Work(IReadOnlyList<ModelStep> steps)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Images;
 
 /// <summary>
 /// A read-only disk inside an image, such as one of its layers: open while it has users, and keeping its image open.

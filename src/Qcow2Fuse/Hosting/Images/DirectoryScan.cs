@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 using Microsoft.Extensions.Logging;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Images.Opening;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols.Files;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Images;
 
 /// <summary>
 /// Finds the files of a directory that are images, by their names or by their first bytes. Holds no lock while it asks
@@ -109,7 +111,7 @@ internal sealed class DirectoryScan(ImageFolder folder, ILogger logger)
             using FileDevice file = folder.Open(name);
             byte[] head = new byte[(int)Math.Min(ProbeLength, file.Length)];
             file.Read(0, head);
-            return ServedImage.Formats.Any(format => format.Probe(head));
+            return ImageFormats.Openers.Any(format => format.Probe(head));
         }
         catch (BlockException)
         {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Images;
 
 /// <summary>What changes when a file changes, or another file gets its name.</summary>
 /// <param name="ModifiedTicks">Time of its last change in ticks of UTC.</param>

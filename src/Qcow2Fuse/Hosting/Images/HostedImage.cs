@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: MIT
 using Microsoft.Extensions.Logging;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Commands;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Partitions;
+using Qcow2Fuse.Hosting.Restart;
+using Qcow2Fuse.Images.Opening;
+using Qcow2Fuse.Images.Reports;
+using Qcow2Fuse.Images.Verbs;
 using Qcow2Fuse.Output;
-using Qcow2Fuse.Protocols;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Protocols.Files;
+using Qcow2Fuse.Qcow2.Device;
+using Qcow2Fuse.Settings;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Images;
 
 /// <summary>
 /// One image of a mount with what its files have in common: the open disk, its partition table, its counters and the
 /// files that show parts of it.
 /// </summary>
-internal sealed partial class HostedImage : DiskSource, IDisposable
+internal sealed class HostedImage : DiskSource, IDisposable
 {
     private static readonly TimeSpan IdlePeriod = TimeSpan.FromSeconds(5);
 
@@ -29,7 +35,8 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     private FileStamp _complainedOf;
     private Lock? _changeLock;
     private SharedWrites? _writes;
-    private RawFileNode[] _views = [];
+    private DiskTable? _table;
+    private IDiskView[] _views = [];
     private long _modifiedTicks;
     private int _openings;
     private int _resizeWasRefused;
@@ -76,8 +83,8 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
 
     /// <summary>Which file it is; null where there is none now.</summary>
     /// <exception cref="BlockException">The system does not tell.</exception>
-    public StorageIdentity? Identity =>
-        _place.Look() is { } status ? FileDevice.IdentityOf(status) : null;
+    public FileIdentity? Identity =>
+        _place.Look() is { } status ? FileIdentity.Of(status) : null;
 
     /// <summary>Held by what changes the image as a whole, one at a time.</summary>
     public Lock ChangeLock => LazyInitializer.EnsureInitialized(ref _changeLock);
@@ -142,12 +149,13 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         return IsClosed;
     }
 
-    /// <summary>What the header says now; null for a format without one.</summary>
+    /// <summary>The name of its format, and what the header says now; null for a format without one.</summary>
     /// <exception cref="BlockException">It is no image, or cannot be read.</exception>
-    public Qcow2HeaderInfo? ReadHeader()
+    public (string Format, Qcow2HeaderInfo? Header) ReadHeader()
     {
         using FileDevice file = OpenFile();
-        return ReadHeader(file);
+        KnownFormat format = ImageFormats.Of(file, _settings.Format);
+        return (format.Name, format.ReadHeader(file));
     }
 
     /// <summary>Opens the image's file for reading, without locks.</summary>
@@ -158,17 +166,40 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     /// What the header says now. Lists in the report are read from the file, bit by bit, by whoever goes through them.
     /// </summary>
     /// <exception cref="BlockException">It is no image, or cannot be read.</exception>
-    public ImageReport OpenReport() => InfoCommand.Read(new ReopenedFile(Path, OpenFile), Path, _settings.Format);
+    public ImageReport OpenReport() => InfoVerb.Of(new ReopenedFile(Path, OpenFile), Path, _settings.Format);
+
+    /// <summary>
+    /// The partitions as they are now. A closed image is looked at without locks, and closed again; where that takes
+    /// longer than the caller has patience, they are those that were there before.
+    /// </summary>
+    /// <exception cref="BlockException">The disk cannot be read.</exception>
+    public PartitionTable ReadTable(LookPatience? patience = null)
+    {
+        DiskTable table = LazyInitializer.EnsureInitialized(
+            ref _table,
+            () => new DiskTable(
+                () => FileStamp.Of(_place), () => ServedImage.OpenToLook(_settings, Path, _files!)));
+        if (AcquireOpen() is not { } device)
+            return table.Look(patience ?? new LookPatience());
+        try
+        {
+            return table.ReadOpen(device);
+        }
+        finally
+        {
+            Release();
+        }
+    }
 
     /// <summary>Adds a file that shows a part of the disk.</summary>
-    public void AddView(RawFileNode view)
+    public void AddView(IDiskView view)
     {
         lock (_stateLock)
             Volatile.Write(ref _views, [.. _views, view]);
     }
 
     /// <summary>Removes it again.</summary>
-    public void RemoveView(RawFileNode view)
+    public void RemoveView(IDiskView view)
     {
         lock (_stateLock)
             Volatile.Write(ref _views, [.. _views.Where(other => !ReferenceEquals(other, view))]);
@@ -178,15 +209,14 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     /// To be called after a range of the disk was changed through one of its files: the others may have it cached,
     /// and the partition table may lie in it.
     /// </summary>
-    public void HasChanged(RawFileNode through, long start, long length)
+    public void NoteChange(IDiskView through, long start, long length)
     {
         Volatile.Write(ref _modifiedTicks, DateTime.UtcNow.Ticks);
-        if (Volatile.Read(ref _table).LiesIn(start, length))
-            Volatile.Write(ref _tableIsStale, 1);
+        Volatile.Read(ref _table)?.NoteChange(start, length);
 
         long ticket = 0;
         bool isRemembered = false;
-        foreach (RawFileNode view in Volatile.Read(ref _views))
+        foreach (IDiskView view in Volatile.Read(ref _views))
         {
             if (ReferenceEquals(view, through) || view.Forget(start, length) is not (> 0 and var own))
                 continue;
@@ -207,7 +237,7 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     public bool AskForPages(long from = 0)
     {
         bool isAsked = false;
-        foreach (RawFileNode view in Volatile.Read(ref _views))
+        foreach (IDiskView view in Volatile.Read(ref _views))
         {
             if (!view.MayHaveChangedPages)
                 continue;
@@ -224,12 +254,12 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
     /// </summary>
     /// <param name="from">The smaller of the old and the new size.</param>
     /// <param name="through">The file by which the kernel knows of it.</param>
-    public void WasResized(long from, RawFileNode? through = null)
+    public void NoteResize(long from, IDiskView? through = null)
     {
-        Volatile.Write(ref _tableIsStale, 1);
+        Volatile.Read(ref _table)?.MarkStale();
         Volatile.Write(ref _modifiedTicks, DateTime.UtcNow.Ticks);
         long ticket = 0;
-        foreach (RawFileNode view in Volatile.Read(ref _views))
+        foreach (IDiskView view in Volatile.Read(ref _views))
         {
             if (!ReferenceEquals(view, through))
                 ticket = Math.Max(ticket, view.ForgetEnd(from));
@@ -285,9 +315,9 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         Interlocked.MemoryBarrier();
         if (_isRetired)
             throw new BlockException(BlockErrorKind.NotFound, $"{Printable.Text(Path)}: is not there any more");
-        ServedImage image = _served ?? OpenServed();
+        ServedImage image = _served ?? ServedImage.OpenToServe(_settings, Path, _files!, _logger);
         Volatile.Write(ref _served, image);
-        Volatile.Write(ref _tableIsStale, 1);
+        Volatile.Read(ref _table)?.MarkStale();
         Interlocked.Increment(ref _openings);
         return image.Device;
     }
@@ -347,12 +377,12 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         finally
         {
             // Others may change the file from now on.
-            foreach (RawFileNode view in Volatile.Read(ref _views))
+            foreach (IDiskView view in Volatile.Read(ref _views))
                 view.Forget(0, long.MaxValue);
         }
     }
 
-    private void Remember(RawFileNode? through, long start, long end, long ticket) =>
+    private void Remember(IDiskView? through, long start, long end, long ticket) =>
         Writes.Newer.Add(start, end, through?.Number ?? 0, ticket, through?.Delivered ?? 0);
 
     private SharedWrites MakeWrites()
@@ -365,34 +395,13 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         }
     }
 
-    private Qcow2HeaderInfo? ReadHeader(FileDevice file) =>
-        InfoCommand.IsQcow2(file, _settings.Format) ? Qcow2HeaderInfo.Read(file) : null;
-
     private ImageFacts ReadFacts()
     {
         using FileDevice file = OpenFile();
-        Qcow2HeaderInfo? header = ReadHeader(file);
+        Qcow2HeaderInfo? header = ImageFormats.Of(file, _settings.Format).ReadHeader(file);
         long length = file.Length;
         return new ImageFacts(
             header?.VirtualSize ?? length, file.AllocatedBytes, header?.ClusterSize ?? 0, length, IsImage: true);
-    }
-
-    private ServedImage OpenServed()
-    {
-        ServedImage image;
-        try
-        {
-            image = ServedImage.Open(_settings, Path, _files!);
-        }
-        catch (BlockException exception) when (exception.Kind == BlockErrorKind.ReadOnly && !_settings.ReadOnly)
-        {
-            HostLog.OpenMessage(_logger, $"{exception.Message}; it is opened read-only");
-            image = ServedImage.OpenReadOnly(_settings, Path, _files!);
-        }
-
-        foreach (ImageMessage message in image.Messages)
-            HostLog.OpenMessage(_logger, message.Text);
-        return image;
     }
 
     /// <summary>
@@ -425,12 +434,3 @@ internal sealed partial class HostedImage : DiskSource, IDisposable
         }
     }
 }
-
-/// <summary>What a file of an image shows while the image is closed. There may be very many.</summary>
-/// <param name="VirtualSize">Size of the disk in bytes.</param>
-/// <param name="ActualSize">Bytes the image file occupies.</param>
-/// <param name="ClusterSize">Bytes of a cluster; 0 for a format without any.</param>
-/// <param name="FileLength">Length of the image file in bytes.</param>
-/// <param name="IsImage">Whether the header could be read.</param>
-internal readonly record struct ImageFacts(
-    long VirtualSize, long ActualSize, int ClusterSize, long FileLength, bool IsImage);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.ExceptionServices;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Partitions;
+using Qcow2Fuse.Linux.Fuse;
+using Qcow2Fuse.Linux.Processes;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Images;
 
 /// <summary>
 /// How long one request waits for images that are looked into. One that is ready soon takes nothing of it, so that any

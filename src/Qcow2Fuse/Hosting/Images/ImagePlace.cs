@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Protocols.Files;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Images;
 
 /// <summary>How the file of an image is found while it is mounted: never by its path, which may lead anywhere by then,
 /// into the mount itself for instance.</summary>

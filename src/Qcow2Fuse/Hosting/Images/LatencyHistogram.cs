@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Images;
 
 /// <summary>How long requests took, counted in buckets by any number of threads without locks or memory.</summary>
 internal sealed class LatencyHistogram

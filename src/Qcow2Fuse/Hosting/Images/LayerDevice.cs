@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Images;
 
 /// <summary>
 /// One layer of a chain alone, read-only: what it does not store itself reads as zeroes, whatever lies below. The

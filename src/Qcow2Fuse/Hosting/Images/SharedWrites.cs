@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Hosting;
+using Qcow2Fuse.Hosting.Restart;
+
+namespace Qcow2Fuse.Hosting.Images;
 
 /// <summary>
 /// The order of changes to one disk that several of its files are open for writing of. One at a time: what the kernel

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Filters;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Images;
 
 /// <summary>
 /// The clusters of an image file that no table refers to, looked for when the first user comes. The image stays open
@@ -49,7 +52,7 @@ internal sealed class UnreferencedSource(HostedImage image) : DiskSource
         BlockDevice top = image.Acquire();
         try
         {
-            BlockDevice device = SnapshotsDirectory.Qcow2Of(top)?.OpenUnreferenced()
+            BlockDevice device = (FilterDevice.Unwrap(top) as IUnreferenced)?.OpenUnreferenced()
                 ?? throw new BlockException(BlockErrorKind.NotSupported, $"{top.Name}: has no clusters");
             Volatile.Write(ref _allocatedBytes, device.AllocatedBytes);
             return device;

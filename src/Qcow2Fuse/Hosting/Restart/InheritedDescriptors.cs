@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Restart;
 
 /// <summary>
 /// The descriptors that the service manager kept for this service and passes on (sd_listen_fds(3)), by their names.

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
 using System.Net.Sockets;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Linux;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Protocols.Files;
+using Qcow2Fuse.Service;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Restart;
 
 /// <summary>What the service manager has kept of a mount.</summary>
 internal sealed class KeptDescriptors

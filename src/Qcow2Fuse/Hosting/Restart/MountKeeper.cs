@@ -2,13 +2,20 @@
 using System.Globalization;
 using System.Net.Sockets;
 using Microsoft.Extensions.Logging;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Commands;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Linux;
-using Qcow2Fuse.Protocols;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Fuse.Errors;
+using Qcow2Fuse.Fuse.Mounting;
+using Qcow2Fuse.Fuse.Server;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Output;
+using Qcow2Fuse.Protocols.Files;
+using Qcow2Fuse.Service;
+using Qcow2Fuse.Settings;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Restart;
 
 /// <summary>
 /// Makes a mount outlive its process: the service manager keeps the descriptors of its session, of its image files and

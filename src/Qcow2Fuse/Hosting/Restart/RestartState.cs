@@ -2,10 +2,10 @@
 using System.Buffers.Binary;
 using System.Diagnostics.CodeAnalysis;
 using System.Security.Cryptography;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Restart;
 
 /// <summary>What a mount is, for the process that goes on with it.</summary>
 /// <param name="Source">Absolute path of the image.</param>
@@ -27,7 +27,7 @@ internal sealed record RestartFacts(
 /// Little-endian. 0: magic, 8: version, 12: generation, 16: generation below which handles are broken, 20: length of
 /// the text, 24: changes begun, 32: changes known durable, 40: protocol's minor version, 44: largest write,
 /// 48: features of INIT, 64: SHA-256 of the text, 96: the text, strings that end in NUL, 61440:
-/// <see cref="Qcow2Fuse.Hosting.WrittenNodes"/>, 65536: <see cref="Qcow2Fuse.Hosting.NewerRanges"/>, which the memory
+/// <see cref="WrittenNodes"/>, 65536: <see cref="NewerRanges"/>, which the memory
 /// of an earlier version of the program does not have.
 /// </remarks>
 internal sealed class RestartState : IDisposable

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Filters;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Restart;
 
 /// <summary>
 /// Counts changes of a disk in memory that outlives the process, so that the next one knows whether any may be lost.

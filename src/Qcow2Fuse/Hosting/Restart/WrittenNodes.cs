@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 using System.Runtime.InteropServices;
-using Qcow2Fuse.Linux;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Restart;
 
 /// <summary>
 /// The nodes that are open for writing, in memory that outlives the process: the kernel may hold pages of them that a

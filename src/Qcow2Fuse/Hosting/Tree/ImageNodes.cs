@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: MIT
 using System.Globalization;
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Partitions;
+using Qcow2Fuse.Hosting.Images;
+using Qcow2Fuse.Hosting.Nodes;
+using Qcow2Fuse.Mounts;
+using Qcow2Fuse.Output;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Tree;
 
 /// <summary>The files of one image: its disk, its partitions, and the hidden directory with its details.</summary>
-internal sealed class ImageNodes
+internal sealed class ImageNodes : IDetailsOwner
 {
     private readonly TreeContext _context;
     private readonly bool _showsPartitions;
@@ -28,7 +33,7 @@ internal sealed class ImageNodes
         _name = rawName[..^RawFileName.Ending.Length];
         _showsPartitions = context.Settings.Partitions && window == DiskWindow.Whole;
         Raw = context.Nodes.Add(new RawFileNode(context, image, window, isPartition: false), "raw");
-        image.AddView(Raw);
+        image.AddView(Raw.Pages);
     }
 
     public HostedImage Image { get; }
@@ -62,7 +67,7 @@ internal sealed class ImageNodes
                     _details = created;
             }
 
-            _context.HasDetails(this);
+            _context.AddDetails(this);
             return created;
         }
     }
@@ -70,7 +75,7 @@ internal sealed class ImageNodes
     /// <summary>The hidden directory where it has nodes; else null.</summary>
     public FixedDirectory? KnownDetails => Volatile.Read(ref _details);
 
-    /// <summary>Takes the nodes of the details away: they are made anew when somebody looks for them.</summary>
+    /// <inheritdoc/>
     public void DropDetails()
     {
         lock (_lock)
@@ -164,7 +169,7 @@ internal sealed class ImageNodes
             RawFileNode node = _context.Nodes.Add(new RawFileNode(
                 _context, Image, new DiskWindow(partition.Start, partition.Length), isPartition: true),
                 string.Create(CultureInfo.InvariantCulture, $"partition {partition.Start}+{partition.Length}"));
-            Image.AddView(node);
+            Image.AddView(node.Pages);
             _partitions.Add((partition, node));
         }
 

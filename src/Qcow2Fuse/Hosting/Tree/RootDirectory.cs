@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-namespace Qcow2Fuse.Hosting;
+using Qcow2Fuse.Hosting.Images;
+using Qcow2Fuse.Hosting.Nodes;
+
+namespace Qcow2Fuse.Hosting.Tree;
 
 /// <summary>
 /// The top of a mount: the files of all images and, found but not listed, <c>.qcow2fuse</c> with metrics and a

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 using System.Buffers.Binary;
 using System.Security.Cryptography;
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Linux;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Memory;
+using Qcow2Fuse.Linux.Libc;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Tree;
 
 /// <summary>
 /// Which file stands for which snapshot of an image. Names stay in the image: of each only a hash is here, in native
@@ -30,10 +31,10 @@ internal sealed class SnapshotIndex : IDisposable
     /// <param name="memory">What the index takes is taken of it.</param>
     /// <param name="known">Identities of which it is to be known whether they are still there.</param>
     /// <exception cref="BlockException">The table cannot be read, or there is no memory for the index.</exception>
-    public SnapshotIndex(Qcow2Device device, MemoryBudget memory, IEnumerable<UInt128> known)
+    public SnapshotIndex(ISnapshots device, string image, MemoryBudget memory, IEnumerable<UInt128> known)
     {
         _memory = memory;
-        _image = device.Name;
+        _image = image;
         _known = [.. known];
         _places = new NativeTable<int>(FirstRoom, memory, _image, What);
         try
@@ -61,7 +62,7 @@ internal sealed class SnapshotIndex : IDisposable
         }
     }
 
-    /// <summary><see cref="Qcow2Device.SnapshotVersion"/> when it was made.</summary>
+    /// <summary><see cref="ISnapshots.SnapshotVersion"/> when it was made.</summary>
     public long Version { get; }
 
     /// <summary>How many snapshots have a file.</summary>
@@ -79,7 +80,7 @@ internal sealed class SnapshotIndex : IDisposable
     public bool Has(UInt128 identity) => _seen.Contains(identity);
 
     /// <summary>The snapshot of a name; null for none.</summary>
-    public SnapshotInfo? Find(Qcow2Device device, string name)
+    public SnapshotInfo? Find(ISnapshots device, string name)
     {
         SnapshotInfo? found = null;
         if (!TryGetNumber(HashOf(name), out int number))
@@ -97,7 +98,7 @@ internal sealed class SnapshotIndex : IDisposable
     /// <param name="device">The image.</param>
     /// <param name="number">The first file.</param>
     /// <param name="visit">Gets the number, the name and the snapshot of each.</param>
-    public void Visit(Qcow2Device device, int number, Func<int, string, SnapshotInfo, bool> visit)
+    public void Visit(ISnapshots device, int number, Func<int, string, SnapshotInfo, bool> visit)
     {
         if (number >= Count)
             return;

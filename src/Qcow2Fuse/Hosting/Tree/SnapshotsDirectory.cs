@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Qcow2;
+using Qcow2Fuse.Block.Capabilities;
+using Qcow2Fuse.Block.Device;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Block.Filters;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Hosting.Images;
+using Qcow2Fuse.Hosting.Nodes;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Tree;
 
 /// <summary>
 /// <c>snapshots</c>: each internal snapshot by its name, or by its id where the name is taken or cannot be a file's.
@@ -93,29 +97,22 @@ internal sealed class SnapshotsDirectory : DirectoryNode
         base.Remove();
     }
 
-    /// <summary>The qcow2 image below the filters of an open image; null for other formats.</summary>
-    public static Qcow2Device? Qcow2Of(BlockDevice device)
-    {
-        while (device is FilterDevice filter)
-            device = filter.Child;
-        return device as Qcow2Device;
-    }
-
     /// <summary>Does something with the image while it is open, and with an index of what it holds now.</summary>
-    private T? With<T>(Func<Qcow2Device, SnapshotIndex, T?> use)
+    private T? With<T>(Func<ISnapshots, SnapshotIndex, T?> use)
         where T : class
     {
         BlockDevice top = _image.Acquire();
         try
         {
-            if (Qcow2Of(top) is not { } device)
+            if (FilterDevice.Unwrap(top) is not ISnapshots device)
                 return null;
             lock (_lock)
             {
                 if (_index is null || _index.Version != device.SnapshotVersion)
                 {
                     DropIndex();
-                    Follow(_index = new SnapshotIndex(device, Context.Settings.Memory, _nodes.Keys));
+                    Follow(_index = new SnapshotIndex(
+                        device, _image.Path, Context.Settings.Memory, _nodes.Keys));
                 }
 
                 try
@@ -161,7 +158,7 @@ internal sealed class SnapshotsDirectory : DirectoryNode
             _order = new Queue<UInt128>(_order.Where(_nodes.ContainsKey));
     }
 
-    private RawFileNode NodeOf(Qcow2Device device, SnapshotInfo snapshot)
+    private RawFileNode NodeOf(ISnapshots device, SnapshotInfo snapshot)
     {
         UInt128 key = SnapshotIndex.KeyOf(snapshot);
         if (_nodes.TryGetValue(key, out RawFileNode? known))
@@ -174,7 +171,7 @@ internal sealed class SnapshotsDirectory : DirectoryNode
 
         string? id = snapshot.Id.Length <= KeptIdChars ? snapshot.Id : null;
         DerivedSource source = new(
-            _image, snapshot.DiskSize, Math.Min(snapshot.DiskSize, device.AllocatedBytes), now => Open(now, id, key));
+            _image, snapshot.DiskSize, Math.Min(snapshot.DiskSize, _image.AllocatedBytes), now => Open(now, id, key));
         RawFileNode node = Context.Nodes.Add(
             new RawFileNode(Context, _image, source), $"snapshot {SnapshotIndex.IdentityOf(snapshot)}");
         _nodes.Add(key, node);
@@ -184,7 +181,7 @@ internal sealed class SnapshotsDirectory : DirectoryNode
 
     private static BlockDevice Open(BlockDevice top, string? id, UInt128 key)
     {
-        Qcow2Device device = Qcow2Of(top)
+        ISnapshots device = FilterDevice.Unwrap(top) as ISnapshots
             ?? throw new BlockException(BlockErrorKind.NotSupported, $"{top.Name}: has no snapshots");
         if (id is null)
         {

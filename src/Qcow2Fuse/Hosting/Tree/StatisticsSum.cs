@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 using System.Diagnostics;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Tree;
 
 /// <summary>
 /// Adds up what the disks of a mount have and could still take. Each asking looks at as many images as the time allows,

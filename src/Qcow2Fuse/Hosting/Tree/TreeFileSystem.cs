@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
-using Qcow2Fuse.Fuse;
-using Qcow2Fuse.Linux;
+using System.Diagnostics.CodeAnalysis;
+using Qcow2Fuse.Block.Errors;
+using Qcow2Fuse.Fuse.Abi;
+using Qcow2Fuse.Fuse.Session;
+using Qcow2Fuse.Fuse.Transport;
+using Qcow2Fuse.Hosting.Nodes;
+using Qcow2Fuse.Linux.Libc;
+using Qcow2Fuse.Linux.Processes;
+using Qcow2Fuse.Output;
 
-namespace Qcow2Fuse.Hosting;
+namespace Qcow2Fuse.Hosting.Tree;
 
 /// <summary>Finds the node that a request is about and lets it answer.</summary>
 /// <param name="context">What all nodes share; its first node is the root.</param>
@@ -20,12 +26,12 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     {
         attributes = default;
         if (!context.Nodes.TryGet(parent, out TreeNode? node))
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
         if (node is not DirectoryNode directory)
-            return -FuseErrno.ENOTDIR;
+            return -Errno.ENOTDIR;
         ManagedRoom.Require();
         if (directory.Find(ByteText.Decode(name)) is not { } found)
-            return -FuseErrno.ENOENT;
+            return -Errno.ENOENT;
         attributes = found.Attributes();
         return 0;
     }
@@ -43,7 +49,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     {
         attributes = default;
         if (!context.Nodes.TryGet(node, out TreeNode? found))
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
         attributes = found.Attributes();
         return 0;
     }
@@ -52,8 +58,9 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     public int SetAttributes(ulong node, in FuseAttributeChange change, out FuseAttributes attributes)
     {
         attributes = default;
-        int error = Find(node, change.Handle ?? context.PlainHandle, out TreeNode? found);
-        return found is null ? error : found.SetAttributes(change, out attributes);
+        return TryFind(node, change.Handle ?? context.PlainHandle, out TreeNode? found, out int error)
+            ? found.SetAttributes(change, out attributes)
+            : error;
     }
 
     /// <inheritdoc/>
@@ -61,7 +68,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     {
         result = default;
         ManagedRoom.Require();
-        return context.Nodes.TryGet(node, out TreeNode? found) ? found.Open(request, out result) : -FuseErrno.ESTALE;
+        return context.Nodes.TryGet(node, out TreeNode? found) ? found.Open(request, out result) : -Errno.ESTALE;
     }
 
     /// <inheritdoc/>
@@ -75,15 +82,15 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
 
     /// <inheritdoc/>
     public int Read(ulong node, ulong handle, long offset, Span<byte> destination) =>
-        Find(node, handle, out TreeNode? found) is var error && found is null
-            ? error
-            : found.Read(handle, offset, destination);
+        TryFind(node, handle, out TreeNode? found, out int error)
+            ? found.Read(handle, offset, destination)
+            : error;
 
     /// <inheritdoc/>
     public int Write(ulong node, ulong handle, long offset, ReadOnlySpan<byte> source, FuseWriteKind kind) =>
-        Find(node, handle, out TreeNode? found) is var error && found is null
-            ? error
-            : found.Write(handle, offset, source, kind);
+        TryFind(node, handle, out TreeNode? found, out int error)
+            ? found.Write(handle, offset, source, kind)
+            : error;
 
     /// <inheritdoc/>
     public bool TryBeginTransfer(ulong node, ulong handle, long offset, FuseTransfer transfer) =>
@@ -95,30 +102,31 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
 
     /// <inheritdoc/>
     public int Fsync(ulong node, ulong handle, bool dataOnly) =>
-        Find(node, handle, out TreeNode? found) is var error && found is null ? error : found.Fsync();
+        TryFind(node, handle, out TreeNode? found, out int error)
+            ? found.Fsync()
+            : error;
 
     /// <inheritdoc/>
     public int Allocate(ulong node, ulong handle, FuseAllocateMode mode, long offset, long length) =>
-        Find(node, handle, out TreeNode? found) is var error && found is null
-            ? error
-            : found.Allocate(mode, offset, length);
+        TryFind(node, handle, out TreeNode? found, out int error)
+            ? found.Allocate(mode, offset, length)
+            : error;
 
     /// <inheritdoc/>
     public long Seek(ulong node, ulong handle, long offset, FuseSeekKind kind) =>
-        Find(node, handle, out TreeNode? found) is var error && found is null ? error : found.Seek(offset, kind);
+        TryFind(node, handle, out TreeNode? found, out int error)
+            ? found.Seek(offset, kind)
+            : error;
 
     /// <inheritdoc/>
     public long CopyRange(in FuseFilePlace source, in FuseFilePlace destination, long length)
     {
-        int error = Find(source.Node, source.Handle, out TreeNode? from);
-        if (from is null)
-            return error;
-        error = Find(destination.Node, destination.Handle, out TreeNode? to);
-        if (to is null)
+        if (!TryFind(source.Node, source.Handle, out TreeNode? from, out int error)
+            || !TryFind(destination.Node, destination.Handle, out TreeNode? to, out error))
             return error;
         return from is RawFileNode read && to is RawFileNode written
-            ? written.CopyFrom(read, source.Offset, destination.Offset, length)
-            : -FuseErrno.EOPNOTSUPP;
+            ? RangeCopy.Run(read, written, source.Offset, destination.Offset, length)
+            : -Errno.EOPNOTSUPP;
     }
 
     /// <inheritdoc/>
@@ -141,9 +149,9 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     {
         handle = 0;
         if (!context.Nodes.TryGet(node, out TreeNode? found))
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
         if (found is not DirectoryNode directory)
-            return -FuseErrno.ENOTDIR;
+            return -Errno.ENOTDIR;
 
         ManagedRoom.Require();
 
@@ -163,7 +171,7 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         }
 
         if (context.Handle<DirectoryListing>(handle) is not { Entries: { } all })
-            return -FuseErrno.EBADF;
+            return -Errno.EBADF;
         int i = (int)Math.Min(offset, all.Length);
         for (; i < all.Length; i++)
         {
@@ -204,11 +212,11 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
     public int GetExtendedAttribute(ulong node, ReadOnlySpan<byte> name, Span<byte> value)
     {
         if (!context.Nodes.TryGet(node, out TreeNode? found))
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
 
         // The kernel asks for others' names (security.capability) too, for which no header is to be read.
         if (!name.StartsWith("user.qcow2fuse."u8))
-            return -FuseErrno.ENODATA;
+            return -Errno.ENODATA;
         string wanted = ByteText.Decode(name);
         foreach ((string known, string text) in found.ExtendedAttributes())
         {
@@ -216,14 +224,14 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
                 return Copy(ByteText.Encode(text), value);
         }
 
-        return -FuseErrno.ENODATA;
+        return -Errno.ENODATA;
     }
 
     /// <inheritdoc/>
     public int ListExtendedAttributes(ulong node, Span<byte> names)
     {
         if (!context.Nodes.TryGet(node, out TreeNode? found))
-            return -FuseErrno.ESTALE;
+            return -Errno.ESTALE;
         string all = string.Concat(found.ExtendedAttributes().Select(static attribute => attribute.Name + "\0"));
         return Copy(ByteText.Encode(all), names);
     }
@@ -242,23 +250,20 @@ internal sealed class TreeFileSystem(TreeContext context, ImageSet images) : IFu
         return exception switch
         {
             BlockException failure => BlockErrnos.Of(failure.Kind),
-            HandlesExhaustedException => Linux.Errno.ENFILE,
-            OutOfMemoryException => Linux.Errno.ENOMEM,
-            _ => FuseErrno.EIO,
+            HandlesExhaustedException => Errno.ENFILE,
+            OutOfMemoryException => Errno.ENOMEM,
+            _ => Errno.EIO,
         };
     }
 
-    /// <summary>The node that an open file is of, or an error number without one. Allocates nothing.</summary>
-    private int Find(ulong node, ulong handle, out TreeNode? found)
+    /// <summary>The node that an open file is of; false with a negated error number. Allocates nothing.</summary>
+    private bool TryFind(ulong node, ulong handle, [NotNullWhen(true)] out TreeNode? found, out int error)
     {
+        error = -Errno.ESTALE;
         if (!context.Nodes.TryGet(node, out found))
-            return -FuseErrno.ESTALE;
-        if (context.IsOwn(handle))
-            return 0;
-        int error = found.Resume(handle);
-        if (error != 0)
-            found = null;
-        return error;
+            return false;
+        error = context.IsOwn(handle) ? 0 : found.Resume(handle);
+        return error == 0;
     }
 
     /// <summary>Copies what fits, all or nothing, and returns how long it is.</summary>

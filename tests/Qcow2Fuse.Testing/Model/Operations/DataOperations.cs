@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-using Qcow2Fuse.Block;
+using Qcow2Fuse.Block.Chain;
+using Qcow2Fuse.Block.Device;
 
 namespace Qcow2Fuse.Testing.Model.Operations;
 
@@ -13,7 +14,6 @@ public sealed class ReadOperation : ModelOperation
     public override int Weight => 20;
 
     /// <inheritdoc/>
-    public override bool RunsReadOnly => true;
 
     /// <inheritdoc/>
     public override void Run(ModelState state, ModelStep step)
@@ -132,7 +132,6 @@ public sealed class ExtentOperation : ModelOperation
     public override int Weight => 5;
 
     /// <inheritdoc/>
-    public override bool RunsReadOnly => true;
 
     /// <inheritdoc/>
     public override void Run(ModelState state, ModelStep step)

@@ -11,7 +11,6 @@ public sealed class FlushOperation : ModelOperation
     public override int Weight => 6;
 
     /// <inheritdoc/>
-    public override bool RunsReadOnly => true;
 
     /// <inheritdoc/>
     public override (long Offset, long Length) Draw(ModelDraw draw) => (0, 0);
@@ -30,7 +29,6 @@ public sealed class ReopenOperation : ModelOperation
     public override int Weight => 1;
 
     /// <inheritdoc/>
-    public override bool RunsReadOnly => true;
 
     /// <inheritdoc/>
     public override (long Offset, long Length) Draw(ModelDraw draw) => (0, 0);
