@@ -58,12 +58,8 @@ public static unsafe partial class FuseDevice
     /// Whether a session still has its mount. The kernel gives the number of a session away once it has not; as long as
     /// this is true the number is this one's.
     /// </summary>
-    public static bool IsConnected(int session)
-    {
-        const short Error = 8;
-        PollRequest request = new() { Descriptor = session };
-        return PollNative(&request, 1, 0) == 0 || (request.Returned & Error) == 0;
-    }
+    public static bool IsConnected(int session) =>
+        Polling.Wait(session, events: 0, milliseconds: 0, out short happened) == 0 || (happened & Polling.Error) == 0;
 
     /// <summary>Reads one request; blocks until there is one.</summary>
     public static int Read(int fd, byte* buffer, int capacity)
@@ -94,9 +90,6 @@ public static unsafe partial class FuseDevice
         StringMarshallingCustomType = typeof(NameMarshaller))]
     private static partial int OpenNative(string path, int flags, uint mode);
 
-    [LibraryImport("libc", EntryPoint = "poll")]
-    private static partial int PollNative(PollRequest* requests, nuint count, int milliseconds);
-
     [LibraryImport("libc", EntryPoint = "ioctl", SetLastError = true)]
     private static partial int IoctlNative(int fd, nuint request, void* argument);
 
@@ -111,13 +104,4 @@ public static unsafe partial class FuseDevice
 
     [LibraryImport("libc", EntryPoint = "close", SetLastError = true)]
     private static partial int CloseNative(int fd);
-
-    /// <summary>struct pollfd.</summary>
-    [StructLayout(LayoutKind.Sequential)]
-    private struct PollRequest
-    {
-        public int Descriptor;
-        public short Wanted;
-        public short Returned;
-    }
 }

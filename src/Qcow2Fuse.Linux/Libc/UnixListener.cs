@@ -14,7 +14,6 @@ public static unsafe partial class UnixListener
     private const int CloseOnExec = 0x80000;
     private const int PathBytesMax = 107;
     private const int ShutBoth = 2;
-    private const short PollIn = 1;
 
     /// <summary>
     /// Makes a socket at a path where nothing is, which only its owner may connect to. −ENAMETOOLONG beyond 107 bytes.
@@ -49,13 +48,11 @@ public static unsafe partial class UnixListener
     {
         while (true)
         {
-            PollRequest request = new() { Descriptor = socket, Wanted = PollIn };
-            int result = PollNative(&request, 1, -1);
-            int errno = Marshal.GetLastPInvokeError();
+            int result = Polling.Wait(socket, Polling.Readable, milliseconds: -1, out _);
             if (result >= 0)
                 return 0;
-            if (errno != Errno.EINTR)
-                return -errno;
+            if (result != -Errno.EINTR)
+                return result;
         }
     }
 
@@ -79,9 +76,6 @@ public static unsafe partial class UnixListener
     [LibraryImport("libc", EntryPoint = "listen", SetLastError = true)]
     private static partial int ListenNative(int socket, int backlog);
 
-    [LibraryImport("libc", EntryPoint = "poll", SetLastError = true)]
-    private static partial int PollNative(PollRequest* requests, nuint count, int timeout);
-
     [LibraryImport("libc", EntryPoint = "shutdown", SetLastError = true)]
     private static partial int ShutdownNative(int socket, int how);
 
@@ -91,14 +85,5 @@ public static unsafe partial class UnixListener
     {
         public ushort Family;
         public fixed byte Path[PathBytesMax + 1];
-    }
-
-    /// <summary>struct pollfd.</summary>
-    [StructLayout(LayoutKind.Sequential)]
-    private struct PollRequest
-    {
-        public int Descriptor;
-        public short Wanted;
-        public short Happened;
     }
 }

@@ -13,7 +13,6 @@ namespace Qcow2Fuse.Linux.Processes;
 public sealed unsafe partial class WatchedProcess : IDisposable
 {
     private const int SyscallPidfdOpen = 434;
-    private const short Readable = 1;
 
     private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(20);
 
@@ -101,27 +100,13 @@ public sealed unsafe partial class WatchedProcess : IDisposable
         Stopwatch waited = Stopwatch.StartNew();
         while (true)
         {
-            PollDescriptor poll = new() { Descriptor = descriptor, Events = Readable };
             int left = (int)Math.Clamp((patience - waited.Elapsed).TotalMilliseconds, 0, int.MaxValue);
-            int result = PollNative(&poll, 1, left);
-            int errno = Marshal.GetLastPInvokeError();
-            if (result >= 0 || errno != Errno.EINTR)
+            int result = Polling.Wait(descriptor, Polling.Readable, left, out _);
+            if (result != -Errno.EINTR)
                 return result > 0;
         }
     }
 
     [LibraryImport("libc", EntryPoint = "syscall", SetLastError = true)]
     private static partial nint PidfdOpenNative(nint number, int process, uint flags);
-
-    [LibraryImport("libc", EntryPoint = "poll", SetLastError = true)]
-    private static partial int PollNative(PollDescriptor* descriptors, nuint count, int milliseconds);
-
-    /// <summary>struct pollfd.</summary>
-    [StructLayout(LayoutKind.Sequential)]
-    private struct PollDescriptor
-    {
-        public int Descriptor;
-        public short Events;
-        public short Happened;
-    }
 }

@@ -17,14 +17,13 @@ internal sealed class MappingCheck(CheckedImage image, CheckFindings findings) :
     /// <summary>The L2 tables of the active L1 table.</summary>
     public L2Tables ActiveTables => _activeTables;
 
-    /// <summary>Clusters of the active disk that have a place, and how many of them follow none before, or are
-    /// compressed.</summary>
+    /// <summary>Clusters of the active disk that have a place.</summary>
     public long Allocated { get; private set; }
 
-    /// <inheritdoc cref="Allocated"/>
+    /// <summary>How many of them do not follow the one before, or are compressed.</summary>
     public long Fragmented { get; private set; }
 
-    /// <inheritdoc cref="Allocated"/>
+    /// <summary>How many of them are compressed.</summary>
     public long Compressed { get; private set; }
 
     /// <inheritdoc/>

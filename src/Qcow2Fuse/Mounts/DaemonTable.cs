@@ -114,7 +114,7 @@ internal sealed class DaemonTable
             .. MountTable.Read()
                 .Where(entry => OwnMount.Is(entry)
                     && sessions.Contains(entry.Minor.ToString(CultureInfo.InvariantCulture))
-                    && candidate?.Denies(entry) != true),
+                    && (word < 0 || !LastWord.Denies(word, entry))),
         ];
     }
 
